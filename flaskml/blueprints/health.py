@@ -1,0 +1,22 @@
+"""Whether the process lives, and whether it can answer."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from flaskml.web import reply, slot
+
+bp = Blueprint("health", __name__)
+
+
+@bp.get("/livez")
+def livez() -> Response:
+    """The process answers requests."""
+    return reply({"status": "live"})
+
+
+@bp.get("/readyz")
+def readyz() -> Response:
+    """The default model can answer; else 503 with what to do about it."""
+    manifest = slot().current.manifest
+    return reply({"status": "ready", "model": manifest.model, "version": manifest.version})

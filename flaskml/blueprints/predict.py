@@ -1,0 +1,83 @@
+"""The native door: `POST /predict` with JSON or a form."""
+
+from __future__ import annotations
+
+import re
+
+from flask import Blueprint, Response, request
+
+from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType
+from flaskml.model import Predictor
+from flaskml.parsing import Rows
+from flaskml.web import changes_nothing, limit_body, prefers_page, render_form, reply, settings, slot
+
+bp = Blueprint("predict", __name__)
+
+URLENCODED = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data"
+ACCEPTED = f"application/json, {URLENCODED} or {MULTIPART}"
+
+_JSON_START = re.compile(rb"\s*[{\[]")
+_JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
+
+
+@bp.post("/predict")
+@changes_nothing
+def predict() -> Response | tuple[str, int]:
+    """Predicts each row of the body with the default model."""
+    predictor = slot().current
+    limit_body(settings().max_body, "MAX_BODY")
+    if is_form() and prefers_page():
+        return answer_with_page(predictor)
+    rows = read_rows(predictor)
+    return reply(predictor.answer(rows, predictor.predict(rows)))
+
+
+def read_rows(predictor: Predictor) -> Rows:
+    """The rows that the request asks about, by what it says it sends."""
+    check_method()
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {request.headers['Content-Encoding']}", "an unencoded body")
+    if is_form():
+        return read_form(predictor)
+    if request.mimetype == "text/csv":
+        raise UnsupportedMediaType("text/csv", ACCEPTED)
+    try:
+        return predictor.parse(request.get_data(cache=False))
+    except NotParseable:
+        # A type that is none of ours is forgiven as long as what it holds is JSON; a bare curl declares anything.
+        if _JSON_TYPE.match(request.mimetype) or request.mimetype == URLENCODED:
+            raise
+        raise UnsupportedMediaType(request.mimetype, ACCEPTED) from None
+
+
+def check_method() -> None:
+    """Refuses every `?method=` but `predict`."""
+    method = request.args.get("method", "predict")
+    if method != "predict":
+        raise InvalidInput([Problem(None, None, f'there is no method "{method[:40]}" here; there is "predict"')])
+
+
+def is_form() -> bool:
+    """Whether the body is a form. What `curl -d '{...}'` sends is declared as one, and is JSON."""
+    if request.mimetype == URLENCODED:
+        return not _JSON_START.match(request.get_data(parse_form_data=False))
+    return request.mimetype == MULTIPART
+
+
+def read_form(predictor: Predictor) -> Rows:
+    """The one row of a form. A file is no value."""
+    request.max_form_parts = len(predictor.schema.features) + 1
+    fields = list(request.form.items(multi=True))
+    fields += [(name, "a file") for name in request.files]
+    return predictor.parser.parse_form(fields)
+
+
+def answer_with_page(predictor: Predictor) -> tuple[str, int]:
+    """The form again, with the prediction or with what is wrong beside each field."""
+    try:
+        rows = read_rows(predictor)
+    except FlaskmlError as error:
+        return render_form(slot().current, error.status, values=request.form, error=error)
+    prediction = predictor.predict(rows).tolist()[0]
+    return render_form(predictor, values=request.form, prediction=prediction)

@@ -1,0 +1,123 @@
+"""What one version consists of: the estimator, and the manifest that describes and seals it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flaskml.schema import Schema
+
+FORMAT = 1
+"""The number of the on-disk format that this code writes.
+
+Raise it when a reader of the old number would misread a new version. Then: keep reading the old number (`Manifest`
+takes each that the store may still hold), convert in memory and never on the disk, and add a stored version of the old
+format to the tests, which must go on loading.
+"""
+
+MODEL_FILE = "model.joblib"
+MANIFEST_FILE = "manifest.json"
+
+RECORDED = ("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas")
+"""Packages whose versions decide whether a stored estimator still gives the same answers."""
+
+Task: TypeAlias = Literal["classification", "regression"]
+
+
+class Score(BaseModel):
+    """How well the estimator did on rows that it was not fitted on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    value: float
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:.4f}"
+
+
+class FileRecord(BaseModel):
+    """A file of the version as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: int
+
+
+class Facts(BaseModel):
+    """What is known of a version before it is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    task: Task
+    """What kind of question the estimator answers."""
+
+    target: str | None
+    """The name of the column that it predicts."""
+
+    estimator: str
+    """The estimator, for people."""
+
+    data: str
+    """Where the training rows came from: a built-in name or a file's name without its folder."""
+
+    rows: int
+    """How many rows it was fitted on."""
+
+    seed: int
+    """The seed of the split and of the estimator."""
+
+    score: Score | None
+    """The held-out score; None where none was measured."""
+
+    schema_: Annotated[Schema, Field(alias="schema")]
+    """The features."""
+
+    runtime: str = "sklearn"
+    """What computes."""
+
+
+class Manifest(Facts):
+    """What a version records about itself. It is written last, so its presence says that the version is whole."""
+
+    format: Literal[1]
+    model: str
+    version: str
+    created: str
+    """When it was stored, ISO 8601 in UTC."""
+
+    environment: Mapping[str, str]
+    """The versions of Python and of the packages in `RECORDED`."""
+
+    files: Mapping[str, FileRecord]
+    """Every other file of the version, by name."""
+
+    def to_json(self) -> bytes:
+        """The manifest as it is stored."""
+        return self.model_dump_json(by_alias=True, indent=2).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One version in memory, as read: its manifest and its estimator."""
+
+    manifest: Manifest
+    estimator: Any
+
+
+def environment() -> dict[str, str]:
+    """The versions of what is running now."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

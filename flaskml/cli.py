@@ -1,0 +1,161 @@
+"""The commands: each parses, calls one function, and tells what it did."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flaskml.bundle import Manifest
+    from flaskml.training.trainer import Stage, Training, TrainingSpec
+
+FEATURES_NAMED = 6
+"""How many features the summary names."""
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """An error of flaskml's becomes a sentence and exit code 1."""
+    from flaskml.errors import FlaskmlError
+
+    try:
+        yield
+    except FlaskmlError as error:
+        raise click.ClickException(error.detail) from error
+
+
+@click.command()
+@click.option("--data", default="regression", show_default=True, help="A CSV file, or a built-in data set's name.")
+@click.option("--target", help="The column of the CSV file to predict.")
+@click.option("--name", default="default", show_default=True, help="The model that the new version belongs to.")
+@click.option("--task", type=click.Choice(["classification", "regression"]), help="Default: read off the target.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of split and fit.")
+def train(data: str, target: str | None, name: str, task: str | None, seed: int) -> None:
+    """Train a model, store it as a new version and make it the active one.
+
+    The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
+    """
+    from flaskml import web
+    from flaskml.store import Store
+    from flaskml.training import trainer
+
+    with _errors_told():
+        settings, _ = web.load_settings()
+        file = _csv_file(data)
+        spec = _spec(data=None if file else data, target=target, name=name, task=task, seed=seed)
+        with _Ticker() as ticker:
+            store = Store(settings.instance_path)
+            training = trainer.train(spec, store, ticker.report, file, file.name if file else "")
+    _tell(training, settings.instance_path, settings.model_name)
+
+
+def _csv_file(data: str) -> Path | None:
+    from flaskml.training.datasets import BUILT_IN
+
+    if data in BUILT_IN:
+        return None
+    path = Path(data)
+    if not path.is_file():
+        known = ", ".join(BUILT_IN)
+        raise click.BadParameter(f"{data} is neither a file nor one of {known}.", param_hint="--data")
+    return path
+
+
+def _spec(**values: Any) -> TrainingSpec:
+    from pydantic import ValidationError
+
+    from flaskml.training.trainer import TrainingSpec
+
+    try:
+        return TrainingSpec(**values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise click.BadParameter(f"{problem['msg']}.", param_hint=f"--{problem['loc'][0]}") from None
+
+
+def _tell(training: Training, instance_path: Path, served: str) -> None:
+    manifest = training.manifest
+    folder = instance_path / "models" / manifest.model / manifest.version
+    lines = {
+        "data": f"{manifest.data}: {_rows(training)}",
+        "features": _features(manifest),
+        "task": f"{manifest.task} of {manifest.target} ({training.task_rule})",
+        "estimator": manifest.estimator,
+        "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
+        "model": f"{manifest.model} version {manifest.version}, active",
+        "stored": _shortest(folder),
+        "next": _next_command(manifest.model, served),
+    }
+    for label, text in lines.items():
+        click.echo(f"{label:<10} {text}")
+
+
+def _rows(training: Training) -> str:
+    text = f"{training.manifest.rows:,} rows"
+    if training.dropped_rows:
+        text += f" ({training.dropped_rows:,} more have no target)"
+    if training.dropped_columns:
+        text += f", without the empty columns {', '.join(training.dropped_columns)}"
+    return text
+
+
+def _features(manifest: Manifest) -> str:
+    names = manifest.schema_.names
+    more = f" and {len(names) - FEATURES_NAMED} more" if len(names) > FEATURES_NAMED else ""
+    return f"{len(names)}: {', '.join(names[:FEATURES_NAMED])}{more}"
+
+
+def _shortest(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _next_command(name: str, served: str) -> str:
+    """What to type to serve the model, from this folder."""
+    target = "wsgi:app" if Path("wsgi.py").is_file() else "--call flaskml:create_app"
+    if name == served:
+        return f"waitress-serve {target}"
+    setting = f"set FLASKML_MODEL_NAME={name}&&" if os.name == "nt" else f"FLASKML_MODEL_NAME={name}"
+    return f"{setting} waitress-serve {target}"
+
+
+class _Ticker:
+    """One line on a terminal that says what a run does and for how long it has; nothing where nobody watches."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._begun = time.monotonic()
+        self._stage = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> _Ticker:
+        if self._shown:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self._shown:
+            self._thread.join()
+            self._write("")
+
+    def report(self, stage: Stage) -> None:
+        self._stage = f"{stage.name} ({stage.fraction:.0%} of the steps done)"
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(0.2):
+            self._write(f"{self._stage} … {time.monotonic() - self._begun:.0f} s")
+
+    def _write(self, text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r{text[:width]:<{width}}\r" if not text else f"\r{text[:width]:<{width}}")
+        sys.stderr.flush()

@@ -1,0 +1,116 @@
+"""What is wrong with an input, said in full.
+
+Here speed does not matter and size does: at most 20 problems are told, each in a short sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from pydantic_core import ErrorDetails, ValidationError
+
+from flaskml.errors import PROBLEMS_SHOWN, InvalidInput, NotParseable, Problem, nearest
+from flaskml.schema import Feature, Schema
+
+DIGITS = 400
+"""Digits beyond which a JSON integer is larger than any float; Python would also take a quadratic time to read it."""
+
+SHOWN = 40
+"""Characters of a client's own value that are repeated to it."""
+
+
+def decode(body: bytes) -> Any:
+    """The JSON document in `body`, with its non-standard and oversized numbers kept as infinities and NaN.
+
+    Raises `NotParseable` for what is not one JSON document in UTF-8.
+    """
+    if not body.strip():
+        raise NotParseable("it is empty; send a JSON object with a value for each feature")
+    try:
+        return json.loads(body.decode("utf-8"), parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise NotParseable(f"byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise NotParseable("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise NotParseable(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= DIGITS else math.inf
+
+
+def named(schema: Schema, row: object) -> object:
+    """A row given as a list of values in schema order as the same row with names; any other row as it is."""
+    if isinstance(row, (list, tuple)) and len(row) == len(schema.features):
+        return dict(zip(schema.names, row, strict=True))
+    return row
+
+
+class Report:
+    """The problems of one input, gathered row by row."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._features = {feature.name: feature for feature in schema.features}
+        self._problems: list[Problem] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether more problems were found than will be told, so that looking further is idle."""
+        return len(self._problems) > PROBLEMS_SHOWN
+
+    def add(self, index: int, row: object, error: ValidationError) -> None:
+        """Takes in what a row validator said of the row at `index`."""
+        if not isinstance(row, dict):
+            self._problems.append(Problem(index, None, self._wrong_row(row)))
+            return
+        seen = set()
+        for detail in error.errors(include_url=False, include_input=False, include_context=False):
+            name = str(detail["loc"][0])
+            if name not in seen:  # A union reports once for each of its members.
+                seen.add(name)
+                self._problems.append(Problem(index, name[:100], self._sentence(name, row, detail)))
+
+    def raise_if_any(self) -> None:
+        """Raises `InvalidInput` unless nothing was added."""
+        if self._problems:
+            raise InvalidInput(self._problems[:PROBLEMS_SHOWN], more=self.full)
+
+    def _wrong_row(self, row: object) -> str:
+        if isinstance(row, list):
+            count = len(self._features)
+            return f'a row is an object, or under "instances" a list of {count} values, not a list of {len(row)}'
+        return f"a row is an object with a value for each feature, not {_shown(row)}"
+
+    def _sentence(self, name: str, row: dict[str, Any], detail: ErrorDetails) -> str:
+        if name not in self._features:
+            return f'there is no feature "{name[:100]}"{nearest(name, self._features)}'
+        feature = self._features[name]
+        if detail["type"] == "missing":
+            return f'"{name[:100]}" is missing; it must be {feature.wanted}'
+        value = row[name]
+        return f'"{name[:100]}" must be {feature.wanted}, not {_shown(value)}{_remedy(feature, value)}'
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "a number beyond the range of floats"
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, str):
+        return f"the string {json.dumps(value[:SHOWN], ensure_ascii=False)}{'…' if len(value) > SHOWN else ''}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)[:SHOWN]
+
+
+def _remedy(feature: Feature, value: object) -> str:
+    if value is None:
+        return "; no row in training had null here"
+    if isinstance(value, str) and feature.is_number and value.strip("+-").replace(".", "", 1).isdigit():
+        return "; send it without quotes"
+    if isinstance(value, str) and feature.categories:
+        return nearest(value, feature.categories)
+    return ""

@@ -1,0 +1,127 @@
+"""A version in memory, and the place that the current one is read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+
+from flaskml.bundle import Bundle, Manifest
+from flaskml.errors import FlaskmlError
+from flaskml.parsing import Parser, Rows
+from flaskml.runtimes import open_runtime
+from flaskml.runtimes.base import Runtime
+from flaskml.schema import Schema
+from flaskml.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """One version, ready to answer, never changed. Whoever answers a request holds one from its start to its end."""
+
+    manifest: Manifest
+    parser: Parser
+    runtime: Runtime
+    signature: bytes
+    """The end of every JSON answer: which model and version gave it."""
+
+    @property
+    def schema(self) -> Schema:
+        """The features that a row has."""
+        return self.manifest.schema_
+
+    def parse(self, body: bytes) -> Rows:
+        """The rows in a JSON body. Raises `NotParseable`, `InvalidInput` or `TooManyRows`."""
+        return self.parser.parse_json(body)
+
+    def predict(self, rows: Rows) -> np.ndarray:
+        """One prediction per row: shape (rows,), or (rows, outputs)."""
+        return self.runtime.predict(rows.table) if len(rows.table) else np.empty(0)
+
+    def answer(self, rows: Rows, predictions: np.ndarray) -> bytes:
+        """The predictions as JSON of the native contract; what is not finite becomes null."""
+        values = predictions.tolist()
+        start, value = (b'{"prediction":', values[0]) if rows.single else (b'{"predictions":', values)
+        return b"".join((start, to_json(value, inf_nan_mode="null"), self.signature))
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Stands where a predictor would, and answers every question with the reason why there is none."""
+
+    reason: FlaskmlError
+
+    def __getattr__(self, _: str) -> Any:
+        raise self.reason
+
+
+class ModelSlot:
+    """Holds one model's current predictor. Reading `current` once is all that a request needs; a swap replaces it."""
+
+    __slots__ = ("current", "name")
+
+    def __init__(self, name: str, current: Predictor | Absent) -> None:
+        self.name = name
+        self.current = current
+
+    def __repr__(self) -> str:
+        return f"<ModelSlot {describe(self.current)}>"
+
+    def swap(self, predictor: Predictor) -> None:
+        """Puts `predictor` in place for all who read from now on; who has read the old one finishes with it."""
+        self.current = predictor
+
+    def predict(self, rows: Any) -> np.ndarray:
+        """One prediction per row: a mapping, a list of mappings or of lists, a 2-D array or a DataFrame in, an array out.
+
+        A mapping is one row, whose answer is an array of length 1. Raises `InvalidInput` naming row and feature.
+        """
+        predictor = self.current
+        return predictor.predict(predictor.parser.parse_table(rows))
+
+
+def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
+    """The predictor of a bundle: all that can be computed before the first request is computed here."""
+    manifest = bundle.manifest
+    signature = to_json({"model": manifest.model, "version": manifest.version})
+    return Predictor(
+        manifest=manifest,
+        parser=Parser(manifest.schema_, max_rows=max_rows),
+        runtime=open_runtime(bundle),
+        signature=b"," + signature[1:],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Brings versions from a store into slots."""
+
+    store: Store
+    max_rows: int
+
+    def load_slot(self, name: str) -> ModelSlot:
+        """A slot with the active version of the model, or with the reason why there is none."""
+        try:
+            return ModelSlot(name, self.open(name))
+        except FlaskmlError as error:
+            return ModelSlot(name, Absent(error))
+
+    def open(self, name: str) -> Predictor:
+        """The predictor of the active version. Raises `NoActiveVersion` or `DamagedFile`."""
+        return open_predictor(self.store.load_active(name), max_rows=self.max_rows)
+
+    def refresh(self, slot: ModelSlot, name: str) -> None:
+        """Swaps in the active version if the model is the slot's. It is loaded before the old one goes."""
+        if slot.name == name:
+            slot.swap(self.open(name))
+
+
+def describe(current: Predictor | Absent) -> str:
+    """The current predictor in a few words, for the start line and for people."""
+    if isinstance(current, Absent):
+        return f"no model ({current.reason.detail})"
+    manifest = current.manifest
+    score = f" ({manifest.score})" if manifest.score else ""
+    return f"{manifest.model} version {manifest.version}{score}"

@@ -1,0 +1,20 @@
+"""What computes: each runtime is one module, imported when the first version that needs it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flaskml.bundle import Bundle
+    from flaskml.runtimes.base import Runtime
+
+RUNTIMES: Mapping[str, str] = {"sklearn": "flaskml.runtimes.sklearn"}
+"""The module of each runtime; it has a function `open_runtime(bundle)`."""
+
+
+def open_runtime(bundle: Bundle) -> Runtime:
+    """The runtime that the bundle's manifest names, ready to compute. Raises KeyError for one that is not known."""
+    runtime: Runtime = import_module(RUNTIMES[bundle.manifest.runtime]).open_runtime(bundle)
+    return runtime

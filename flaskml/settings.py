@@ -1,0 +1,96 @@
+"""The table of settings, and the frozen object that a process reads them from.
+
+A setting is a field of `Settings`. In `instance/config.py` it is written in capitals (`MODEL_NAME = "iris"`), in the
+environment with the prefix `FLASKML_` (`FLASKML_MODEL_NAME=iris`; a list by commas). The argument of `create_app` wins
+over the environment, the environment over the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from flaskml.errors import InvalidSetting, nearest
+
+PREFIX = "FLASKML_"
+
+MODEL_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+"""What a model may be called: safe as a folder, a URL segment and a metric label on every system, with one spelling."""
+
+
+def _split(value: object) -> object:
+    """A text from the environment becomes the items between its commas; anything else passes."""
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """What an operator may choose. Sizes are bytes, times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    instance_path: Path
+    """Folder of models, jobs and config.py; not settable in config.py, which lies in it."""
+
+    model_name: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = "default"
+    """The model that answers when a request names none."""
+
+    max_body: Annotated[int, Field(ge=1)] = 2 * 1024 * 1024
+    """Largest body of a prediction: 10,000 rows of 20 numbers fit; above it, 413."""
+
+    max_rows: Annotated[int, Field(ge=1)] = 10_000
+    """Most rows in one prediction request; above it, 413."""
+
+    max_upload: Annotated[int, Field(ge=1)] = 50_000_000
+    """Largest body of a training request with its file; above it, 413."""
+
+    train_queue: Annotated[int, Field(ge=1)] = 8
+    """Training jobs that may wait behind the running one; above it, 429."""
+
+    train_timeout: Annotated[int, Field(ge=1)] = 3600
+    """Longest a training job may run before it is ended as failed."""
+
+    admin_token_sha256: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], BeforeValidator(_split)
+    ] = ()
+    """SHA-256, in hex, of each token that may change state; with none, only this machine may."""
+
+    trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Host names that requests may be addressed to (`.example.org` takes its subdomains too); with none, any."""
+
+
+def find_instance_path(environ: Mapping[str, str]) -> Path:
+    """`FLASKML_INSTANCE_PATH`, else `instance` in the checkout that this package lies in, else in the current folder."""
+    if named := environ.get(f"{PREFIX}INSTANCE_PATH"):
+        return Path(named).resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout / "instance" if (checkout / "setup.cfg").is_file() else Path.cwd() / "instance"
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The `FLASKML_*` variables under the names that `config.py` uses."""
+    return {key.removeprefix(PREFIX): value for key, value in environ.items() if key.startswith(PREFIX)}
+
+
+def read_settings(values: Mapping[str, Any], *, passing: Collection[str] = ()) -> Settings:
+    """Validates the values given under capital names.
+
+    Names in `passing` belong to somebody else (Flask) and are left out. Raises `InvalidSetting` with the name of the
+    first unknown or ill-typed one.
+    """
+    own = {key: value for key, value in values.items() if key in setting_names() or key not in passing}
+    for key in own:
+        if key not in setting_names():
+            raise InvalidSetting(key, f"there is no such setting{nearest(key, setting_names()) or '.'}")
+    try:
+        return Settings(**{key.lower(): value for key, value in own.items()})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidSetting(str(problem["loc"][0]).upper(), f"{problem['msg']}.") from None
+
+
+def setting_names() -> list[str]:
+    """The names of all settings, as `config.py` writes them."""
+    return [name.upper() for name in Settings.model_fields]

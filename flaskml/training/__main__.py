@@ -1,0 +1,64 @@
+"""The child process of a training job: `python -m flaskml.training`.
+
+It reads one `Order` as a line of JSON from standard input and writes `Message`s, one line each, to standard output. It
+ends when its standard input does: a job never outlives the server that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from flaskml.errors import FlaskmlError
+from flaskml.store import Store
+from flaskml.training.messages import Message, Order
+from flaskml.training.trainer import Stage, train
+
+NICENESS = 10
+"""A fit yields the processor to the predictions of the server that started it."""
+
+
+def main() -> None:
+    """Runs the ordered training and tells how it went."""
+    order = Order.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    tell = _teller(sys.stdout)
+    sys.stdout = sys.stderr  # What an estimator prints is not a message.
+    tell(_run(order, tell))
+
+
+def _run(order: Order, tell: Callable[[Message], None]) -> Message:
+    def report(stage: Stage) -> None:
+        tell(Message(stage=stage.name, progress=stage.fraction))
+
+    file = Path(order.file) if order.file else None
+    try:
+        training = train(order.spec, Store(Path(order.instance_path)), report, file, order.file_name)
+    except FlaskmlError as error:
+        return Message(failure=error.detail)
+    manifest = training.manifest
+    return Message(version=manifest.version, score=manifest.score)
+
+
+def _teller(stream: TextIO) -> Callable[[Message], None]:
+    def tell(message: Message) -> None:
+        stream.write(message.model_dump_json() + "\n")
+        stream.flush()
+
+    return tell
+
+
+def _end_with(stream: TextIO) -> None:
+    """Waits for the end of the stream, which is the end of the parent."""
+    stream.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from flaskml import create_app
+
+app = create_app()
