@@ -54,7 +54,7 @@ class FileRecord(BaseModel):
 class Facts(BaseModel):
     """What is known of a version before it is stored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
     task: Task
     """What kind of question the estimator answers."""

@@ -141,7 +141,7 @@ class NoActiveVersion(FlaskmlError):
 
 
 class DamagedFile(FlaskmlError):
-    """A file of the store that is missing, altered, truncated or not ours. `file` is relative to the instance folder."""
+    """A file of the store that is missing, altered or not ours. `file` is relative to the instance folder."""
 
     status = 503
     title = "Damaged model store"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic_core import to_json
@@ -57,12 +57,16 @@ class Absent:
         raise self.reason
 
 
+Current: TypeAlias = Predictor | Absent
+"""What a slot holds. Both answer to the same names; one of them always with an error."""
+
+
 class ModelSlot:
     """Holds one model's current predictor. Reading `current` once is all that a request needs; a swap replaces it."""
 
     __slots__ = ("current", "name")
 
-    def __init__(self, name: str, current: Predictor | Absent) -> None:
+    def __init__(self, name: str, current: Current) -> None:
         self.name = name
         self.current = current
 
@@ -74,9 +78,10 @@ class ModelSlot:
         self.current = predictor
 
     def predict(self, rows: Any) -> np.ndarray:
-        """One prediction per row: a mapping, a list of mappings or of lists, a 2-D array or a DataFrame in, an array out.
+        """One prediction per row, as an array: shape (rows,), or (rows, outputs).
 
-        A mapping is one row, whose answer is an array of length 1. Raises `InvalidInput` naming row and feature.
+        `rows` is a mapping (one row), a list of mappings or of lists, a 2-D array or a DataFrame.
+        Raises `InvalidInput` naming row and feature.
         """
         predictor = self.current
         return predictor.predict(predictor.parser.parse_table(rows))
@@ -118,7 +123,7 @@ class Loader:
             slot.swap(self.open(name))
 
 
-def describe(current: Predictor | Absent) -> str:
+def describe(current: Current) -> str:
     """The current predictor in a few words, for the start line and for people."""
     if isinstance(current, Absent):
         return f"no model ({current.reason.detail})"

@@ -90,14 +90,13 @@ class Parser:
 
     def parse_form(self, fields: Sequence[tuple[str, str]]) -> Rows:
         """One row of text fields. A number is written in ASCII digits; nothing stands for null."""
-        row: dict[str, Value] = {}
+        texts: dict[str, str] = {}
         for name, text in fields:
-            if name in row:
+            if name in texts:
                 raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" was sent more than once')])
-            row[name] = text
-        for feature in self.schema.features:
-            if isinstance(text := row.get(feature.name), str):
-                row[feature.name] = read_text(feature, text)
+            texts[name] = text
+        features = {feature.name: feature for feature in self.schema.features}
+        row = {name: read_text(features[name], text) if name in features else text for name, text in texts.items()}
         return self._checked([row], single=True)
 
     def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows:

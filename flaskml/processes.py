@@ -12,7 +12,7 @@ _SUFFIX = ".process"
 
 
 class Roster:
-    """One locked file for each live process under `run/`. The system unlocks it when the process ends, however it ends."""
+    """One locked file for each live process under `run/`. The system unlocks it however the process ends."""
 
     def __init__(self, instance_path: Path, disk: Disk | None = None) -> None:
         self.folder = instance_path / "run"
@@ -20,7 +20,7 @@ class Roster:
         self._entry: tuple[str, BinaryIO] | None = None
 
     def enter(self) -> str:
-        """Enters this process, once, and returns the id it is known by. Raises OSError in a folder that is read-only."""
+        """Enters this process, once, and returns the id it is known by. Raises OSError in a read-only folder."""
         if self._entry is None:
             self.disk.make_directory(self.folder)
             with self.disk.lock(self.folder / ".lock"):

@@ -62,7 +62,7 @@ class Settings(BaseModel):
 
 
 def find_instance_path(environ: Mapping[str, str]) -> Path:
-    """`FLASKML_INSTANCE_PATH`, else `instance` in the checkout that this package lies in, else in the current folder."""
+    """`FLASKML_INSTANCE_PATH`, else `instance` in the checkout of this package, else in the current folder."""
     if named := environ.get(f"{PREFIX}INSTANCE_PATH"):
         return Path(named).resolve()
     checkout = Path(__file__).resolve().parent.parent

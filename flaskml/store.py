@@ -138,7 +138,7 @@ class Store:
         return manifest
 
     def activate(self, name: str, version: str, reason: str) -> State:
-        """Makes a stored version the active one and returns the new state. Raises `VersionNotFound`, `StorageFailed`."""
+        """Makes a stored version the active one; the new state. Raises `VersionNotFound` or `StorageFailed`."""
         self.manifest(name, version)
         with self._writing(name) as folder:
             state = self.state(name).activate(version, reason)

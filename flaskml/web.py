@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from flaskml.errors import AccessDenied, FlaskmlError, InvalidSetting, TokenRequired, TooLarge
-from flaskml.model import Absent, ModelSlot, Predictor
+from flaskml.model import Absent, Current, ModelSlot
 from flaskml.settings import MODEL_NAME, Settings, find_instance_path, from_environment, read_settings
 from flaskml.store import Store
 from flaskml.training.jobs import Jobs
@@ -106,7 +106,7 @@ def prefers_page() -> bool:
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def render_form(current: Predictor | Absent, status: int = 200, **shown: Any) -> tuple[str, int]:
+def render_form(current: Current, status: int = 200, **shown: Any) -> tuple[str, int]:
     """The page with the form of the current model, or with what to do to get one."""
     if isinstance(current, Absent):
         return render_template("index.html", predictor=None, error=current.reason), current.reason.status
@@ -201,8 +201,9 @@ def _require_token(digests: tuple[str, ...]) -> None:
     token = request.authorization
     sent = (token.token if token.type == "bearer" else token.password) if token else None
     found = hashlib.sha256((sent or "").encode("utf-8", "surrogatepass")).hexdigest()
-    # Every digest is compared, in constant time, so that the time taken tells nothing.
-    if sent is None or not any([hmac.compare_digest(found, digest) for digest in digests]):
+    # Each comparison takes the same time whether it matches or not, and all are made.
+    matches = [hmac.compare_digest(found, digest) for digest in digests]
+    if sent is None or True not in matches:
         raise TokenRequired
 
 

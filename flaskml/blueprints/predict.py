@@ -7,7 +7,7 @@ import re
 from flask import Blueprint, Response, request
 
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType
-from flaskml.model import Predictor
+from flaskml.model import Current
 from flaskml.parsing import Rows
 from flaskml.web import changes_nothing, limit_body, prefers_page, render_form, reply, settings, slot
 
@@ -33,7 +33,7 @@ def predict() -> Response | tuple[str, int]:
     return reply(predictor.answer(rows, predictor.predict(rows)))
 
 
-def read_rows(predictor: Predictor) -> Rows:
+def read_rows(predictor: Current) -> Rows:
     """The rows that the request asks about, by what it says it sends."""
     check_method()
     if request.headers.get("Content-Encoding", "identity") != "identity":
@@ -65,7 +65,7 @@ def is_form() -> bool:
     return request.mimetype == MULTIPART
 
 
-def read_form(predictor: Predictor) -> Rows:
+def read_form(predictor: Current) -> Rows:
     """The one row of a form. A file is no value."""
     request.max_form_parts = len(predictor.schema.features) + 1
     fields = list(request.form.items(multi=True))
@@ -73,7 +73,7 @@ def read_form(predictor: Predictor) -> Rows:
     return predictor.parser.parse_form(fields)
 
 
-def answer_with_page(predictor: Predictor) -> tuple[str, int]:
+def answer_with_page(predictor: Current) -> tuple[str, int]:
     """The form again, with the prediction or with what is wrong beside each field."""
     try:
         rows = read_rows(predictor)

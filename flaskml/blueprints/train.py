@@ -33,7 +33,7 @@ def train() -> Response:
 @bp.get("/jobs")
 def list_jobs() -> Response:
     """All jobs, newest first."""
-    return reply({"jobs": [job.to_dict() for job in jobs().table.list()]})
+    return reply({"jobs": [job.to_dict() for job in jobs().table.all()]})
 
 
 @bp.get("/jobs/<job_id>")

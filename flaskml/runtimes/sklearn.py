@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from flaskml.bundle import Bundle
-from flaskml.schema import Table
+from flaskml.schema import Layout, Table
 
 
 class SklearnRuntime:
@@ -24,8 +25,41 @@ class SklearnRuntime:
 
 def open_runtime(bundle: Bundle) -> SklearnRuntime:
     """The runtime of the bundle's estimator, which from now on computes in one thread."""
+    rehearse(bundle.manifest.schema_.layout)
     run_in_one_thread(bundle.estimator)
     return SklearnRuntime(bundle.estimator)
+
+
+@cache
+def rehearse(layout: Layout) -> None:
+    """Has scikit-learn do, once in a process, what it puts off to the first call of any estimator.
+
+    It imports modules, looks for plug-ins, counts processor cores and lists the loaded libraries, all from files. The
+    calls are on toy data and with one OpenMP thread, for a pool of them would not survive a fork.
+    """
+    from joblib import cpu_count
+    from sklearn.linear_model import LinearRegression
+    from sklearn.metrics import pairwise_distances_argmin
+    from threadpoolctl import threadpool_limits
+
+    row = np.zeros((2, 1))
+    with threadpool_limits(limits=1, user_api="openmp"):
+        cpu_count(only_physical_cores=True)
+        pairwise_distances_argmin(row, row)
+        LinearRegression().fit(row, row).predict(row)
+        if layout == "frame":
+            _rehearse_frame()
+
+
+def _rehearse_frame() -> None:
+    import pandas as pd
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder
+
+    frame = pd.DataFrame({"number": [0.0, np.nan], "string": pd.Series(["a", np.nan], dtype=object)})
+    encode = make_column_transformer((SimpleImputer(), ["number"]), (OneHotEncoder(), ["string"]))
+    encode.fit(frame).transform(frame)
 
 
 def run_in_one_thread(estimator: Any) -> None:

@@ -25,7 +25,7 @@ WORDS_KEPT = 500
 def infer_task(target: pd.Series) -> tuple[Task, str]:
     """The task that a target asks for, and the rule that says so as a sentence.
 
-    Texts and booleans are classes; whole numbers are classes if at most 20 of them differ; other numbers are a quantity.
+    Texts and booleans are classes, and whole numbers of which at most 20 differ; other numbers are a quantity.
     """
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 

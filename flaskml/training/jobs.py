@@ -123,7 +123,7 @@ class JobTable:
             return self._job(row)
         raise JobNotFound(job_id[:40])
 
-    def list(self) -> list[Job]:
+    def all(self) -> list[Job]:
         """All jobs, newest first."""
         return [self._job(row) for row in self._select("order by rowid desc")]
 
@@ -185,8 +185,9 @@ class Jobs:
             with self._mutex:
                 job_id = self.table.add(spec, self.roster.enter(), self.limit)
                 file = self._keep(upload, job_id) if upload else None
-                values = {"instance_path": str(self.instance_path), "file": file, "file_name": file_name}
-                self._waiting.append(Order(job_id=job_id, spec=spec, **values))
+                root = str(self.instance_path)
+                order = Order(job_id=job_id, spec=spec, instance_path=root, file=file, file_name=file_name)
+                self._waiting.append(order)
                 self._start_thread()
         except OSError as error:
             raise StorageFailed(error.strerror or type(error).__name__) from error

@@ -205,7 +205,7 @@ def _facts(spec: TrainingSpec, dataset: Dataset, run: _Run, score: Score, estima
         rows=len(run.target),
         seed=spec.seed,
         score=score,
-        schema=run.schema,
+        schema_=run.schema,
     )
 
 
