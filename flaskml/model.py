@@ -73,6 +73,11 @@ class ModelSlot:
     def __repr__(self) -> str:
         return f"<ModelSlot {describe(self.current)}>"
 
+    @property
+    def serving(self) -> Manifest | None:
+        """What the current version records about itself; None if there is no model."""
+        return self.current.manifest if isinstance(self.current, Predictor) else None
+
     def swap(self, predictor: Predictor) -> None:
         """Puts `predictor` in place for all who read from now on; who has read the old one finishes with it."""
         self.current = predictor

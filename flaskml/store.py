@@ -50,18 +50,22 @@ class State(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal[1] = 1
-    generation: int = 0
+    format: Literal[1]
+    generation: int
     """Counts the changes; whoever sees a larger one has old news."""
 
-    active: str | None = None
-    history: tuple[Activation, ...] = ()
+    active: str | None
+    history: tuple[Activation, ...]
     """Every activation, oldest first."""
 
     def activate(self, version: str, reason: str) -> State:
         """The state after `version` has become the active one."""
         entry = Activation(version=version, at=now(), reason=reason)
-        return State(generation=self.generation + 1, active=version, history=(*self.history, entry))
+        return State(format=1, generation=self.generation + 1, active=version, history=(*self.history, entry))
+
+
+UNUSED = State(format=1, generation=0, active=None, history=())
+"""The state of a model of which no version has been active yet."""
 
 
 class Store:
@@ -89,7 +93,7 @@ class Store:
         path = self._folder(name) / STATE_FILE
         if not path.exists():
             self.versions(name)
-            return State()
+            return UNUSED
         remedy = "Restore the file, or train again after moving it away."
         return self._read_document(path, State, remedy)
 

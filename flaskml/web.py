@@ -132,6 +132,7 @@ class ModelNameConverter(BaseConverter):
     regex = MODEL_NAME
 
     def to_python(self, value: str) -> str:
+        """The name as it is."""
         if not value.isascii():
             abort(404)
         return value
@@ -198,13 +199,22 @@ def _refuse_foreign_pages() -> None:
 
 
 def _require_token(digests: tuple[str, ...]) -> None:
-    token = request.authorization
-    sent = (token.token if token.type == "bearer" else token.password) if token else None
-    found = hashlib.sha256((sent or "").encode("utf-8", "surrogatepass")).hexdigest()
+    sent = _sent_token()
+    found = hashlib.sha256(sent or b"").hexdigest()
     # Each comparison takes the same time whether it matches or not, and all are made.
     matches = [hmac.compare_digest(found, digest) for digest in digests]
     if sent is None or True not in matches:
         raise TokenRequired
+
+
+def _sent_token() -> bytes | None:
+    """The token as the bytes that were sent; a header's text holds one byte in each character, a password is UTF-8."""
+    credentials = request.authorization
+    if credentials is None:
+        return None
+    if credentials.type == "bearer":
+        return (credentials.token or "").encode("latin-1", "replace")
+    return (credentials.password or "").encode("utf-8", "replace") if credentials.type == "basic" else None
 
 
 def _require_loopback() -> None:

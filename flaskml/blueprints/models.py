@@ -34,7 +34,7 @@ def _summary(name: str) -> dict[str, Any]:
 
 def _serving(name: str) -> str | None:
     """The version that this process answers with, if it serves the model."""
-    manifest = getattr(slot().current, "manifest", None)
+    manifest = slot().serving
     return manifest.version if manifest is not None and manifest.model == name else None
 
 

@@ -24,7 +24,7 @@ def train() -> Response:
     upload = request.files.get(FILE_FIELD)
     spec = _spec()
     job_id = jobs().submit(spec, upload.stream if upload else None, _base_name(upload.filename) if upload else "")
-    active = getattr(slot().current, "manifest", None)
+    active = slot().serving
     serving = {"model": active.model, "version": active.version} if active else None
     body = {"id": job_id, "status": "queued", "model": spec.name, "serving": serving}
     return reply(body, 202, {"Location": f"/jobs/{job_id}"})

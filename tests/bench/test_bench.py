@@ -1,0 +1,137 @@
+"""The benchmark programs run for real at their smallest; no time is asserted."""
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+HERE = Path(__file__).parent
+MARK = f"BENCH_TEST_RUN={uuid.uuid4()}"
+SERVER = "python trivial_app.py {port}"
+# The server is the child of a shell that would leave it behind.
+CHILD_SERVER = "sh -c 'python trivial_app.py {port} & wait'"
+BROKEN_SERVER = "python -c 'import sys; sys.exit(\"no model here\")'"
+FORMATS = ("pickle", "joblib")
+TINY = ("--seconds=0.2", "--rounds=1")
+STRATEGIES = ("per-request", "lazy", "preloaded", "injected", "singleton")
+SVG = "{http://www.w3.org/2000/svg}"
+
+Run = subprocess.CompletedProcess[str]
+Runs = dict[str, Run]
+Commands = dict[str, tuple[str, ...]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the programs write their charts to."""
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> Runs:
+    """Run all programs at the same time, as they mostly wait for servers that import scikit-learn."""
+    commands = {**_strategies_commands(folder), **_load_commands()}
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return dict(zip(commands, pool.map(_run, commands.values()), strict=True))
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+def test_strategies_table_has_every_row(runs: Runs, model_format: str) -> None:
+    rows = _table(runs[model_format])[1:]
+    assert [row[:3] for row in rows] == [["small", model_format, strategy] for strategy in STRATEGIES]
+    assert all(float(number) > 0 for row in rows for number in row[3:-1])
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+def test_strategies_count_file_opens(runs: Runs, model_format: str) -> None:
+    opens = {row[2]: float(row[-1]) for row in _table(runs[model_format])[1:]}
+    assert opens.pop("per-request") >= 1
+    assert set(opens.values()) == {0}
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+def test_strategies_chart_is_accessible_xml(runs: Runs, folder: Path, model_format: str) -> None:
+    assert runs[model_format].returncode == 0
+    root = ElementTree.parse(folder / f"{model_format}.svg").getroot()
+    assert root.findtext(f"{SVG}title")
+    assert "prefers-color-scheme: dark" in (root.findtext(f"{SVG}style") or "")
+    assert len(root.findall(f"{SVG}rect/{SVG}title")) == len(STRATEGIES)
+
+
+@pytest.mark.parametrize(("name", "connections"), [("python", "12"), ("wrk", "2"), ("get", "2")])
+def test_load_table_compares_both_sides(runs: Runs, name: str, connections: str) -> None:
+    if name not in runs:
+        pytest.skip("wrk is not installed")
+    rows = _table(runs[name])[1:]
+    assert [row[0] for row in rows] == [count for count in connections for _ in range(5)]
+    for row in rows:
+        figures = [float(number) for number in row[2:4]]
+        assert figures == [0, 0] if row[1].startswith("errors") else min(figures) > 0
+
+
+def test_load_says_which_client_was_used(runs: Runs) -> None:
+    assert "Load client: python" in runs["python"].stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("broken", "B: the server ended with 1:\nno model here"), ("refused", "404")]
+)
+def test_load_fails_with_the_reason(runs: Runs, name: str, words: str) -> None:
+    assert runs[name].returncode == 1
+    assert words in runs[name].stderr
+
+
+def test_no_server_remains(runs: Runs) -> None:
+    assert runs
+    assert list(_marked_processes()) == []
+
+
+def _strategies_commands(folder: Path) -> Commands:
+    options = (*TINY, "--models=small")
+    return {
+        name: ("bench_strategies.py", *options, f"--formats={name}", f"--svg={folder / name}.svg") for name in FORMATS
+    }
+
+
+def _load_commands() -> Commands:
+    sides = ("bench_load.py", *TINY, "--a", SERVER, "--b", CHILD_SERVER)
+    commands: Commands = {
+        "python": (*sides, "--client=python", "--connections=1,2"),
+        "get": (*sides, "--client=python", "--connections=2", "--url=/health", "--body="),
+        "refused": (*sides, "--url=/nowhere"),
+        "broken": ("bench_load.py", *TINY, "--a", SERVER, "--b", BROKEN_SERVER, "--connections=1"),
+    }
+    if shutil.which("wrk"):
+        commands["wrk"] = (*sides, "--client=wrk", "--connections=2")
+    return commands
+
+
+def _run(command: tuple[str, ...]) -> Run:
+    name, _, value = MARK.partition("=")
+    program = [sys.executable, str(HERE / command[0]), *command[1:]]
+    return subprocess.run(
+        program, cwd=HERE, env={**os.environ, name: value}, capture_output=True, text=True, timeout=120
+    )
+
+
+def _table(run: Run) -> list[list[str]]:
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _marked_processes() -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = MARK.encode() in (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if marked:
+            yield (process / "cmdline").read_text()

@@ -1,0 +1,162 @@
+"""The native prediction door."""
+
+import json
+
+import pytest
+
+from flaskml.errors import PROBLEMS_SHOWN
+from flaskml.web import PROBLEM_LIMIT
+
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"feature": 0.5}', "application/json"),
+        (b'{"feature": 0.5}', "application/json; charset=utf-8"),
+        (b'{"feature": 0.5}', "application/vnd.example+json"),
+        (b'{"feature": 0.5}', None),
+        (b'{"feature": 0.5}', "text/plain"),
+        (b'{"feature": 0.5}', URLENCODED),
+        (b"feature=0.5", URLENCODED),
+        (b"feature=%30.5", f"{URLENCODED}; charset=utf-8"),
+        (
+            b'--f\r\nContent-Disposition: form-data; name="feature"\r\n\r\n0.5\r\n--f--\r\n',
+            "multipart/form-data; boundary=f",
+        ),
+    ],
+)
+def test_one_row(client, body, content_type):
+    answer = client.post("/predict", data=body, content_type=content_type)
+    assert answer.status_code == 200 and answer.mimetype == "application/json"
+    assert answer.json == {"prediction": pytest.approx(20.8956816), "model": "default", "version": "1"}
+
+
+@pytest.mark.parametrize("value", [[], {"instances": []}])
+def test_no_rows(client, value):
+    assert client.post("/predict", json=value).json == {"predictions": [], "model": "default", "version": "1"}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"", "application/json", 400),
+        (b"", None, 400),
+        (b"{", "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"{", URLENCODED, 400),
+        (b'{"feature": "1"}', "application/json", 422),
+        (b'{"feature": true}', "application/json", 422),
+        (b'{"feature": null}', "application/json", 422),
+        (b'{"feature": NaN}', "application/json", 422),
+        (b'{"feature": Infinity}', "application/json", 422),
+        (b'{"feature": ' + b"9" * 5_000 + b"}", "application/json", 422),
+        (b'{"faeture": 1}', "application/json", 422),
+        (b"{}", "application/json", 422),
+        (b"", URLENCODED, 422),
+        (b"feature=", URLENCODED, 422),
+        (b"feature=1&feature=2", URLENCODED, 422),
+        (b"feature=1&other=2", URLENCODED, 422),
+        (b"nonsense", "multipart/form-data; boundary=x", 422),
+        (b"nonsense", "multipart/form-data", 422),
+        (b"feature\n1\n", "text/csv", 415),
+        (b"<x/>", "application/xml", 415),
+        (b"\x80\x02", "application/octet-stream", 415),
+    ],
+)
+def test_bad_input(client, body, content_type, status):
+    answer = client.post("/predict", data=body, content_type=content_type)
+    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
+    if status == 422:
+        assert {error["row"] for error in answer.json["errors"]} == {0}
+        assert all(error["feature"] and error["feature"] in error["detail"] for error in answer.json["errors"])
+
+
+def test_a_file_is_no_value(client):
+    from io import BytesIO
+
+    answer = client.post("/predict", data={"feature": (BytesIO(b"1"), "x.csv")})
+    assert answer.status_code == 422 and "a file" in answer.json["detail"]
+
+
+def test_content_encodings_are_refused(client):
+    answer = client.post(
+        "/predict", data=b"x", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    )
+    assert answer.status_code == 415
+    assert client.post("/predict", json={"feature": 1}, headers={"Content-Encoding": "identity"}).status_code == 200
+
+
+def test_other_methods_are_refused(client):
+    assert client.post("/predict?method=predict", json={"feature": 1}).status_code == 200
+    for method in ("predict_proba", "__init__", ""):
+        answer = client.post(f"/predict?method={method}", json={"feature": 1})
+        assert answer.status_code == 422 and '"predict"' in answer.json["detail"]
+
+
+def test_limits(make_app):
+    body = json.dumps({"instances": [[1.5]] * 3}).encode()
+    client = make_app(MAX_BODY=len(body), MAX_ROWS=3).test_client()
+    assert client.post("/predict", data=body).status_code == 200
+    answer = client.post("/predict", data=body + b" ")
+    assert answer.status_code == 413 and "MAX_BODY" in answer.json["detail"]
+    answer = client.post("/predict", json=[{}] * 4)
+    assert answer.status_code == 413 and "MAX_ROWS" in answer.json["detail"]
+
+
+def test_a_body_of_unknown_length_is_limited_too(make_app):
+    import io
+
+    client = make_app(MAX_BODY=100).test_client()
+    stream = {"input_stream": io.BytesIO(b" " * 200), "environ_overrides": {"wsgi.input_terminated": True}}
+    assert client.post("/predict", **stream, content_type="application/json").status_code == 413
+
+
+def test_a_hundred_thousand_bad_values_get_a_small_answer(make_app):
+    client = make_app(MAX_ROWS=200_000, MAX_BODY=10**7).test_client()
+    answer = client.post("/predict", data=b"[" + b'{"feature":"x"},' * 99_999 + b'{"feature":"x"}]')
+    assert answer.status_code == 422 and len(answer.data) < PROBLEM_LIMIT
+    assert len(answer.json["errors"]) == PROBLEMS_SHOWN and "more than 20" in answer.json["detail"]
+
+
+def test_a_mixed_table(homes, home):
+    rows = [home, home | {"age": None}, home | {"home city": None, "note": None}]
+    answer = homes.post("/predict", json=rows)
+    assert answer.status_code == 200 and set(answer.json["predictions"]) <= {"yes", "no"}
+    assert [homes.post("/predict", json=row).json["prediction"] for row in rows] == answer.json["predictions"]
+    form = {name: "" if value is None else str(value) for name, value in rows[1].items()}
+    assert homes.post("/predict", data=form).json["prediction"] == answer.json["predictions"][1]
+
+
+def test_nulls_only_where_training_had_them(homes, home):
+    answer = homes.post("/predict", json=home | {"rooms": None, "age": None})
+    assert [error["feature"] for error in answer.json["errors"]] == ["rooms"]
+
+
+def test_a_browser_gets_the_page(homes, home):
+    form = {name: str(value) for name, value in home.items()}
+    answer = homes.post("/predict", data=form, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.status_code == 200 and answer.mimetype == "text/html"
+    assert "<output>" in answer.text and 'value="33.5"' in answer.text
+
+
+def test_a_browser_gets_what_is_wrong_beside_the_field(homes, home):
+    form = {name: str(value) for name, value in home.items()} | {"rooms": "<b>many", "age": "50.5"}
+    answer = homes.post("/predict", data=form, headers={"Accept": "text/html"})
+    assert answer.status_code == 422 and "<output>" not in answer.text
+    assert answer.text.count("aria-invalid") == 1 and 'value="50.5"' in answer.text
+    assert "<b>many" not in answer.text and "&lt;b&gt;many" in answer.text
+
+
+def test_a_browser_without_a_model(make_app):
+    client = make_app(MODEL_NAME="absent").test_client()
+    answer = client.post("/predict", data={"a": "1"}, headers={"Accept": "text/html"})
+    assert answer.status_code == 503 and "flask train --name absent" in answer.text
+
+
+def test_text_is_never_a_template(homes, home):
+    form = {name: str(value) for name, value in home.items()} | {"note": "{{7*7}}"}
+    answer = homes.post("/predict", data=form, headers={"Accept": "text/html"})
+    assert "{{7*7}}" in answer.text and "49" not in answer.text

@@ -1,0 +1,85 @@
+"""Training over HTTP, in process; tests/test_waitress.py has it over a socket."""
+
+import io
+
+import pytest
+
+
+@pytest.fixture
+def train(app, client):
+    """Posts a specification and returns the answer; the job is over when the test is."""
+    yield lambda **options: client.post("/train", **options)
+    app.extensions["jobs"].wait()
+    app.extensions["jobs"].roster.leave()
+
+
+def test_a_job_is_accepted_at_once(train, app, client):
+    answer = train(json={"data": "iris", "name": "flowers", "seed": 3})
+    assert answer.status_code == 202 and answer.headers["Location"] == f"/jobs/{answer.json['id']}"
+    assert answer.json["serving"] == {"model": "default", "version": "1"}
+    app.extensions["jobs"].wait()
+    job = client.get(answer.headers["Location"]).json
+    assert (job["status"], job["model"], job["version"]) == ("succeeded", "flowers", "1")
+    assert client.get("/jobs").json["jobs"] == [job]
+    assert client.get("/readyz").json["model"] == "default"
+
+
+def test_the_first_model_of_an_empty_store(make_app, tmp_path):
+    app = make_app(INSTANCE_PATH=tmp_path / "new")
+    client = app.test_client()
+    assert client.post("/predict", json={"feature": 1}).status_code == 503
+    assert client.post("/train", json={}).status_code == 202
+    app.extensions["jobs"].wait()
+    app.extensions["jobs"].roster.leave()
+    assert client.post("/predict", json={"feature": 1}).json["version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        ({"json": {"data": "titanic"}}, 422, "iris"),
+        ({"json": {"data": "/etc/passwd"}}, 422, "built-in"),
+        ({"json": {"data": "http://127.0.0.1/x.csv"}}, 422, "built-in"),
+        ({"json": {"name": "../x"}}, 422, "name"),
+        ({"json": {"estimator": "os.system"}}, 422, "estimator"),
+        ({"json": {"seed": "1"}}, 202, None),
+        ({"json": {"seed": -1}}, 422, "seed"),
+        ({"json": []}, 400, "object"),
+        ({"data": b"{", "content_type": "application/json"}, 400, "JSON"),
+        ({"data": b"x", "content_type": "text/csv"}, 415, "multipart"),
+        ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv"), "extra": "1"}}, 422, "extra"),
+    ],
+    ids=str,
+)
+def test_specifications(train, client, options, status, said):
+    answer = train(**options)
+    assert answer.status_code == status
+    if said:
+        assert said in answer.text and client.get("/jobs").json["jobs"] == []
+
+
+def test_uploads_have_their_own_limit(make_app):
+    client = make_app(MAX_UPLOAD=1_000, MAX_BODY=10).test_client()
+    upload = {"data": (io.BytesIO(b"a" * 2_000), "t.csv"), "target": "a"}
+    answer = client.post("/train", data=upload)
+    assert answer.status_code == 413 and "MAX_UPLOAD" in answer.json["detail"]
+
+
+def test_a_full_queue(make_app):
+    app = make_app(TRAIN_QUEUE=1)
+    client = app.test_client()
+    statuses = [client.post("/train", json={}) for _ in range(4)]
+    app.extensions["jobs"].wait()
+    app.extensions["jobs"].roster.leave()
+    refused = [answer for answer in statuses if answer.status_code == 429]
+    assert refused and all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+
+
+def test_strangers_do_not_train(client):
+    assert client.post("/train", json={}, environ_base={"REMOTE_ADDR": "192.0.2.1"}).status_code == 403
+    assert client.post("/train", json={}, headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_unknown_jobs(client):
+    assert client.get("/jobs").json == {"jobs": []}
+    assert client.get("/jobs/0").status_code == 404

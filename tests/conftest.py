@@ -1,0 +1,208 @@
+"""Real stores, real apps and real servers for the tests."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flaskml import create_app
+from flaskml.store import Store
+from flaskml.training.trainer import TrainingSpec, train
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The suite's own switch: under it a skip is a failure. A server would refuse it as an unknown setting.
+CI = os.environ.pop("FLASKML_CI", "") == "1"
+
+for name in [name for name in os.environ if name.startswith("FLASKML_")]:
+    del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where everything must run: {report.longrepr}"
+    return report
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.markexpr:
+        return
+    for item in [item for item in items if item.get_closest_marker("gauntlet")]:
+        items.remove(item)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    """No thread that a test starts outlives it."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(10)
+    assert not [thread for thread in left if thread.is_alive()]
+
+
+def mixed_table(rows=300, seed=1):
+    """A table with numbers, a text, categories, booleans and gaps, whose target follows from them."""
+    rng = np.random.default_rng(seed)
+    age = rng.normal(40, 10, rows).round(1)
+    city = rng.choice(["Oslo", "Rome", "São Paulo"], rows)
+    table = pd.DataFrame(
+        {
+            "age": age,
+            "rooms": rng.integers(1, 9, rows),
+            "home city": city,
+            "member": rng.random(rows) > 0.5,
+            "note": [f"{word} case {number}" for number, word in enumerate(rng.choice(["good", "bad"], rows))],
+            "empty": None,
+            "sold": np.where(age + 5 * (city == "Rome") > 41, "yes", "no"),
+        }
+    )
+    table.loc[::7, "age"] = np.nan
+    table.loc[::11, "home city"] = None
+    table.loc[::13, "note"] = None
+    table.loc[::50, "sold"] = None
+    return table
+
+
+@pytest.fixture(scope="session")
+def mixed_csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "homes.csv"
+    mixed_table().to_csv(path, index=False)
+    return path
+
+
+def ignore(_):
+    """A report that nobody reads."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, mixed_csv):
+    """An instance folder with a `default` model of one number and a `homes` model of a mixed table."""
+    path = tmp_path_factory.mktemp("trained") / "instance"
+    train(TrainingSpec(), Store(path), ignore)
+    train(TrainingSpec(data=None, name="homes", target="sold"), Store(path), ignore, mixed_csv, "homes.csv")
+    return path
+
+
+@pytest.fixture
+def instance(trained, tmp_path):
+    """A copy of the trained instance folder that the test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "instance"))
+
+
+@pytest.fixture
+def store(instance):
+    return Store(instance)
+
+
+@pytest.fixture
+def make_app(instance):
+    def build(**config):
+        return create_app({"INSTANCE_PATH": instance, **config})
+
+    return build
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def homes(make_app):
+    """A client of an app that serves the mixed table."""
+    return make_app(MODEL_NAME="homes").test_client()
+
+
+HOME = {"age": 33.5, "rooms": 4, "home city": "Rome", "member": True, "note": "good case"}
+
+
+@pytest.fixture
+def home():
+    """A row that the `homes` model takes."""
+    return dict(HOME)
+
+
+class Server:
+    """A server process on a free loopback port, and requests to it."""
+
+    def __init__(self, command, **options):
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+        self.log = ""
+        self.port = self._wait_for_port()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def _wait_for_port(self):
+        for line in self.process.stderr:
+            self.log += line
+            if match := re.search(r"on http://127\.0\.0\.1:(\d+)", line):
+                return int(match[1])
+        raise AssertionError(f"the server did not start:\n{self.log}")
+
+    def _read_log(self):
+        for line in self.process.stderr:
+            self.log += line
+
+    def request(self, method, path, body=None, headers=None):
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def json(self, method, path, value=None, **headers):
+        body = None if value is None else json.dumps(value)
+        status, _, content = self.request(method, path, body, {"Content-Type": "application/json", **headers})
+        return status, json.loads(content)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self._reader.join(30)
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def serve(instance):
+    """Starts `waitress-serve wsgi:app` from the checkout on the test's instance folder."""
+    servers = []
+
+    def start(*, cwd=CHECKOUT, **environment):
+        command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"]
+        variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
+        servers.append(Server(command, cwd=cwd, env=variables))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def run_python(code, *arguments, **environment):
+    """Runs code in a fresh interpreter and returns what it prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    variables = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=CHECKOUT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

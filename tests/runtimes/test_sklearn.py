@@ -1,0 +1,55 @@
+"""The scikit-learn runtime."""
+
+import threading
+
+import numpy as np
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from flaskml.runtimes.sklearn import _parts, rehearse, run_in_one_thread
+
+VALUES = np.random.default_rng(0).normal(size=(40, 3))
+LABELS = (VALUES[:, 0] > 0).astype(int)
+
+
+def forest():
+    return RandomForestClassifier(n_estimators=3, n_jobs=-1)
+
+
+def estimators():
+    yield forest()
+    yield make_pipeline(StandardScaler(), forest())
+    yield VotingClassifier([("forest", forest()), ("near", KNeighborsClassifier(n_jobs=2))])
+    yield make_pipeline(FeatureUnion([("scale", StandardScaler())], n_jobs=-1), forest())
+    union = make_column_transformer((FeatureUnion([("scale", StandardScaler())], n_jobs=-1), [0, 1]), n_jobs=2)
+    yield make_pipeline(union, forest())
+
+
+@pytest.mark.parametrize("estimator", list(estimators()), ids=lambda estimator: type(estimator).__name__)
+def test_everything_fitted_computes_in_one_thread(estimator):
+    for part in _parts(estimator, set()):
+        if type(part).__name__ in ("FeatureUnion", "ColumnTransformer"):
+            part.n_jobs = None
+    estimator.fit(VALUES, LABELS)
+    before = estimator.predict(VALUES)
+    run_in_one_thread(estimator)
+    assert {getattr(part, "n_jobs", 1) for part in _parts(estimator, set())} == {1}
+    assert np.array_equal(estimator.predict(VALUES), before)
+
+
+def test_parts_of_what_refers_to_itself():
+    estimator = StandardScaler()
+    estimator.itself = [estimator]
+    assert list(_parts(estimator, set())) == [estimator]
+
+
+@pytest.mark.parametrize("layout", ["array", "frame"])
+def test_the_rehearsal_starts_no_thread(layout):
+    rehearse.cache_clear()
+    before = threading.active_count()
+    rehearse(layout)
+    assert threading.active_count() == before

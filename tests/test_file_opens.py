@@ -1,0 +1,82 @@
+"""No prediction opens a file: counted by an audit hook in a fresh process, the first prediction included."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flaskml.bundle import Facts
+from flaskml.publishing import publish_version
+from flaskml.schema import conform, learn
+from flaskml.store import Store
+from tests.conftest import run_python
+
+COUNT = """
+import json, sys
+from flaskml import create_app
+app = create_app({"INSTANCE_PATH": sys.argv[1], "MODEL_NAME": sys.argv[2]})
+slot, client = app.extensions["model"], app.test_client()
+row = slot.current.schema.example
+client.post("/nowhere", json=row)  # The test client itself loads a codec when it is first used.
+opened, counting = [], False
+def hook(event, arguments):
+    if counting and event == "open":
+        opened.append(str(arguments[0]))
+sys.addaudithook(hook)
+counting = True
+statuses = {client.post("/predict", json=row).status_code for _ in range(998)}
+statuses.add(client.post("/predict", json=[row] * 50).status_code)
+slot.predict(row)
+if sys.argv[3:] == ["--planted"]:
+    open(sys.executable, "rb").close()
+counting = False
+print(json.dumps([sorted(statuses), opened]))
+"""
+
+
+def count(instance, name, *options):
+    return json.loads(run_python(COUNT, instance, name, *options))
+
+
+@pytest.mark.parametrize("name", ["default", "homes"])
+def test_trained_models(instance, name):
+    assert count(instance, name) == [[200], []]
+
+
+def test_a_file_that_is_opened_is_counted(instance):
+    statuses, opened = count(instance, "default", "--planted")
+    assert statuses == [200] and len(opened) == 1
+
+
+def estimators():
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, StackingClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    forest = RandomForestClassifier(n_estimators=10, n_jobs=-1)
+    yield "forest", forest
+    yield "forest-in-pipeline", make_pipeline(StandardScaler(), forest)
+    yield "stack", StackingClassifier([("forest", forest)])
+    yield "neighbours", KNeighborsClassifier(algorithm="brute", n_jobs=-1)
+    yield "boosting", HistGradientBoostingClassifier(max_iter=10)
+
+
+@pytest.mark.parametrize(("name", "estimator"), [pytest.param(*pair, id=pair[0]) for pair in estimators()])
+def test_estimators_that_would(tmp_path, name, estimator):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
+    schema = learn(frame)
+    estimator.fit(conform(frame, schema), (frame.a > 0).to_numpy())
+    facts = Facts(
+        task="classification",
+        target="y",
+        estimator=name,
+        data="made",
+        rows=80,
+        seed=0,
+        score=None,
+        schema_=schema,
+    )
+    publish_version(Store(tmp_path), "default", estimator, facts, reason="test")
+    assert count(tmp_path, "default") == [[200], []]

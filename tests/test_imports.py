@@ -1,0 +1,29 @@
+"""What an import costs."""
+
+from tests.conftest import run_python
+
+HEAVY = ("sklearn", "pandas", "scipy", "flask", "numpy")
+
+
+def loaded(code):
+    names = run_python(f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})")
+    return set(names.split()) & set(HEAVY)
+
+
+def test_the_package_alone_is_light():
+    assert loaded("import flaskml") == set()
+
+
+def test_the_commands_are_light_until_one_runs():
+    assert loaded("import flaskml.cli") <= {"flask"}
+
+
+def test_a_model_of_numbers_needs_no_pandas(instance):
+    code = """
+import sys
+sys.modules["pandas"] = None  # An import of it fails; scikit-learn itself takes one that is there.
+from flaskml import create_app
+app = create_app({"INSTANCE_PATH": sys.argv[1]})
+print(app.test_client().post("/predict", json={"feature": 1}).status_code)
+"""
+    assert run_python(code, instance) == "200\n"

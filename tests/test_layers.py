@@ -1,0 +1,106 @@
+"""The staircase: a module imports only from lower steps, and only the upper ones know Flask."""
+
+import ast
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+STEPS = {
+    "flaskml.errors": 0,
+    "flaskml.settings": 1,
+    "flaskml.files": 1,
+    "flaskml.schema": 1,
+    "flaskml.serving": 2,
+    "flaskml.diagnosis": 2,
+    "flaskml.parsing": 3,
+    "flaskml.bundle": 4,
+    "flaskml.processes": 4,
+    "flaskml.runtimes.base": 4,
+    "flaskml.runtimes": 5,
+    "flaskml.store": 5,
+    "flaskml.model": 6,
+    "flaskml.publishing": 7,
+    "flaskml.training": 2,
+    "flaskml.training.datasets": 2,
+    "flaskml.training.estimators": 5,
+    "flaskml.training.trainer": 8,
+    "flaskml.training.messages": 8.1,
+    "flaskml.training.__main__": 8.2,
+    "flaskml.training.jobs": 8.2,
+    "flaskml.web": 9,
+    "flaskml.blueprints": 10.1,
+    "flaskml.cli": 10,
+    "flaskml": 12,
+}
+"""The step of each module; one that is not named stands where its package does, a blueprint's file at 10."""
+
+FLASK_FROM = 9
+"""The first step that may import Flask or Werkzeug."""
+
+PACKAGE = CHECKOUT / "flaskml"
+MODULES = {
+    ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def step(module):
+    if module.startswith("flaskml.blueprints."):
+        return 10
+    while module not in STEPS:
+        module = module.rpartition(".")[0]
+    return STEPS[module]
+
+
+def imports(path):
+    """What a file imports when it runs; imports for type checkers alone do not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_from_lower_steps(module):
+    for imported in imports(MODULES[module]):
+        if imported.split(".")[0] == "flaskml":
+            assert step(imported) < step(module), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_the_lower_steps_do_not_know_flask(module):
+    used = {imported.split(".")[0] for imported in imports(MODULES[module])} & {"flask", "werkzeug", "click"}
+    assert not used or step(module) >= FLASK_FROM
+
+
+def test_modules_stay_small():
+    sizes = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert max(sizes.values()) <= 300, max(sizes, key=sizes.get)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_everything_public_is_documented(module):
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{module}.{node.name}"
+            methods = [item for item in getattr(node, "body", []) if isinstance(item, ast.FunctionDef)]
+            for method in methods if isinstance(node, ast.ClassDef) else []:
+                assert method.name.startswith("_") or ast.get_docstring(method), f"{module}.{node.name}.{method.name}"
+
+
+def test_nothing_dangerous_is_called():
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                assert name not in {"eval", "exec", "system", "popen"}, path
+                assert not [word for word in node.keywords if word.arg == "shell"], path

@@ -1,0 +1,211 @@
+"""Bodies to tables, and everything that is wrong with a body."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, TooManyRows
+from flaskml.parsing import TEXT_LIMIT, Parser, read_text
+from flaskml.schema import Feature, Schema
+
+FEATURES = (
+    Feature(name="a", kind="float"),
+    Feature(name="b", kind="integer", nullable=True),
+    Feature(name="c", kind="category", categories=("red", "green")),
+    Feature(name="d", kind="boolean"),
+    Feature(name="e é", kind="text", nullable=True),
+)
+ROW = {"a": 1.5, "b": 2, "c": "red", "d": True, "e é": "text"}
+VALUES = [1.5, 2, "red", True, "text"]
+
+
+@pytest.fixture
+def parser():
+    return Parser(Schema(features=FEATURES, layout="frame"), max_rows=5)
+
+
+def encode(value):
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("value", [ROW, dict(reversed(ROW.items())), ROW | {"b": 2.0}])
+def test_one_object(parser, value):
+    rows = parser.parse_json(encode(value))
+    assert rows.single and rows.table.columns.tolist() == list(ROW) and rows.table.iloc[0].tolist() == VALUES
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        encode([ROW, ROW]),
+        encode({"instances": [ROW, ROW]}),
+        encode({"instances": [VALUES, VALUES]}),
+        b'\n{ "instances" :\t[ ' + encode(VALUES) + b"," + encode(VALUES) + b"]}",
+        encode({"instances": [ROW, VALUES]}),
+        b'{"\\u0069nstances": [' + encode(VALUES) + b"," + encode(ROW) + b"]}",
+    ],
+)
+def test_rows(parser, body):
+    rows = parser.parse_json(body)
+    assert not rows.single and [row.tolist() for _, row in rows.table.iterrows()] == [VALUES, VALUES]
+
+
+def test_a_feature_may_be_called_instances():
+    parser = Parser(Schema(features=(Feature(name="instances", kind="float"),), layout="array"), max_rows=5)
+    assert parser.parse_json(b'{"instances": 3}').table.tolist() == [[3.0]]
+    assert parser.parse_json(b'{"instances": [[3], [4]]}').table.tolist() == [[3.0], [4.0]]
+
+
+def problems(parser, body):
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse_json(body if isinstance(body, bytes) else encode(body))
+    return [(problem.row, problem.feature, problem.detail) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"a": "1.5"}, "quotes"),
+        ({"a": True}, "true"),
+        ({"a": None}, "null"),
+        ({"a": [1]}, "list"),
+        ({"b": 1.5}, "whole number"),
+        ({"b": False}, "false"),
+        ({"b": 2**70}, "whole number"),
+        ({"b": 1e300}, "whole number"),
+        ({"c": "rad"}, 'did you mean "red"'),
+        ({"c": None}, "no row in training"),
+        ({"c": 1}, 'one of "red", "green"'),
+        ({"d": 1}, "true or false"),
+        ({"d": "true"}, "true or false"),
+        ({"e é": 5}, "string"),
+        ({"e é": "x" * (TEXT_LIMIT + 1)}, "string"),
+    ],
+)
+def test_wrong_values_name_row_and_feature(parser, change, said):
+    assert problems(parser, ROW | change)[0][:2] == (0, next(iter(change)))
+    ((row, feature, detail),) = problems(parser, [ROW, ROW | change])
+    assert (row, feature) == (1, next(iter(change)))
+    assert said in detail and f'"{feature}"' in detail and len(detail) < 300
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5_000, "-" + "9" * 5_000])
+@pytest.mark.parametrize("feature", ["a", "b"])
+def test_numbers_beyond_numbers(parser, token, feature):
+    body = encode(ROW | {feature: "?"}).replace(b'"?"', token.encode())
+    assert [found[:2] for found in problems(parser, body)] == [(0, feature)]
+
+
+def test_unknown_and_missing_features(parser):
+    row = {"A": 1, **{name: value for name, value in ROW.items() if name not in ("a", "c")}, "e e": 1}
+    told = {feature: detail for _, feature, detail in problems(parser, row)}
+    assert set(told) == {"a", "c", "A", "e e"}
+    assert "missing" in told["a"] and 'did you mean "e é"' in told["e e"]
+
+
+@pytest.mark.parametrize("body", [b"5", b'"x"', b"null", b"[1]", b"[[1, 2]]", b'{"instances": [[1, 2]]}', b"[null]"])
+def test_rows_that_are_none(parser, body):
+    assert problems(parser, body)
+
+
+def test_bare_lists_of_values_are_no_rows(parser):
+    assert "instances" in problems(parser, [VALUES])[0][2]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  \n",
+        b"{",
+        b"nonsense",
+        b"{} {}",
+        b"\xff\xfe{",
+        b'\xef\xbb\xbf{"a": 1}',
+        '{"a": 1}'.encode("utf-16"),
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b"{'a': 1}",
+    ],
+)
+def test_not_parseable(parser, body):
+    with pytest.raises(NotParseable):
+        parser.parse_json(body)
+
+
+def test_lone_surrogates_are_refused(parser):
+    assert problems(parser, ROW | {"e é": "\ud800"})[0][1] == "e é"
+
+
+def test_too_many_rows(parser):
+    for value in ([ROW] * 6, {"instances": [VALUES] * 6}, [1] * 6):
+        with pytest.raises(TooManyRows):
+            parser.parse_json(encode(value))
+    assert len(parser.parse_json(encode([ROW] * 5)).table) == 5
+    assert len(parser.parse_table([ROW] * 6).table) == 6
+
+
+def test_at_most_twenty_problems_are_told():
+    parser = Parser(Schema(features=FEATURES, layout="frame"), max_rows=10_000)
+    with pytest.raises(InvalidInput, match="more than 20") as caught:
+        parser.parse_json(encode([{"a": "x"}] * 10_000))
+    assert len(caught.value.problems) == 20
+
+
+def test_forms(parser):
+    fields = [("a", "1.5"), ("b", ""), ("c", "red"), ("d", "True"), ("e é", "")]
+    rows = parser.parse_form(fields)
+    values = rows.table.iloc[0].tolist()
+    assert rows.single and [value if value == value else None for value in values] == [1.5, None, "red", True, None]
+
+
+@pytest.mark.parametrize("text", ["", " 1", "1_0", "٣", "nan", "inf", "0x1", "1e400", "1,5", "--1", "NaN"])
+def test_texts_that_are_no_number(parser, text):
+    fields = [(name, "" if value is None else str(value)) for name, value in ROW.items() if name != "a"]
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse_form([*fields, ("a", text)])
+    assert {problem.feature for problem in caught.value.problems} == {"a"}
+
+
+@pytest.mark.parametrize("text", ["1", "-1.5", "+.5e3", "1.", "1e-300"])
+def test_texts_that_are_numbers(text):
+    assert read_text(FEATURES[0], text) == float(text)
+
+
+def test_repeated_fields_are_refused(parser):
+    with pytest.raises(InvalidInput, match="more than once"):
+        parser.parse_form([("a", "1"), ("a", "2")])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROW,
+        [ROW],
+        [VALUES],
+        (VALUES,),
+        np.array([VALUES], dtype=object),
+        pd.DataFrame([ROW]),
+        pd.DataFrame([ROW])[["e é", "d", "c", "b", "a"]],
+        {"a": np.float32(1.5), "b": np.int8(2), "c": np.str_("red"), "d": np.bool_(True), "e é": "text"},
+    ],
+    ids=str,
+)
+def test_rows_from_python(parser, rows):
+    assert parser.parse_table(rows).table.iloc[0].tolist() == VALUES
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, float("nan")])
+def test_missing_values_from_python(parser, missing):
+    assert np.isnan(parser.parse_table(ROW | {"b": missing}).table["b"][0])
+    with pytest.raises(InvalidInput, match="null"):
+        parser.parse_table(ROW | {"a": missing})
+
+
+@pytest.mark.parametrize("rows", [[1, 2], [[1, 2]], "text", [None], {"a": 1}])
+def test_wrong_rows_from_python(parser, rows):
+    with pytest.raises(FlaskmlError):
+        parser.parse_table(rows)

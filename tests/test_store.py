@@ -1,0 +1,211 @@
+"""Versions on the disk."""
+
+import json
+import os
+import pickle
+import shutil
+import threading
+
+import pytest
+from sklearn.dummy import DummyRegressor
+
+from flaskml.bundle import Facts
+from flaskml.errors import (
+    DamagedFile,
+    ModelNotFound,
+    NoActiveVersion,
+    StorageFailed,
+    VersionNotFound,
+)
+from flaskml.files import STAGING, Disk
+from flaskml.publishing import publish_version
+from flaskml.store import Store
+
+
+@pytest.fixture
+def facts(store):
+    manifest = store.manifest("default", "1")
+    names = ("task", "target", "estimator", "data", "rows", "seed", "score", "schema_")
+    return Facts(**{name: getattr(manifest, name) for name in names})
+
+
+@pytest.fixture
+def publish(facts):
+    def publish(store, name="default"):
+        return publish_version(store, name, DummyRegressor().fit([[0]], [1]), facts, reason="test").version
+
+    return publish
+
+
+def test_what_is_there(store):
+    assert store.names() == ["default", "homes"]
+    assert store.versions("default") == ["1"]
+    assert store.state("default").active == "1"
+    assert type(store.load_active("default").estimator).__name__ == "LinearRegression"
+
+
+def test_versions_count_up(store, publish):
+    assert [publish(store) for _ in range(11)] == [str(number) for number in range(2, 13)]
+    assert store.versions("default")[-2:] == ["11", "12"]
+    assert store.state("default").active == "12"
+    assert [entry.version for entry in store.state("default").history][-2:] == ["11", "12"]
+
+
+def test_publishers_at_once_get_a_version_each(store, publish):
+    versions = []
+    threads = [threading.Thread(target=lambda: versions.append(publish(store))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(versions, key=int) == [str(number) for number in range(2, 10)]
+    assert store.state("default").generation == 9
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "A", "a" * 64, "é", "a\n", ".a", "con/", "nul\x00", "absent"])
+def test_names_that_are_not_there(store, facts, name):
+    for call in (store.versions, store.state):
+        with pytest.raises(ModelNotFound):
+            call(name)
+    with pytest.raises(NoActiveVersion):
+        store.load_active(name)
+    if name != "absent":
+        with pytest.raises(ModelNotFound):
+            store.publish(name, DummyRegressor(), facts)
+
+
+@pytest.mark.parametrize("version", ["0", "01", "2", "../1", "1\n", "٣", "", "9" * 11, "-1"])
+def test_versions_that_are_not_there(store, version):
+    with pytest.raises(VersionNotFound):
+        store.load("default", version)
+
+
+def test_entries_that_are_not_ours_are_no_models(store):
+    (store.root / "Not A Model").mkdir()
+    (store.root / "empty").mkdir()
+    (store.root / "file").write_text("x")
+    (store.root / "default/notes").mkdir()
+    assert store.names() == ["default", "homes"] and store.versions("default") == ["1"]
+
+
+class Canary:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+@pytest.mark.parametrize("change", ["swapped", "appended", "flipped", "emptied", "linked", "gone", "folder"])
+def test_bytes_are_compared_before_any_is_unpickled(store, tmp_path, change):
+    nest = tmp_path / "canary"
+    canary = pickle.dumps(Canary(str(nest)))
+    model = store.root / "default/1/model.joblib"
+    content = model.read_bytes()
+    if change == "linked":
+        shutil.copy(model, tmp_path / "copy")
+        model.unlink()
+        model.symlink_to(tmp_path / "copy")
+    elif change in ("gone", "folder"):
+        model.unlink()
+        if change == "folder":
+            model.mkdir()
+    else:
+        flipped = bytes([content[0] ^ 1]) + content[1:]
+        padded = canary + bytes(len(content) - len(canary)) if len(canary) < len(content) else canary
+        changed = {"swapped": padded, "appended": content + canary, "flipped": flipped, "emptied": b""}
+        model.write_bytes(changed[change])
+    with pytest.raises(DamagedFile, match=r"models/default/1/model\.joblib.*flask train"):
+        store.load_active("default")
+    assert not nest.exists()
+
+
+def test_the_canary_sings(tmp_path):
+    pickle.loads(pickle.dumps(Canary(str(tmp_path / "canary"))))
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 10_000, b"\xff", b'{"format": 1, "active": 5}'])
+@pytest.mark.parametrize("file", ["state.json", "1/manifest.json"])
+def test_documents_that_are_not_ours(store, content, file):
+    (store.root / "default" / file).write_bytes(content)
+    with pytest.raises(DamagedFile, match=rf"models/default/{file}"):
+        store.load_active("default")
+
+
+def test_a_version_under_another_number_is_refused(store):
+    shutil.copytree(store.root / "default/1", store.root / "default/2")
+    with pytest.raises(DamagedFile, match="belongs to default version 1"):
+        store.load("default", "2")
+
+
+def test_a_class_that_is_missing_is_named(store, publish):
+    import hashlib
+
+    folder = store.root / "default/1"
+    content = pickle.dumps(DummyRegressor()).replace(b"sklearn.dummy", b"sklearn.dimmy")
+    (folder / "model.joblib").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["model.joblib"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedFile, match=r"sklearn\.dimmy"):
+        store.load_active("default")
+
+
+class Faulty(Disk):
+    """A disk that fails at the operation with the given number, and counts them all."""
+
+    def __init__(self, fails_at=0):
+        self.fails_at = fails_at
+        self.done = 0
+
+    def _step(self):
+        self.done += 1
+        if self.done == self.fails_at:
+            raise OSError(28, "No space left on device")
+
+    def make_directory(self, path):
+        self._step()
+        super().make_directory(path)
+
+    def create(self, path):
+        self._step()
+        return super().create(path)
+
+    def rename(self, source, target):
+        self._step()
+        super().rename(source, target)
+
+    def replace(self, path, content):
+        self._step()
+        super().replace(path, content)
+
+    def sync_directory(self, path):
+        self._step()
+        super().sync_directory(path)
+
+
+def test_a_full_disk_at_any_operation_changes_nothing_that_is_served(store, publish):
+    whole = Faulty()
+    publish(Store(store.instance_path, whole))
+    assert whole.done > 8
+    for number in range(1, whole.done + 1):
+        active = store.state("default").active
+        try:
+            publish(Store(store.instance_path, Faulty(number)))
+        except StorageFailed as error:
+            assert error.status == 507 and "No space left" in error.detail
+        assert store.load_active("default").manifest.version >= active
+        assert not [entry for entry in (store.root / "default").iterdir() if entry.name.startswith(STAGING)]
+    assert publish(store) == store.state("default").active
+
+
+def test_what_a_dead_publisher_left_is_removed(store, publish):
+    left = store.root / "default" / f"{STAGING}0123"
+    left.mkdir()
+    (left / "model.joblib").write_bytes(b"half")
+    (store.root / "default" / f"{STAGING}4567").write_bytes(b"half")
+    publish(store)
+    assert not list((store.root / "default").glob(f"{STAGING}*"))

@@ -1,0 +1,134 @@
+"""Background training, with real child processes."""
+
+import io
+
+import pytest
+
+from flaskml.errors import JobNotFound, QueueFull, StorageFailed
+from flaskml.store import Store
+from flaskml.training.jobs import Jobs
+from flaskml.training.trainer import TrainingSpec
+from tests.conftest import mixed_table
+
+
+@pytest.fixture
+def make_jobs(tmp_path):
+    made = []
+
+    def build(limit=8, timeout=60, published=lambda name: None):
+        made.append(Jobs(tmp_path, limit=limit, timeout=timeout, published=published))
+        return made[-1]
+
+    yield build
+    for jobs in made:
+        jobs.wait()
+        jobs.roster.leave()
+
+
+def test_a_job_from_queued_to_succeeded(make_jobs, tmp_path):
+    published = []
+    jobs = make_jobs(published=published.append)
+    job_id = jobs.submit(TrainingSpec(data="iris", name="flowers"))
+    assert jobs.table.get(job_id).status in ("queued", "running")
+    jobs.wait()
+    job = jobs.table.get(job_id).to_dict()
+    assert (job["status"], job["progress"], job["model"], job["version"]) == ("succeeded", 1.0, "flowers", "1")
+    assert job["metric"] == "accuracy" and job["best_score"] > 0.9 and job["ended"] >= job["created"]
+    assert published == ["flowers"] and Store(tmp_path).state("flowers").active == "1"
+
+
+def test_an_upload_is_trained_on_and_removed(make_jobs, tmp_path):
+    jobs = make_jobs()
+    upload = io.BytesIO(mixed_table().to_csv(index=False).encode())
+    job_id = jobs.submit(TrainingSpec(data=None, target="sold"), upload, "../evil.csv")
+    jobs.wait()
+    assert jobs.table.get(job_id).status == "succeeded"
+    assert Store(tmp_path).manifest("default", "1").data == "../evil.csv"
+    assert not list((tmp_path / "run").glob("*.csv"))
+
+
+def test_a_job_that_cannot_succeed_says_why_and_the_next_one_runs(make_jobs):
+    jobs = make_jobs()
+    bad = jobs.submit(TrainingSpec(data=None, target="z"), io.BytesIO(b"a,y\n1,2\n"), "t.csv")
+    good = jobs.submit(TrainingSpec())
+    jobs.wait()
+    assert jobs.table.get(bad).status == "failed" and 'no column "z"' in jobs.table.get(bad).detail
+    assert jobs.table.get(good).status == "succeeded"
+    assert [job.id for job in jobs.table.all()] == [good, bad]
+
+
+def test_a_bounded_queue(make_jobs):
+    jobs = make_jobs(limit=2)
+    accepted = []
+    with pytest.raises(QueueFull) as caught:
+        for _ in range(4):
+            accepted.append(jobs.submit(TrainingSpec()))
+    assert caught.value.status == 429 and len(accepted) in (2, 3)
+    jobs.wait()
+    assert {jobs.table.get(job_id).status for job_id in accepted} == {"succeeded"}
+
+
+def test_one_at_a_time_across_processes(make_jobs):
+    running = []
+
+    def published(name):
+        running.append(len([job for job in first.table.all() if job.status == "running"]))
+
+    first, second = make_jobs(published=published), make_jobs(published=published)
+    for jobs in (first, second, first, second):
+        jobs.submit(TrainingSpec())
+    first.wait(), second.wait()
+    assert running == [1, 1, 1, 1]
+
+
+def test_a_job_that_takes_too_long(make_jobs):
+    jobs = make_jobs(timeout=0.2)
+    job_id = jobs.submit(TrainingSpec())
+    jobs.wait()
+    assert jobs.table.get(job_id).status == "failed" and "TRAIN_TIMEOUT" in jobs.table.get(job_id).detail
+
+
+def test_a_job_of_a_process_that_died_is_interrupted(make_jobs):
+    jobs = make_jobs()
+    for status in ("queued", "running"):
+        job_id = jobs.table.add(TrainingSpec(), "0123456789abcdef", limit=8)
+        jobs.table.update(job_id, status=status)
+        assert jobs.table.get(job_id).status == "interrupted"
+    fresh = jobs.submit(TrainingSpec())
+    jobs.wait()
+    assert jobs.table.get(fresh).status == "succeeded"
+
+
+def test_a_swap_that_fails_fails_the_job(make_jobs, caplog):
+    jobs = make_jobs(published=lambda name: 1 / 0)
+    job_id = jobs.submit(TrainingSpec())
+    jobs.wait()
+    assert jobs.table.get(job_id).status == "failed" and "log" in jobs.table.get(job_id).detail
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_unknown_jobs(make_jobs, tmp_path):
+    jobs = make_jobs()
+    assert jobs.table.all() == []
+    with pytest.raises(JobNotFound):
+        jobs.table.get("'; drop table jobs; --")
+    assert not (tmp_path / "jobs.sqlite3").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    jobs = Jobs(tmp_path / "file", limit=1, timeout=1, published=lambda name: None)
+    with pytest.raises(StorageFailed) as caught:
+        jobs.submit(TrainingSpec())
+    assert caught.value.status == 507
+
+
+def test_an_upload_that_cannot_be_stored(make_jobs):
+    class Broken(io.BytesIO):
+        def read(self, *arguments):
+            raise OSError(28, "No space left on device")
+
+    jobs = make_jobs()
+    with pytest.raises(StorageFailed, match="No space left"):
+        jobs.submit(TrainingSpec(data=None, target="y"), Broken())
+    assert [job.status for job in jobs.table.all()] == ["failed"]
