@@ -150,12 +150,17 @@ class _Ticker:
 
     def report(self, stage: Stage) -> None:
         self._stage = f"{stage.name} ({stage.fraction:.0%} of the steps done)"
+        if self._shown:
+            self._show()
 
     def _tick(self) -> None:
         while not self._stopped.wait(0.2):
-            self._write(f"{self._stage} … {time.monotonic() - self._begun:.0f} s")
+            self._show()
+
+    def _show(self) -> None:
+        self._write(f"{self._stage} … {time.monotonic() - self._begun:.0f} s")
 
     def _write(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r{text[:width]:<{width}}\r" if not text else f"\r{text[:width]:<{width}}")
+        sys.stderr.write(f"\r{text[:width]:<{width}}" if text else f"\r{'':<{width}}\r")
         sys.stderr.flush()
