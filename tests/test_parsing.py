@@ -91,7 +91,9 @@ def test_wrong_values_name_row_and_feature(parser, change, said):
     assert said in detail and f'"{feature}"' in detail and len(detail) < 300
 
 
-@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5_000, "-" + "9" * 5_000])
+@pytest.mark.parametrize(
+    "token", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5_000, "-" + "9" * 5_000], ids=len
+)
 @pytest.mark.parametrize("feature", ["a", "b"])
 def test_numbers_beyond_numbers(parser, token, feature):
     body = encode(ROW | {feature: "?"}).replace(b'"?"', token.encode())
@@ -130,6 +132,7 @@ def test_bare_lists_of_values_are_no_rows(parser):
         b"[" * 100_000 + b"]" * 100_000,
         b"{'a': 1}",
     ],
+    ids=lambda body: repr(body[:12]),
 )
 def test_not_parseable(parser, body):
     with pytest.raises(NotParseable):

@@ -127,7 +127,11 @@ def test_the_canary_sings(tmp_path):
     assert (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 10_000, b"\xff", b'{"format": 1, "active": 5}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[" * 10_000, b"\xff", b'{"format": 1, "active": 5}'],
+    ids=["empty", "bare", "deep", "no text", "wrong"],
+)
 @pytest.mark.parametrize("file", ["state.json", "1/manifest.json"])
 def test_documents_that_are_not_ours(store, content, file):
     (store.root / "default" / file).write_bytes(content)

@@ -65,6 +65,7 @@ def test_no_rows(client, value):
         (b"<x/>", "application/xml", 415),
         (b"\x80\x02", "application/octet-stream", 415),
     ],
+    ids=lambda value: repr(value)[:24],
 )
 def test_bad_input(client, body, content_type, status):
     answer = client.post("/predict", data=body, content_type=content_type)

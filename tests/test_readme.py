@@ -1,0 +1,87 @@
+"""What the README says is true."""
+
+import json
+import re
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from flaskml import cli
+from flaskml.settings import Settings, setting_names
+from tests.conftest import CHECKOUT
+from tests.test_layers import MODULES
+from tests.test_routes import ROUTES
+
+README = (CHECKOUT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def section(title):
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_two_commands():
+    first, second = blocks("sh")[:2]
+    environment = "python3 -m venv .venv && . .venv/bin/activate && pip install -e"
+    assert first.strip() == f"{environment} . && flask train && waitress-serve wsgi:app"
+    assert second.strip() == f"{environment} '.[test]' && pytest"
+
+
+def test_ci_runs_the_test_command():
+    assert "README.md" in (CHECKOUT / ".ci/run").read_text()
+
+
+def test_the_transcript(instance, monkeypatch, serve):
+    monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
+    monkeypatch.chdir(CHECKOUT)
+    transcript = blocks("console")[0]
+    told = CliRunner().invoke(cli.train).stdout
+    told = told.replace(str(instance), "instance").replace("version 2", "version 1").replace("default/2", "default/1")
+    assert told in transcript
+    server = serve()
+    assert re.search(r"INFO:waitress:Serving default version 2 \(r2 1.0000\) on http://", server.log)
+    data, answer = re.search(r"curl -d '(.*?)' .*\n(.*)\n", transcript).groups()
+    content = server.request("POST", "/predict", data, {"Content-Type": "application/x-www-form-urlencoded"})[2]
+    assert json.loads(content) == json.loads(answer) | {"version": "2"}
+
+
+def test_every_setting_stands_in_the_table_as_it_is():
+    rows = re.findall(r"^\| `([A-Z_0-9]+)` \| (.*?) \| (.*) \|$", section("Settings"), re.MULTILINE)
+    assert [name for name, _, _ in rows] == setting_names()
+    for name, default, meaning in rows:
+        field = Settings.model_fields[name.lower()]
+        assert meaning == field.description.replace("\n", " ")
+        assert name == "INSTANCE_PATH" or default == (f"`{field.default}`" if field.default else "none")
+
+
+def test_every_route_stands_in_the_table():
+    table = README.split("### Routes")[1].split("###")[0]
+    named = {(method, re.sub(r"\{.*?\}", "<>", path)) for method, path in re.findall(r"`(GET|POST) (\S+?)`", table)}
+    routes = {(method, re.sub(r"<.*?>", "<>", rule)) for rule, method in ROUTES if not rule.startswith("/static")}
+    assert named == routes
+
+
+def test_the_map_names_every_module():
+    named = set(re.findall(r"^(?:flaskml/)?\s*([\w/]+(?:\.py|/))", section("The map"), re.MULTILINE))
+    expected = {module.split(".")[1] for module in MODULES if module.count(".") == 1}
+    found = {name.rstrip("/").removesuffix(".py").removeprefix("flaskml/") for name in named}
+    mentioned = found | set(re.findall(r"(\w+)\.py says", section("The map")))
+    assert expected <= mentioned
+
+
+@pytest.mark.parametrize("options", re.findall(r"^flask train (--.*)$", README, re.MULTILINE))
+def test_the_options_exist(options):
+    known = {option for parameter in cli.train.params for option in parameter.opts}
+    assert {word for word in shlex.split(options) if word.startswith("--")} <= known
+
+
+def test_the_shown_error_is_what_is_answered(homes, home):
+    (shown,) = blocks("json")
+    row = {name: value for name, value in home.items() if name != "rooms"} | {"age": "41", "rom": 1}
+    told = {error["feature"]: error["detail"] for error in homes.post("/predict", json=row).json["errors"]}
+    for error in json.loads(shown)["errors"]:
+        assert error["detail"] == told[error["feature"]]
