@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flaskml.model import ModelSlot
+    from flaskml.publishing import publish as publish
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | None = None) -> Flask:
@@ -18,36 +19,46 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     used instead of loading a model. With no intact model it still makes an app, whose predictions answer 503. It starts
     no thread and runs no prediction. Raises `InvalidSetting`.
     """
-    from functools import partial
-
     from flask import Flask
 
     from flaskml import web
     from flaskml.blueprints import BLUEPRINTS
-    from flaskml.model import Loader, describe
+    from flaskml.model import describe
+    from flaskml.processes import Roster, Watcher
+    from flaskml.publishing import open_store, trial_limits
+    from flaskml.registry import Registry
     from flaskml.serving.plain import announce
-    from flaskml.store import Store
     from flaskml.training.jobs import Jobs
 
-    settings, values = web.load_settings(config)
+    settings, values = web.flask_settings(config)
     app = Flask(__name__, instance_path=str(settings.instance_path))
     app.config.update(values)
 
-    store = Store(settings.instance_path)
-    loader = Loader(store, settings.max_rows)
-    slot = slot or loader.load_slot(settings.model_name)
-    jobs = Jobs(
-        settings.instance_path,
-        limit=settings.train_queue,
-        timeout=settings.train_timeout,
-        published=partial(loader.refresh, slot),
-    )
-    app.extensions.update(settings=settings, store=store, model=slot, jobs=jobs)
+    store = open_store(settings)
+    registry = Registry(store, trial_limits(settings), settings.max_rows)
+    slot = registry.adopt(slot) if slot else registry.expect(settings.model_name)
+    for name in store.names():
+        registry.expect(name)
 
-    app.url_map.converters["model_name"] = web.ModelNameConverter  # Before the routes that use it.
-    for blueprint in BLUEPRINTS:
+    roster = Roster(settings.instance_path)
+    watcher = Watcher(roster, store.look, registry.refresh)
+    jobs = Jobs(settings, roster, published=watcher.catch_up)
+    app.extensions.update(settings=settings, store=store, registry=registry, watcher=watcher, jobs=jobs)
+    app.extensions.update(model=slot, models=registry.slots)
+
+    app.url_map.converters.update(model_name=web.ModelNameConverter, version=web.VersionConverter)
+    for blueprint in BLUEPRINTS:  # After the converters that their routes use.
         app.register_blueprint(blueprint)
     web.install(app)
     web.compile_templates(app)
     announce(lambda: describe(slot.current))
     return app
+
+
+def __getattr__(name: str) -> Any:
+    """`publish`, imported when it is first asked for: it brings scikit-learn's world with it."""
+    if name == "publish":
+        from flaskml.publishing import publish
+
+        return publish
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

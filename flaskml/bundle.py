@@ -22,11 +22,12 @@ format to the tests, which must go on loading.
 
 MODEL_FILE = "model.joblib"
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 
 RECORDED = ("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas")
 """Packages whose versions decide whether a stored estimator still gives the same answers."""
 
-Task: TypeAlias = Literal["classification", "regression"]
+Task: TypeAlias = Literal["classification", "regression", "clustering", "outliers", "transformation"]
 
 
 class Score(BaseModel):
@@ -59,8 +60,8 @@ class Facts(BaseModel):
     task: Task
     """What kind of question the estimator answers."""
 
-    target: str | None
-    """The name of the column that it predicts."""
+    target: str | None = None
+    """The name of the column that it predicts, if it was said."""
 
     estimator: str
     """The estimator, for people."""
@@ -69,18 +70,18 @@ class Facts(BaseModel):
     """Where the training rows came from: a built-in name or a file's name without its folder."""
 
     rows: int
-    """How many rows it was fitted on."""
+    """How many rows it was fitted on, or that the sample has which came with it."""
 
-    seed: int
-    """The seed of the split and of the estimator."""
+    seed: int | None = None
+    """The seed of the split and of the estimator, if we fitted it."""
 
-    score: Score | None
+    score: Score | None = None
     """The held-out score; None where none was measured."""
 
     schema_: Annotated[Schema, Field(alias="schema")]
     """The features."""
 
-    runtime: str = "sklearn"
+    runtime: Literal["sklearn"] = "sklearn"
     """What computes."""
 
 
@@ -94,7 +95,7 @@ class Manifest(Facts):
     """When it was stored, ISO 8601 in UTC."""
 
     environment: Mapping[str, str]
-    """The versions of Python and of the packages in `RECORDED`."""
+    """The versions of Python and of the packages in `RECORDED`, and the kind of machine."""
 
     files: Mapping[str, FileRecord]
     """Every other file of the version, by name."""
@@ -114,7 +115,7 @@ class Bundle:
 
 def environment() -> dict[str, str]:
     """The versions of what is running now."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in RECORDED:
         try:
             found[package] = version(package)

@@ -68,6 +68,11 @@ class Report:
             return
         seen = set()
         for detail in error.errors(include_url=False, include_input=False, include_context=False):
+            if self.full:  # Each sentence costs a search for the nearest name.
+                return
+            if not detail["loc"]:
+                self._problems.append(Problem(index, None, "a name in it is not Unicode text"))
+                continue
             name = str(detail["loc"][0])
             if name not in seen:  # A union reports once for each of its members.
                 seen.add(name)
@@ -81,7 +86,7 @@ class Report:
     def _wrong_row(self, row: object) -> str:
         if isinstance(row, list):
             count = len(self._features)
-            return f'a row is an object, or under "instances" a list of {count} values, not a list of {len(row)}'
+            return f'a row is an object of features; a list of all {count} values is one under "instances" only'
         return f"a row is an object with a value for each feature, not {_shown(row)}"
 
     def _sentence(self, name: str, row: dict[str, Any], detail: ErrorDetails) -> str:

@@ -63,12 +63,14 @@ class NotParseable(FlaskmlError):
 
 
 class InvalidInput(FlaskmlError):
-    """A body that parses and whose rows the model does not take."""
+    """A body that parses and is not what is taken; of many problems the first are told."""
 
     status = 422
     title = "Input not acceptable"
 
     def __init__(self, problems: Sequence[Problem], *, more: bool = False) -> None:
+        more = more or len(problems) > PROBLEMS_SHOWN
+        problems = problems[:PROBLEMS_SHOWN]
         count = f"more than {len(problems)}" if more else str(len(problems))
         noun = "problem" if count == "1" else "problems"
         first = problems[0]
@@ -127,28 +129,131 @@ class VersionNotFound(FlaskmlError):
         super().__init__(f'Model "{name}" has no version {version}; GET /models/{name} lists those it has.')
 
 
+class InvalidAlias(FlaskmlError):
+    """A name that cannot stand for a version."""
+
+    status = 422
+    title = "Invalid alias"
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(
+            f'"{alias[:100]}" cannot be an alias: use small letters, digits, ".", "_", "-", not digits alone.'
+        )
+
+
+class VersionNotServed(FlaskmlError):
+    """A version that is stored, if at all, and not in memory: loading it would make a request wait for the disk."""
+
+    status = 404
+    title = "Version not served"
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(
+            f'Version {version[:20]} of "{name}" is not served here; activate it, or give it an alias: '
+            f"flask models alias {name} ALIAS {version[:20]}."
+        )
+
+
+class VersionInUse(FlaskmlError):
+    """A version that cannot be removed, because requests are answered by it."""
+
+    status = 409
+    title = "Version in use"
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(
+            f'Version {version} of "{name}" is active or has an alias; give both to another version first.'
+        )
+
+
+class NothingToRollBackTo(FlaskmlError):
+    """A model whose first activation is its last."""
+
+    status = 409
+    title = "Nothing to roll back to"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'No version of "{name}" was active before the present one; GET /models/{name} has the history.'
+        )
+
+
+class VersionRejected(FlaskmlError):
+    """A version that may not serve, because its trial went wrong. What was served before still is."""
+
+    status = 409
+    title = "Version rejected"
+
+    def __init__(self, name: str, version: str, reason: str) -> None:
+        super().__init__(f'Version {version} of "{name}" was rejected in its trial: {reason}')
+
+
+class NotPublishable(FlaskmlError):
+    """An estimator or a sample that no version can be made of."""
+
+    status = 422
+    title = "Not publishable"
+
+
 class NoActiveVersion(FlaskmlError):
-    """The model that should answer has never been published."""
+    """The model that should answer has no active version."""
 
     status = 503
     title = "No model"
     retry_after = 10
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        option = "" if name == "default" else f" --name {name}"
-        others = f" The store holds: {', '.join(known)} (setting MODEL_NAME picks one)." if known else ""
-        super().__init__(f'There is no model "{name}" yet. Train one: flask train{option}.{others}')
+    def __init__(self, name: str, known: Sequence[str], versions: Sequence[str] = ()) -> None:
+        if versions:
+            sentence = f'No version of "{name}" is active. Activate one: flask models activate {name} {versions[-1]}.'
+        else:
+            sentence = f'There is no model "{name}" yet. Train one: {train_command(name)}.'
+        super().__init__(sentence + others_held(name, known))
 
 
 class DamagedFile(FlaskmlError):
-    """A file of the store that is missing, altered or not ours. `file` is relative to the instance folder."""
+    """A file of a model that is missing, altered or not ours. `file` is relative to the instance folder."""
 
     status = 503
     title = "Damaged model store"
     retry_after = 60
 
-    def __init__(self, file: str, reason: str, remedy: str) -> None:
+    def __init__(self, file: str, reason: str, name: str | None = None, remedy: str = "") -> None:
+        remedy = (
+            remedy or f"Restore the file from a backup, or train a new version: {train_command(name or 'default')}."
+        )
         super().__init__(f"{file}: {reason}. {remedy}")
+
+
+class Unavailable(FlaskmlError):
+    """A model that cannot answer, for the reason of another error."""
+
+    status = 503
+    title = "Model not available"
+    retry_after = 60
+
+    def __init__(self, reason: FlaskmlError, name: str, known: Sequence[str]) -> None:
+        super().__init__(reason.detail + others_held(name, known))
+
+
+class NotAnswerable(FlaskmlError):
+    """Rows that are as the schema wants them and that the estimator still refuses."""
+
+    status = 422
+    title = "Input not acceptable"
+
+    def __init__(self) -> None:
+        super().__init__("The model cannot compute an answer to these rows; a number may be too large for it.")
+
+
+def train_command(name: str) -> str:
+    """What to type to train a version of the model."""
+    return "flask train" if name == "default" else f"flask train --name {name}"
+
+
+def others_held(name: str, known: Sequence[str]) -> str:
+    """The sentence that names the other models there are, if any."""
+    others = [other for other in known if other != name]
+    return f" The store holds: {', '.join(others[:20])} (setting MODEL_NAME picks one)." if others else ""
 
 
 class StorageFailed(FlaskmlError):
@@ -168,12 +273,6 @@ class InvalidTraining(FlaskmlError):
 
     status = 422
     title = "Training not possible"
-
-
-class TrainingFailed(FlaskmlError):
-    """A fit that ended without a model."""
-
-    title = "Training failed"
 
 
 class JobNotFound(FlaskmlError):

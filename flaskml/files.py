@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -78,13 +79,16 @@ class Disk:
 
     def read(self, path: Path) -> bytes:
         """The whole content of a regular file; a symbolic link is refused."""
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        with self._open(path) as file:
             return file.read()
 
-    def digest(self, path: Path) -> str:
-        """The SHA-256 of the file, in hex."""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def digest(self, path: Path) -> tuple[int, str]:
+        """The size of the regular file, and its SHA-256 in hex; a symbolic link is refused."""
+        with self._open(path) as file:
+            return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _open(self, path: Path) -> BufferedReader:
+        return open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "rb")
 
 
 def lock_file(file: BinaryIO, *, wait: bool = False, shared: bool = False) -> bool:
@@ -106,7 +110,7 @@ def lock_file(file: BinaryIO, *, wait: bool = False, shared: bool = False) -> bo
 def _lock_on_windows(file: BinaryIO, *, wait: bool) -> bool:
     import msvcrt
 
-    file.seek(0)
+    file.seek(2**30)  # A locked byte cannot be read by others: one that no file has.
     mode = "LK_LOCK" if wait else "LK_NBLCK"
     while True:
         try:

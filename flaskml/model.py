@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,12 +11,13 @@ import numpy as np
 from pydantic_core import to_json
 
 from flaskml.bundle import Bundle, Manifest
-from flaskml.errors import FlaskmlError
+from flaskml.errors import FlaskmlError, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.parsing import Parser, Rows
 from flaskml.runtimes import open_runtime
 from flaskml.runtimes.base import Runtime
 from flaskml.schema import Schema
-from flaskml.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,17 @@ class Predictor:
 
     def predict(self, rows: Rows) -> np.ndarray:
         """One prediction per row: shape (rows,), or (rows, outputs)."""
-        return self.runtime.predict(rows.table) if len(rows.table) else np.empty(0)
+        if not len(rows.table):
+            return np.empty(0)
+        try:
+            return self.runtime.predict(rows.table)
+        except (ValueError, OverflowError) as error:  # Numbers that are finite and overflow inside the estimator.
+            logger.warning("%s version %s refused rows: %s", self.manifest.model, self.manifest.version, error)
+            raise NotAnswerable from error
+
+    def warm(self) -> None:
+        """Answers a made-up row, so that the first client does not pay for what a first call does."""
+        self.predict(self.parser.parse_table(self.schema.example))
 
     def answer(self, rows: Rows, predictions: np.ndarray) -> bytes:
         """The predictions as JSON of the native contract; what is not finite becomes null."""
@@ -54,7 +67,8 @@ class Absent:
     reason: FlaskmlError
 
     def __getattr__(self, _: str) -> Any:
-        raise self.reason
+        # One error is raised again and again: its traceback must not gather the frames of all who met it.
+        raise self.reason.with_traceback(None)
 
 
 Current: TypeAlias = Predictor | Absent
@@ -64,11 +78,13 @@ Current: TypeAlias = Predictor | Absent
 class ModelSlot:
     """Holds one model's current predictor. Reading `current` once is all that a request needs; a swap replaces it."""
 
-    __slots__ = ("current", "name")
+    __slots__ = ("current", "name", "versions")
 
-    def __init__(self, name: str, current: Current) -> None:
+    def __init__(self, name: str, current: Current | None = None) -> None:
         self.name = name
-        self.current = current
+        self.current: Current = current or Absent(NoActiveVersion(name, ()))
+        self.versions: Mapping[str, Predictor] = {}
+        """The predictors that answer when a version is named: the current one and those with an alias."""
 
     def __repr__(self) -> str:
         return f"<ModelSlot {describe(self.current)}>"
@@ -78,9 +94,17 @@ class ModelSlot:
         """What the current version records about itself; None if there is no model."""
         return self.current.manifest if isinstance(self.current, Predictor) else None
 
-    def swap(self, predictor: Predictor) -> None:
-        """Puts `predictor` in place for all who read from now on; who has read the old one finishes with it."""
-        self.current = predictor
+    def swap(self, current: Current, versions: Mapping[str, Predictor] | None = None) -> None:
+        """Puts `current` in place for all who read from now on; who has read the old one finishes with it."""
+        self.versions = versions or {}
+        self.current = current
+
+    def version(self, version: str) -> Predictor:
+        """The predictor of a version that is active or has an alias. Raises `VersionNotServed` for any other."""
+        predictor = self.versions.get(version)
+        if predictor is None:
+            raise VersionNotServed(self.name, version)
+        return predictor
 
     def predict(self, rows: Any) -> np.ndarray:
         """One prediction per row, as an array: shape (rows,), or (rows, outputs).
@@ -102,30 +126,6 @@ def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
         runtime=open_runtime(bundle),
         signature=b"," + signature[1:],
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Loader:
-    """Brings versions from a store into slots."""
-
-    store: Store
-    max_rows: int
-
-    def load_slot(self, name: str) -> ModelSlot:
-        """A slot with the active version of the model, or with the reason why there is none."""
-        try:
-            return ModelSlot(name, self.open(name))
-        except FlaskmlError as error:
-            return ModelSlot(name, Absent(error))
-
-    def open(self, name: str) -> Predictor:
-        """The predictor of the active version. Raises `NoActiveVersion` or `DamagedFile`."""
-        return open_predictor(self.store.load_active(name), max_rows=self.max_rows)
-
-    def refresh(self, slot: ModelSlot, name: str) -> None:
-        """Swaps in the active version if the model is the slot's. It is loaded before the old one goes."""
-        if slot.name == name:
-            slot.swap(self.open(name))
 
 
 def describe(current: Current) -> str:

@@ -1,14 +1,39 @@
-"""The processes that serve one instance folder, each known by a file that it holds locked."""
+"""The processes that serve one instance folder: who they are, and how each follows what changes."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
 from flaskml.files import Disk, lock_file
 
+logger = logging.getLogger(__name__)
+
 _SUFFIX = ".process"
+
+TURN = 0.1
+"""Seconds between two looks at the store. An activation takes as long to be seen, and a look costs microseconds."""
+
+ASKING = 0.02
+"""Seconds between two looks at what other processes have told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A live process, and which generation of each model it serves."""
+
+    id: str
+    pid: int
+    generations: Mapping[str, int]
 
 
 class Roster:
@@ -17,29 +42,62 @@ class Roster:
     def __init__(self, instance_path: Path, disk: Disk | None = None) -> None:
         self.folder = instance_path / "run"
         self.disk = disk or Disk()
-        self._entry: tuple[str, BinaryIO] | None = None
+        self._entry: tuple[int, str, BinaryIO] | None = None
 
     def enter(self) -> str:
         """Enters this process, once, and returns the id it is known by. Raises OSError in a read-only folder."""
-        if self._entry is None:
+        if self._entry is None or self._entry[0] != os.getpid():  # A child after a fork is another process.
             self.disk.make_directory(self.folder)
             with self.disk.lock(self.folder / ".lock"):
                 self._remove_dead()
                 member = token_hex(8)
                 file = open(self._path(member), "xb")  # noqa: SIM115 - open, and so locked, while the process lives
                 lock_file(file)
-            self._entry = (member, file)
-        return self._entry[0]
+            self._entry = (os.getpid(), member, file)
+            self.tell({})
+        return self._entry[1]
+
+    def tell(self, generations: Mapping[str, int]) -> None:
+        """Tells all who ask what this process serves, if it has entered."""
+        if self._entry is not None:
+            file = self._entry[2]
+            file.seek(0)
+            file.write(json.dumps({"pid": os.getpid(), "generations": dict(generations)}).encode())
+            file.truncate()
+            file.flush()
 
     def is_alive(self, member: str) -> bool:
         """Whether the process with that id still runs."""
-        if self._entry is not None and self._entry[0] == member:
+        if self._entry is not None and self._entry[1] == member:
             return True
         try:
             with open(self._path(member), "rb") as file:
                 return not lock_file(file, shared=True)
         except FileNotFoundError:
             return False
+
+    def members(self) -> Iterator[Member]:
+        """Every live process and what it tells."""
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            member = path.name.removesuffix(_SUFFIX)
+            if self.is_alive(member):
+                yield self._member(member, path)
+
+    def _member(self, member: str, path: Path) -> Member:
+        try:
+            told = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # It is just being written; the next look sees it whole.
+            told = {"pid": 0, "generations": {}}
+        return Member(member, told["pid"], told["generations"])
+
+    def lagging(self, name: str, generation: int, seconds: float) -> list[Member]:
+        """The live processes that do not serve that generation of the model yet, after at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            late = [member for member in self.members() if member.generations.get(name, -1) < generation]
+            if not late or time.monotonic() >= deadline:
+                return late
+            time.sleep(ASKING)
 
     def path_for(self, name: str) -> Path:
         """Where this process may keep a file of its own; it is removed when the process is found dead."""
@@ -48,7 +106,7 @@ class Roster:
     def leave(self) -> None:
         """Ends the membership of this process, if it has one."""
         if self._entry is not None:
-            member, file = self._entry
+            _, member, file = self._entry
             file.close()
             self._path(member).unlink(missing_ok=True)
             self._entry = None
@@ -62,3 +120,58 @@ class Roster:
 
     def _path(self, member: str) -> Path:
         return self.folder / f"{member}{_SUFFIX}"
+
+
+class Watcher:
+    """Keeps a process in step with the store, from its first request on.
+
+    `look` tells in some form what the store holds; when that changes, `follow` is called and returns the generations
+    that the process serves from then on, which the roster is told.
+    """
+
+    def __init__(self, roster: Roster, look: Callable[[], object], follow: Callable[[], Mapping[str, int]]) -> None:
+        self.roster = roster
+        self.look = look
+        self.follow = follow
+        self._pid = 0
+        self._mutex = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def join(self) -> None:
+        """Enters the roster, catches up with the store, and starts to watch: once in a process, before it answers.
+
+        Who activates a version waits for the roster. So a process is in it before it compares, and no request that is
+        sent after an activation was acknowledged is answered by the version before.
+        """
+        if self._pid == os.getpid():
+            return
+        with self._mutex:
+            if self._pid != os.getpid():
+                with contextlib.suppress(OSError):  # A folder that is read-only is served all the same.
+                    self.roster.enter()
+                seen = self.look()
+                self.catch_up()
+                self._thread = threading.Thread(target=self._watch, args=(seen,), name="flaskml-watcher", daemon=True)
+                self._thread.start()
+                self._pid = os.getpid()
+
+    def catch_up(self) -> None:
+        """Brings this process to what the store holds now, and tells the roster."""
+        self.roster.tell(self.follow())
+
+    def _watch(self, seen: object) -> None:
+        while not self._stopped.wait(TURN):
+            try:
+                if (now := self.look()) != seen:
+                    self.catch_up()
+                    seen = now
+            except OSError:  # The folder may be gone for a while; what is in memory goes on serving.
+                logger.exception("The store cannot be watched")
+
+    def stop(self) -> None:
+        """Ends the watching, and the membership of this process."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.roster.leave()

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Kind: TypeAlias = Literal["float", "integer", "boolean", "category", "text"]
-Layout: TypeAlias = Literal["array", "frame"]
+Layout: TypeAlias = Literal["array", "objects", "frame"]
 Value: TypeAlias = float | int | bool | str | None
 Table: TypeAlias = "np.ndarray | pd.DataFrame"
 
@@ -51,6 +51,12 @@ class Feature(BaseModel):
 
     categories: tuple[str, ...] | None = None
     """The closed set, sorted, for a category."""
+
+    @model_validator(mode="after")
+    def _closed(self) -> Feature:
+        if (self.kind == "category") != bool(self.categories):
+            raise ValueError("a category has categories, and nothing else has")
+        return self
 
     @property
     def is_number(self) -> bool:
@@ -90,16 +96,22 @@ class Feature(BaseModel):
         return names if len(categories) <= LISTED else f"{names}, … ({len(categories)} in all)"
 
 
+def _named_apart(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    if len({feature.name for feature in features}) < len(features):
+        raise ValueError("two features have the same name")
+    return features
+
+
 class Schema(BaseModel):
     """The features of an estimator in the order it was fitted on, and whether it takes an array or a named frame."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    features: tuple[Feature, ...]
+    features: Annotated[tuple[Feature, ...], Field(min_length=1), AfterValidator(_named_apart)]
     """At least one, with different names."""
 
     layout: Layout
-    """`array`: float64, shape (rows, features). `frame`: a DataFrame whose columns are the features."""
+    """`array`: float64, shape (rows, features). `objects`: the same of Python objects. `frame`: a DataFrame."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,6 +127,9 @@ class Schema(BaseModel):
         """The table that the estimator takes, from valid rows with their values in schema order; null becomes NaN."""
         if self.layout == "array":
             return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.features))
+        if self.layout == "objects":
+            values = [[np.nan if value is None else value for value in row] for row in rows]
+            return np.array(values, dtype=object).reshape(len(rows), len(self.features))
         return self.frame(list(zip(*rows, strict=True)) if rows else [()] * len(self.features))
 
     def frame(self, columns: Sequence[Sequence[Any] | np.ndarray]) -> pd.DataFrame:
@@ -157,7 +172,8 @@ def _feature(name: str, column: pd.Series) -> Feature:
     if is_bool_dtype(known) or (len(known) and set(known.map(type)) == {bool}):
         return Feature(name=name, kind="boolean", nullable=nullable)
     if is_numeric_dtype(known):
-        kind: Kind = "integer" if is_integer_dtype(known) else "float"
+        whole = is_integer_dtype(known) and (not len(known) or -(2**63) <= known.min() <= known.max() < 2**63)
+        kind: Kind = "integer" if whole else "float"
         return Feature(name=name, kind=kind, nullable=nullable, minimum=known.min(), maximum=known.max())
     distinct = sorted(set(known.map(str)))
     if len(distinct) > CATEGORIES_KEPT:
@@ -168,7 +184,9 @@ def _feature(name: str, column: pd.Series) -> Feature:
 def conform(frame: pd.DataFrame, schema: Schema) -> Table:
     """The training table in the form that `Schema.table` gives to requests."""
     columns = [_training_values(frame[feature.name], feature) for feature in schema.features]
-    return np.column_stack(columns).astype(np.float64) if schema.layout == "array" else schema.frame(columns)
+    if schema.layout == "frame":
+        return schema.frame(columns)
+    return np.column_stack(columns).astype(np.float64 if schema.layout == "array" else object)
 
 
 def _training_values(column: pd.Series, feature: Feature) -> np.ndarray:

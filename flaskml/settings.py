@@ -7,9 +7,11 @@ over the environment, the environment over the file.
 
 from __future__ import annotations
 
+import os
+import runpy
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -57,6 +59,21 @@ class Settings(BaseModel):
     ] = ()
     """SHA-256, in hex, of each token that may change state; with none, only this machine may."""
 
+    keep_versions: Annotated[int, Field(ge=1)] = 10
+    """Newest versions of a model that are kept; those active, aliased or needed for a rollback are kept besides."""
+
+    signing_key_file: Path | None = None
+    """File of the key that signs manifests; unset, signing.key in the instance folder, made on first use."""
+
+    store_checks: Literal["strict", "warn"] = "strict"
+    """Whether models that others could have changed (owner, permissions, links) are refused or only logged."""
+
+    trial_timeout: Annotated[int, Field(ge=1)] = 60
+    """Longest that a new version may take to load and to replay its golden rows."""
+
+    trial_memory: Annotated[int, Field(ge=2**26)] = 2 * 1024**3
+    """Memory that a trial may take beside four times the size of the model file and what the libraries hold."""
+
     trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """Host names that requests may be addressed to (`.example.org` takes its subdomains too); with none, any."""
 
@@ -67,6 +84,28 @@ def find_instance_path(environ: Mapping[str, str]) -> Path:
         return Path(named).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout / "instance" if (checkout / "setup.cfg").is_file() else Path.cwd() / "instance"
+
+
+def load_settings(
+    config: Mapping[str, Any], *, passing: Collection[str] | None = None
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings, and every value found under its capital name: `config.py`, then the environment, then `config`.
+
+    Names in `passing` belong to somebody else; None lets every unknown name pass. Raises `InvalidSetting`.
+    """
+    instance_path = Path(config.get("INSTANCE_PATH") or find_instance_path(os.environ)).resolve()
+    file = _from_file(instance_path / "config.py")
+    if "INSTANCE_PATH" in file:
+        raise InvalidSetting("INSTANCE_PATH", "it says where config.py lies; set FLASKML_INSTANCE_PATH instead.")
+    values = {**file, **from_environment(os.environ), **config, "INSTANCE_PATH": instance_path}
+    others = passing if passing is not None else values.keys() - set(setting_names())
+    return read_settings(values, passing=others), values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The capital names that the Python file at `path` defines; none if there is no file."""
+    defined = runpy.run_path(str(path)) if path.is_file() else {}
+    return {name: value for name, value in defined.items() if name.isupper()}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,30 +1,31 @@
 """All versions of all models, as folders under the instance folder.
 
-    models/<name>/<version>/model.joblib, manifest.json   never changed once named
-    models/<name>/state.json                              which version is active; replaced whole
+    models/<name>/<version>/     one version; `archive` has what is in it
+    models/<name>/state.json     which version is active; the one file that is ever replaced
 
-A version is written beside its place, synced, and renamed into it. Its bytes are compared with its manifest before any
-of them is unpickled. Readers take no lock.
+A version is written beside its place, synced, and renamed into it, and never changed after. Writers hold the model's
+lock; readers take none.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from flaskml.bundle import MANIFEST_FILE, MODEL_FILE, Bundle, Facts, FileRecord, Manifest, environment
-from flaskml.errors import DamagedFile, ModelNotFound, NoActiveVersion, StorageFailed, VersionNotFound
+from flaskml.archive import Archive
+from flaskml.bundle import Bundle, Facts, Manifest, environment
+from flaskml.custody import Custody
+from flaskml.errors import InvalidAlias, ModelNotFound, NoActiveVersion, StorageFailed, VersionNotFound, VersionRejected
 from flaskml.files import STAGING, Disk
+from flaskml.golden import Golden
 from flaskml.settings import MODEL_NAME
+from flaskml.signing import KEY_FILE, Signer
+from flaskml.state import UNUSED, State
 
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
@@ -32,49 +33,18 @@ LOCK_FILE = ".lock"
 _NAME = re.compile(MODEL_NAME, re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 
-Document = TypeVar("Document", bound=BaseModel)
-
-
-class Activation(BaseModel):
-    """One change of the active version."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: str
-    at: str
-    reason: str
-
-
-class State(BaseModel):
-    """What changes about a model: the active version and how it came to be active."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    format: Literal[1]
-    generation: int
-    """Counts the changes; whoever sees a larger one has old news."""
-
-    active: str | None
-    history: tuple[Activation, ...]
-    """Every activation, oldest first."""
-
-    def activate(self, version: str, reason: str) -> State:
-        """The state after `version` has become the active one."""
-        entry = Activation(version=version, at=now(), reason=reason)
-        return State(format=1, generation=self.generation + 1, active=version, history=(*self.history, entry))
-
-
-UNUSED = State(format=1, generation=0, active=None, history=())
-"""The state of a model of which no version has been active yet."""
-
 
 class Store:
-    """The models under `instance_path`. Names and versions that are not well-formed are not found, and never a path."""
+    """The models under `instance_path`. What is not a name or a number is not found, and never a path."""
 
-    def __init__(self, instance_path: Path, disk: Disk | None = None) -> None:
+    def __init__(
+        self, instance_path: Path, disk: Disk | None = None, *, key_file: Path | None = None, strict: bool = True
+    ) -> None:
         self.instance_path = instance_path
         self.root = instance_path / "models"
         self.disk = disk or Disk()
+        signer = Signer(key_file or instance_path / KEY_FILE, self.disk)
+        self.archive = Archive(instance_path, self.disk, signer, Custody(self.root, strict=strict))
 
     def names(self) -> list[str]:
         """The models that have a version, in order."""
@@ -88,34 +58,49 @@ class Store:
             raise ModelNotFound(name, self.names())
         return [str(number) for number in numbers]
 
+    def look(self) -> object:
+        """Something that differs whenever the state of any model does; it reads no file."""
+        stamps = []
+        for name in self.names():
+            with contextlib.suppress(OSError):
+                found = self._state_file(name).stat()
+                stamps.append((name, found.st_ino, found.st_mtime_ns, found.st_size))
+        return stamps
+
     def state(self, name: str) -> State:
         """What is active. Raises `ModelNotFound`, or `DamagedFile` if the state cannot be read."""
-        path = self._folder(name) / STATE_FILE
+        path = self._state_file(name)
         if not path.exists():
             self.versions(name)
             return UNUSED
-        remedy = "Restore the file, or train again after moving it away."
-        return self._read_document(path, State, remedy)
+        return self.archive.document(path, State, name)
 
     def manifest(self, name: str, version: str) -> Manifest:
         """What the version says about itself. Raises `VersionNotFound`, or `DamagedFile`."""
-        path = self._folder(name) / _checked(version, name) / MANIFEST_FILE
-        if not path.parent.is_dir():
-            raise VersionNotFound(name, version)
-        manifest = self._read_document(path, Manifest, self._remedy(name))
-        if (manifest.model, manifest.version) != (name, version):
-            raise self._damaged(path, f"it belongs to {manifest.model} version {manifest.version}", name)
-        return manifest
+        return self.archive.manifest(self.folder(name, version))
 
-    def load(self, name: str, version: str) -> Bundle:
-        """The version in memory.
+    def golden(self, manifest: Manifest) -> Golden:
+        """The golden rows of the version. Raises `DamagedFile`."""
+        return self.archive.golden(self.folder(manifest.model, manifest.version), manifest)
 
-        Its model file is read once and compared with the manifest before a byte of it is unpickled. Raises
-        `VersionNotFound`, or `DamagedFile` naming the file that is at fault.
+    def check(self, name: str, version: str) -> Manifest:
+        """Checks all that can be checked of a version without loading it. Raises `DamagedFile`."""
+        return self.archive.check(self.folder(name, version))
+
+    def load(self, name: str, version: str, *, mapped: bool | None = None) -> Bundle:
+        """The version in memory; if `mapped`, with large arrays mapped read-only from its file.
+
+        What `mapped` leaves open is taken from the trial of the version in this environment. Nothing is unpickled
+        before owner, permissions, signature and digest have been found right. Raises `VersionNotFound`, or
+        `DamagedFile` naming the file that is at fault.
         """
-        manifest = self.manifest(name, version)
-        path = self._folder(name) / version / MODEL_FILE
-        return Bundle(manifest, self._unpickle(path, self._verified(path, manifest), name))
+        folder = self.folder(name, version)
+        self.archive.custody.check(folder)
+        manifest = self.archive.manifest(folder)
+        if mapped is None:
+            verdict = self.state(name).verdict(version, environment_key())
+            mapped = verdict is not None and verdict.mapped
+        return Bundle(manifest, self.archive.estimator(folder, manifest, mapped=mapped))
 
     def load_active(self, name: str) -> Bundle:
         """The active version in memory. Raises `NoActiveVersion` if there is none, else as `load`."""
@@ -124,71 +109,110 @@ class Store:
         except ModelNotFound:
             active = None
         if active is None:
-            raise NoActiveVersion(name, self.names())
+            raise self.nothing_active(name)
         return self.load(name, active)
 
-    def publish(self, name: str, estimator: Any, facts: Facts) -> Manifest:
+    def nothing_active(self, name: str) -> NoActiveVersion:
+        """The error that says what to do about a model without an active version."""
+        return NoActiveVersion(name, self.names(), [str(number) for number in self._numbers(self._folder(name))])
+
+    def publish(self, name: str, estimator: Any, facts: Facts, golden: Golden) -> Manifest:
         """Stores the estimator as the next version of the model. It is not active yet. Raises `StorageFailed`."""
-        with self._writing(name) as folder:
-            self._sweep(folder)
-            version = str(max(self._numbers(folder), default=0) + 1)
+        with self.writing(name) as folder:
+            highest = max(self._numbers(folder), default=0)
+            if self._state_file(name).exists():
+                highest = max(highest, self.state(name).highest)
             staged = folder / f"{STAGING}{token_hex(8)}"
             try:
-                manifest = self._write(staged, estimator, facts, name, version)
-                self.disk.rename(staged, folder / version)
+                manifest = self.archive.write(staged, str(highest + 1), name, estimator, facts, golden)
+                self.disk.rename(staged, folder / manifest.version)
             except BaseException:
                 self.disk.remove_tree(staged)
                 raise
         return manifest
 
-    def activate(self, name: str, version: str, reason: str) -> State:
-        """Makes a stored version the active one; the new state. Raises `VersionNotFound` or `StorageFailed`."""
+    def activate(self, name: str, version: str, reason: str, *, unless_newer: bool = False) -> State:
+        """Makes a version active that was accepted in this environment. Raises `VersionRejected` for any other.
+
+        With `unless_newer`, an active version that is newer stays: of two who publish at once the later one wins.
+        """
         self.manifest(name, version)
-        with self._writing(name) as folder:
-            state = self.state(name).activate(version, reason)
-            self.disk.replace(folder / STATE_FILE, state.model_dump_json(indent=2).encode())
-        return state
+        verdict = self.state(name).verdict(version, environment_key())
+        if verdict is None or not verdict.accepted:
+            raise VersionRejected(name, version, verdict.reason if verdict else "it has had no trial here.")
 
-    def _write(self, staged: Path, estimator: Any, facts: Facts, name: str, version: str) -> Manifest:
-        import joblib
+        def change(state: State) -> State:
+            keep = unless_newer and state.active is not None and int(state.active) > int(version)
+            return state if keep else state.activate(version, reason)
 
-        self.disk.make_directory(staged)
-        with self.disk.create(staged / MODEL_FILE) as file:
-            joblib.dump(estimator, file)
-        model = staged / MODEL_FILE
-        record = FileRecord(sha256=self.disk.digest(model), size=model.stat().st_size)
-        manifest = Manifest(
-            **facts.model_dump(by_alias=True),
-            format=1,
-            model=name,
-            version=version,
-            created=now(),
-            environment=environment(),
-            files={MODEL_FILE: record},
-        )
-        with self.disk.create(staged / MANIFEST_FILE) as file:
-            file.write(manifest.to_json())
-        self.disk.sync_directory(staged)
-        return manifest
+        return self.change(name, change)
+
+    def alias(self, name: str, alias: str, version: str) -> State:
+        """Lets a name stand for a stored version. Raises `VersionNotFound`, or `InvalidAlias`."""
+        self.manifest(name, version)
+        if not _NAME.fullmatch(alias) or alias.isdigit():
+            raise InvalidAlias(alias)
+        return self.change(name, lambda state: state.alias(alias, version))
+
+    def change(self, name: str, change: Callable[[State], State]) -> State:
+        """Replaces the state of the model by what `change` makes of it, under the lock. Raises `StorageFailed`."""
+        with self.writing(name):
+            return self._change(name, change)
+
+    def delete(self, name: str, version: str) -> None:
+        """Removes a version that answers no request; one that is not there is no error. Raises `VersionInUse`."""
+        path = self.folder(name, version, must_exist=False)
+        with self.writing(name) as folder:
+            if path.is_dir():
+                highest = max(self._numbers(folder))
+                self._change(name, lambda state: state.forget(version, name, highest))
+                gone = folder / f"{STAGING}{token_hex(8)}"
+                self.disk.rename(path, gone)
+                self.disk.remove_tree(gone)
+
+    def clean(self, name: str, keep: int) -> None:
+        """Removes all but the newest `keep` versions and those that are still needed."""
+        kept = self.state(name).kept() | set(self.versions(name)[-keep:])
+        for version in self.versions(name):
+            if version not in kept:
+                self.delete(name, version)
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str) -> Iterator[Path]:
         """The model's folder, made if need be, while nobody else writes in it."""
         folder = self._folder(name)
         try:
             self.disk.make_directory(folder)
             with self.disk.lock(folder / LOCK_FILE):
+                self._sweep(folder)
                 yield folder
         except OSError as error:
             raise StorageFailed(error.strerror or type(error).__name__) from error
 
+    def folder(self, name: str, version: str, *, must_exist: bool = True) -> Path:
+        """The folder of the version. Raises `VersionNotFound` for one that cannot be or is not there."""
+        path = self._folder(name) / version
+        if not _VERSION.fullmatch(version) or (must_exist and not path.is_dir()):
+            raise VersionNotFound(name, version[:20])
+        return path
+
+    def _change(self, name: str, change: Callable[[State], State]) -> State:
+        before = self.state(name)
+        state = change(before)
+        if state != before:
+            self.disk.replace(self._state_file(name), state.model_dump_json(indent=2).encode())
+        return state
+
     def _sweep(self, folder: Path) -> None:
-        """Removes what publishers that died have left; nobody alive is writing while the lock is held."""
+        """Removes what writers that died have left; nobody alive is writing while the lock is held."""
         for entry in folder.glob(f"{STAGING}*"):
             if entry.is_dir():
                 self.disk.remove_tree(entry)
             else:
                 entry.unlink(missing_ok=True)
+
+    def _state_file(self, name: str) -> Path:
+        return self._folder(name) / STATE_FILE
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -200,56 +224,7 @@ class Store:
         entries = folder.iterdir() if folder.is_dir() else ()
         return sorted(int(entry.name) for entry in entries if _VERSION.fullmatch(entry.name) and entry.is_dir())
 
-    def _verified(self, path: Path, manifest: Manifest) -> bytes:
-        name = manifest.model
-        try:
-            content = self.disk.read(path)
-        except OSError as error:
-            raise self._damaged(path, f"it cannot be read ({error.strerror})", name) from error
-        record = manifest.files.get(MODEL_FILE)
-        if record is None or len(content) != record.size:
-            expected = record.size if record else 0
-            raise self._damaged(path, f"it holds {len(content):,} bytes instead of {expected:,}", name)
-        if hashlib.sha256(content).hexdigest() != record.sha256:
-            raise self._damaged(path, "its SHA-256 is not the one in the manifest", name)
-        return content
 
-    def _unpickle(self, path: Path, content: bytes, name: str) -> Any:
-        import joblib
-
-        try:
-            return joblib.load(io.BytesIO(content))
-        except Exception as error:  # Unpickling may raise anything, an import that fails here included.
-            cause = str(error) if isinstance(error, ImportError) else type(error).__name__
-            raise self._damaged(path, f"it does not load here ({cause})", name) from error
-
-    def _read_document(self, path: Path, document: type[Document], remedy: str) -> Document:
-        try:
-            return document.model_validate_json(self.disk.read(path))
-        except OSError as error:
-            raise DamagedFile(self._shown(path), f"it cannot be read ({error.strerror})", remedy) from error
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in problem["loc"]) or "document"
-            raise DamagedFile(self._shown(path), f"it is not ours ({where}: {problem['msg']})", remedy) from error
-
-    def _damaged(self, path: Path, reason: str, name: str) -> DamagedFile:
-        return DamagedFile(self._shown(path), reason, self._remedy(name))
-
-    def _remedy(self, name: str) -> str:
-        option = "" if name == "default" else f" --name {name}"
-        return f"Restore the file from a backup, or train a new version: flask train{option}."
-
-    def _shown(self, path: Path) -> str:
-        return path.relative_to(self.instance_path).as_posix()
-
-
-def _checked(version: str, name: str) -> str:
-    if not _VERSION.fullmatch(version):
-        raise VersionNotFound(name, version[:20])
-    return version
-
-
-def now() -> str:
-    """This moment, ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def environment_key() -> str:
+    """What runs now, as one text: a verdict holds for as long as it stays the same."""
+    return ", ".join(f"{name} {version}" for name, version in environment().items())

@@ -9,20 +9,33 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
-from flask import Config, Flask, Response, abort, current_app, render_template, request
+from flask import Flask, Response, current_app, render_template, request
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from flaskml.errors import AccessDenied, FlaskmlError, InvalidSetting, TokenRequired, TooLarge
+from flaskml.errors import (
+    PROBLEMS_SHOWN,
+    AccessDenied,
+    FlaskmlError,
+    InvalidInput,
+    ModelNotFound,
+    NotParseable,
+    Problem,
+    TokenRequired,
+    TooLarge,
+)
 from flaskml.model import Absent, Current, ModelSlot
-from flaskml.settings import MODEL_NAME, Settings, find_instance_path, from_environment, read_settings
+from flaskml.processes import Roster
+from flaskml.publishing import trial_limits
+from flaskml.registry import Registry
+from flaskml.settings import MODEL_NAME, Settings, load_settings
 from flaskml.store import Store
 from flaskml.training.jobs import Jobs
+from flaskml.trial import Limits
 
 PROBLEM_LIMIT = 16 * 1024
 """Bytes of an error's body: whatever was sent, the answer to it stays small."""
@@ -35,22 +48,16 @@ PAGE_POLICY = (
 )
 """Content-Security-Policy of the pages: they load one style sheet and post forms, nothing else."""
 
+Body = TypeVar("Body", bound=BaseModel)
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def load_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, Any]]:
+def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, Any]]:
     """The settings, and every value under its capital name as Flask keeps them.
 
     Raises `InvalidSetting` for a name that neither flaskml nor Flask knows, and for a value of the wrong type.
     """
-    given = dict(config or {})
-    instance_path = os.path.abspath(given.pop("INSTANCE_PATH", None) or find_instance_path(os.environ))
-    file = Config(instance_path)
-    file.from_pyfile("config.py", silent=True)
-    if "INSTANCE_PATH" in file:
-        raise InvalidSetting("INSTANCE_PATH", "it says where config.py lies; set FLASKML_INSTANCE_PATH instead.")
-    values = {**file, **from_environment(os.environ), **given, "INSTANCE_PATH": instance_path}
-    settings = read_settings(values, passing=Flask.default_config)
+    settings, values = load_settings(config or {}, passing=Flask.default_config)
     own = {name.upper(): value for name, value in settings}
     return settings, {**values, **own, "TRUSTED_HOSTS": list(settings.trusted_hosts) or None}
 
@@ -63,6 +70,29 @@ def slot() -> ModelSlot:
 def store() -> Store:
     """The store that the app serves from."""
     return cast(Store, current_app.extensions["store"])
+
+
+def registry() -> Registry:
+    """The slots of this process."""
+    return cast(Registry, current_app.extensions["registry"])
+
+
+def roster() -> Roster:
+    """The processes that serve the store."""
+    return cast(Roster, current_app.extensions["watcher"].roster)
+
+
+def limits() -> Limits:
+    """What the trial of a version may take."""
+    return trial_limits(settings())
+
+
+def named_slot(name: str) -> ModelSlot:
+    """The slot of a model. Raises `ModelNotFound`."""
+    found = registry().slots.get(name)
+    if found is None:
+        raise ModelNotFound(name, sorted(registry().slots))
+    return found
 
 
 def jobs() -> Jobs:
@@ -91,14 +121,37 @@ def problem(error: FlaskmlError) -> Response:
 
 def _problem_body(error: FlaskmlError) -> bytes:
     document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": error.detail[:1_000]}
-    errors = [{"row": p.row, "feature": p.feature, "detail": p.detail[:1_000]} for p in error.problems]
-    if errors:
-        document["errors"] = errors
-    body = json.dumps(document).encode()
-    while len(body) > PROBLEM_LIMIT:  # Escapes can make a sentence six times as long.
-        errors.pop()
-        body = json.dumps(document).encode()
-    return body
+    room = PROBLEM_LIMIT - len(json.dumps(document)) - 100
+    errors = []
+    for told in error.problems:  # Escapes can make a sentence six times as long, so what fits is counted in bytes.
+        entry = {"row": told.row, "feature": told.feature, "detail": told.detail[:1_000]}
+        room -= len(json.dumps(entry)) + 2
+        if room >= 0:
+            errors.append(entry)
+    return json.dumps({**document, "errors": errors} if errors else document).encode()
+
+
+def validated(kind: type[Body]) -> Body:
+    """The JSON body as a `kind`. Raises `NotParseable`, or `InvalidInput` naming each key that is wrong."""
+    limit_body(settings().max_body, "MAX_BODY")
+    return checked(lambda: kind.model_validate_json(request.get_data()))
+
+
+def checked(validate: Callable[[], Body]) -> Body:
+    """What `validate` returns, with pydantic's errors as ours."""
+    try:
+        return validate()
+    except ValidationError as error:
+        problems = [_key_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
+    if problems[0].feature is None:
+        raise NotParseable(problems[0].detail)
+    raise InvalidInput(problems[:PROBLEMS_SHOWN], more=len(problems) > PROBLEMS_SHOWN)
+
+
+def _key_problem(detail: Any) -> Problem:
+    """What pydantic says of one key; a key is none of our words, so it is cut."""
+    key = str(detail["loc"][0])[:100] if detail["loc"] else None
+    return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
 
 
 def prefers_page() -> bool:
@@ -131,11 +184,11 @@ class ModelNameConverter(BaseConverter):
 
     regex = MODEL_NAME
 
-    def to_python(self, value: str) -> str:
-        """The name as it is."""
-        if not value.isascii():
-            abort(404)
-        return value
+
+class VersionConverter(BaseConverter):
+    """A version's number in a URL, written in the one way that it is."""
+
+    regex = "[1-9][0-9]{0,9}"
 
 
 def compile_templates(app: Flask) -> None:
@@ -152,6 +205,7 @@ def _number(value: float) -> str:
 
 def install(app: Flask) -> None:
     """Gives the app its guard, its errors and its headers."""
+    app.before_request(app.extensions["watcher"].join)
     app.before_request(_guard)
     app.after_request(_secure)
     app.register_error_handler(FlaskmlError, problem)
@@ -194,7 +248,7 @@ def _refuse_foreign_pages() -> None:
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if site not in (None, "same-origin", "none"):
         raise AccessDenied("takes no request from another site")
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if origin is not None and origin.partition("://")[2] != request.host:
         raise AccessDenied("takes no request from another origin")
 
 
@@ -218,7 +272,7 @@ def _sent_token() -> bytes | None:
 
 
 def _require_loopback() -> None:
-    host = urlsplit(f"//{request.host}").hostname or ""
+    host = request.host.removeprefix("[").partition("]" if request.host.startswith("[") else ":")[0]
     if not _is_loopback(request.remote_addr or "") or not (host == "localhost" or _is_loopback(host)):
         raise AccessDenied("without configured tokens only this machine may; set ADMIN_TOKEN_SHA256")
 

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 from flaskml import create_app
-from flaskml.store import Store
-from flaskml.training.trainer import TrainingSpec, train
+from flaskml.settings import read_settings
+from flaskml.state import Verdict, now
+from flaskml.store import Store, environment_key
+from flaskml.training.trainer import BUILT_IN_SOURCE, Source, TrainingSpec, train
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -88,12 +90,29 @@ def ignore(_):
     """A report that nobody reads."""
 
 
+def settings_for(path, **values):
+    return read_settings({"INSTANCE_PATH": path, **values})
+
+
+def train_into(path, source=BUILT_IN_SOURCE, **spec):
+    """A whole training run into an instance folder, trial included."""
+    return train(TrainingSpec(**spec), settings_for(path), ignore, source)
+
+
+def accept(store, name, version, *, active=True, mapped=False):
+    """Records that a version was tried, without the second that a trial takes, and makes it active."""
+    verdict = Verdict(accepted=True, reason="said so by the test.", at=now(), mapped=mapped)
+    store.change(name, lambda state: state.judge(version, environment_key(), verdict))
+    if active:
+        store.activate(name, version, "test")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, mixed_csv):
     """An instance folder with a `default` model of one number and a `homes` model of a mixed table."""
     path = tmp_path_factory.mktemp("trained") / "instance"
-    train(TrainingSpec(), Store(path), ignore)
-    train(TrainingSpec(data=None, name="homes", target="sold"), Store(path), ignore, mixed_csv, "homes.csv")
+    train_into(path)
+    train_into(path, source=Source(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
     return path
 
 
@@ -110,10 +129,21 @@ def store(instance):
 
 @pytest.fixture
 def make_app(instance):
-    def build(**config):
-        return create_app({"INSTANCE_PATH": instance, **config})
+    apps = []
 
-    return build
+    def build(**config):
+        apps.append(create_app({"INSTANCE_PATH": instance, **config}))
+        return apps[-1]
+
+    yield build
+    for app in apps:
+        stop(app)
+
+
+def stop(app):
+    """Ends what the app does in the background."""
+    app.extensions["jobs"].wait()
+    app.extensions["watcher"].stop()
 
 
 @pytest.fixture

@@ -2,15 +2,9 @@
 
 import pytest
 
-from tests.test_routes import ROUTES
+from tests.test_routes import ROUTES, concrete
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-
-
-def concrete(rule):
-    return (
-        rule.replace("<model_name:name>", "absent").replace("<job_id>", "absent").replace("<path:filename>", "absent")
-    )
 
 
 def is_problem(answer):

@@ -7,8 +7,8 @@ import pytest
 
 from flaskml import create_app
 from flaskml.errors import InvalidSetting
-from flaskml.model import Loader, ModelSlot
-from tests.conftest import run_python
+from flaskml.model import ModelSlot
+from tests.conftest import run_python, stop
 
 
 def test_loads_the_active_version_into_the_extension(app):
@@ -32,18 +32,25 @@ def test_a_users_own_blueprint_predicts_with_it(app):
     assert len(answer) == 2 and answer[0] == answer[1]
 
 
-def test_an_injected_slot_is_used(instance, store):
-    slot = Loader(store, max_rows=10).load_slot("homes")
+def test_an_injected_slot_is_used(instance, make_app):
+    slot = make_app().extensions["models"]["homes"]
     app = create_app({"INSTANCE_PATH": instance}, slot=slot)
     assert app.extensions["model"] is slot
     assert app.test_client().get("/readyz").json["model"] == "homes"
+    stop(app)
 
 
-def test_config_wins_over_environment_wins_over_file(instance, monkeypatch):
+def test_all_active_models_are_loaded(app):
+    assert set(app.extensions["models"]) == {"default", "homes"}
+    assert app.extensions["models"]["default"] is app.extensions["model"]
+    assert app.extensions["models"]["homes"].serving.version == "1"
+
+
+def test_config_wins_over_environment_wins_over_file(instance, monkeypatch, make_app):
     (instance / "config.py").write_text('MODEL_NAME = "a"\nMAX_ROWS = 1\nMAX_BODY = 7\nSECRET_KEY = "flask"\n')
     monkeypatch.setenv("FLASKML_MODEL_NAME", "b")
     monkeypatch.setenv("FLASKML_MAX_ROWS", "2")
-    app = create_app({"INSTANCE_PATH": instance, "MODEL_NAME": "c"})
+    app = make_app(MODEL_NAME="c")
     settings = app.extensions["settings"]
     assert (settings.model_name, settings.max_rows, settings.max_body) == ("c", 2, 7)
     assert app.config["SECRET_KEY"] == "flask" and app.config["MAX_ROWS"] == 2
@@ -73,7 +80,8 @@ def test_instance_path_in_its_own_config_stops_the_start(instance):
 def test_starts_no_thread_and_writes_nothing(instance):
     before = sorted(path for path in instance.rglob("*"))
     threads = threading.active_count()
-    create_app({"INSTANCE_PATH": instance}).test_client().post("/predict", json={"feature": 1})
+    app = create_app({"INSTANCE_PATH": instance})
+    app.extensions["model"].predict({"feature": 1})
     assert threading.active_count() == threads
     assert sorted(path for path in instance.rglob("*")) == before
 

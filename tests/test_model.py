@@ -5,46 +5,46 @@ import json
 import numpy as np
 import pytest
 
-from flaskml.errors import InvalidInput, NoActiveVersion
-from flaskml.model import Absent, Loader, ModelSlot, describe, open_predictor
+from flaskml.errors import InvalidInput, NoActiveVersion, VersionNotServed
+from flaskml.model import Absent, ModelSlot, describe, open_predictor
 from flaskml.parsing import Rows
-from flaskml.training.trainer import TrainingSpec, train
-from tests.conftest import ignore
 
 
 @pytest.fixture
-def loader(store):
-    return Loader(store, max_rows=100)
+def slot(store):
+    return ModelSlot("default", open_predictor(store.load_active("default"), max_rows=10))
 
 
-def test_a_slot_answers_from_its_current_predictor(loader, store):
-    slot = loader.load_slot("default")
+def test_a_swap_replaces_what_the_next_reader_gets(slot, store):
     old = slot.current
-    train(TrainingSpec(data="iris"), store, ignore)
-    loader.refresh(slot, "homes")
-    assert slot.current is old
-    loader.refresh(slot, "default")
-    assert slot.current.manifest.version == "2" and old.manifest.version == "1"
-    assert slot.predict([[5.1, 3.5, 1.4, 0.2]]).tolist() == ["setosa"]
+    slot.swap(open_predictor(store.load_active("homes"), max_rows=10))
+    assert slot.serving.model == "homes" and old.manifest.model == "default"
     assert old.predict(old.parser.parse_table([[0.5]])) == pytest.approx([20.8956816])
 
 
-def test_an_absent_model_answers_with_its_reason(loader):
-    slot = loader.load_slot("nothing")
-    assert isinstance(slot.current, Absent)
+def test_an_absent_model_answers_with_its_reason():
+    slot = ModelSlot("nothing")
+    assert isinstance(slot.current, Absent) and slot.serving is None
     for call in (lambda: slot.predict([[1]]), lambda: slot.current.parse(b""), lambda: slot.current.manifest):
         with pytest.raises(NoActiveVersion, match="flask train --name nothing"):
             call()
     assert "no model" in describe(slot.current) and "no model" in repr(slot)
 
 
-def test_a_slot_refuses_wrong_rows(loader):
+def test_a_slot_refuses_wrong_rows(slot):
     with pytest.raises(InvalidInput, match='"feature"'):
-        loader.load_slot("default").predict({"feature": "x"})
+        slot.predict({"feature": "x"})
 
 
-def test_description(loader):
-    assert describe(loader.load_slot("default").current) == "default version 1 (r2 1.0000)"
+def test_versions_by_number(slot):
+    slot.swap(slot.current, {"1": slot.current})
+    assert slot.version("1") is slot.current
+    with pytest.raises(VersionNotServed, match="flask models alias default ALIAS 2"):
+        slot.version("2")
+
+
+def test_description(slot):
+    assert describe(slot.current) == "default version 1 (r2 1.0000)"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,3 @@ def test_answers_are_strict_json(store, predictions, single, written):
     answer = json.loads(body, parse_constant=lambda token: pytest.fail(token))
     key = "prediction" if single else "predictions"
     assert answer == {key: written, "model": "default", "version": "1"}
-
-
-def test_slots_are_named():
-    assert ModelSlot("iris", Absent(NoActiveVersion("iris", []))).name == "iris"

@@ -107,6 +107,31 @@ def test_unknown_and_missing_features(parser):
     assert "missing" in told["a"] and 'did you mean "e é"' in told["e e"]
 
 
+def test_names_that_are_no_text(parser):
+    for body in (b'{"\\ud800": 1}', encode(ROW)[:-1] + b', "\\ud800": 1}'):
+        assert any("Unicode" in detail for _, _, detail in problems(parser, body))
+
+
+def test_a_row_with_many_unknown_names_is_refused_soon():
+    parser = Parser(
+        Schema(features=tuple(Feature(name=f"m{i}", kind="float") for i in range(100)), layout="array"), max_rows=5
+    )
+    searched = []
+    import flaskml.diagnosis as diagnosis
+
+    search, diagnosis.nearest = diagnosis.nearest, lambda *words: searched.append(words) or ""
+    try:
+        assert len(problems(parser, {f"mm{i}": i for i in range(5_000)})) == 20
+    finally:
+        diagnosis.nearest = search
+    assert len(searched) <= 21
+
+
+def test_integers_of_nineteen_digits_in_forms(parser):
+    fields = [(name, "1000000000000000007" if name == "b" else str(value)) for name, value in ROW.items()]
+    assert parser.parse_form(fields).table["b"][0] == 1000000000000000007
+
+
 @pytest.mark.parametrize("body", [b"5", b'"x"', b"null", b"[1]", b"[[1, 2]]", b'{"instances": [[1, 2]]}', b"[null]"])
 def test_rows_that_are_none(parser, body):
     assert problems(parser, body)

@@ -1,5 +1,10 @@
 """The whole URL map. A route that is not in this table fails the build, and so does a row without a route."""
 
+import hashlib
+import re
+
+import pytest
+
 ROUTES = {
     ("/", "GET"),
     ("/jobs", "GET"),
@@ -7,25 +12,80 @@ ROUTES = {
     ("/livez", "GET"),
     ("/models", "GET"),
     ("/models/<model_name:name>", "GET"),
+    ("/models/<model_name:name>/active", "PUT"),
+    ("/models/<model_name:name>/predict", "POST"),
+    ("/models/<model_name:name>/rollback", "POST"),
+    ("/models/<model_name:name>/versions/<version:version>", "DELETE"),
+    ("/models/<model_name:name>/versions/<version:version>", "GET"),
+    ("/models/<model_name:name>/versions/<version:version>/predict", "POST"),
     ("/predict", "POST"),
     ("/readyz", "GET"),
     ("/static/<path:filename>", "GET"),
     ("/train", "POST"),
 }
 
-OPEN_TO_ALL = {"/predict"}
-"""Routes that take an unsafe method from anybody, because they change nothing."""
+OPEN, GUARDED = "open", "guarded"
+
+ACCESS = {
+    ("/", "GET"): OPEN,
+    ("/jobs", "GET"): OPEN,
+    ("/jobs/<job_id>", "GET"): OPEN,
+    ("/livez", "GET"): OPEN,
+    ("/models", "GET"): OPEN,
+    ("/models/<model_name:name>", "GET"): OPEN,
+    ("/models/<model_name:name>/active", "PUT"): GUARDED,
+    ("/models/<model_name:name>/predict", "POST"): OPEN,
+    ("/models/<model_name:name>/rollback", "POST"): GUARDED,
+    ("/models/<model_name:name>/versions/<version:version>", "DELETE"): GUARDED,
+    ("/models/<model_name:name>/versions/<version:version>", "GET"): OPEN,
+    ("/models/<model_name:name>/versions/<version:version>/predict", "POST"): OPEN,
+    ("/predict", "POST"): OPEN,
+    ("/readyz", "GET"): OPEN,
+    ("/static/<path:filename>", "GET"): OPEN,
+    ("/train", "POST"): GUARDED,
+}
+"""Who may use a route: everybody, or only who may change state."""
+
+TOKEN = "a token of the tests"
+DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
+
+CREDENTIALS = {
+    # name: (are tokens configured, the peer, headers, what a guarded route answers; None is anything but 401 and 403)
+    "this machine": (False, "127.0.0.1", {}, None),
+    "a stranger": (False, "192.0.2.1", {}, 403),
+    "a foreign page": (False, "127.0.0.1", {"Origin": "http://evil.example"}, 403),
+    "a rebound name": (False, "127.0.0.1", {"Host": "evil.example"}, 403),
+    "no token": (True, "127.0.0.1", {}, 401),
+    "a wrong token": (True, "127.0.0.1", {"Authorization": "Bearer wrong"}, 401),
+    "a token": (True, "192.0.2.1", {"Authorization": f"Bearer {TOKEN}"}, None),
+    "a token and a foreign page": (True, "127.0.0.1", {"Authorization": f"Bearer {TOKEN}", "Origin": "null"}, 403),
+}
+
+
+def concrete(rule):
+    """A path of the rule whose model, version and job do not exist, so that nothing is changed by asking."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", lambda match: "7" if match[1] == "version" else "absent", rule)
+
+
+def live_routes(app):
+    rules = app.url_map.iter_rules()
+    return {(rule.rule, method) for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}}
 
 
 def test_the_url_map(app):
-    rules = app.url_map.iter_rules()
-    assert {(rule.rule, method) for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}} == ROUTES
+    assert live_routes(app) == ROUTES == set(ACCESS)
 
 
-def test_state_changing_routes_are_guarded(client):
-    for path in {rule for rule, method in ROUTES if method != "GET"}:
-        answer = client.post(path, json={}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
-        assert (answer.status_code == 403) == (path not in OPEN_TO_ALL)
+@pytest.mark.parametrize("credential", CREDENTIALS)
+def test_every_route_with_every_credential(make_app, credential):
+    configured, peer, headers, refusal = CREDENTIALS[credential]
+    app = make_app(ADMIN_TOKEN_SHA256=(DIGEST,)) if configured else make_app()
+    client = app.test_client()
+    for rule, method in sorted(live_routes(app)):
+        options = {"headers": {"Host": "localhost", **headers}, "environ_base": {"REMOTE_ADDR": peer}}
+        with client.open(concrete(rule), method=method, data=b"?", content_type="text/csv", **options) as answer:
+            refused = answer.status_code if answer.status_code in (401, 403) else None
+        assert refused == (refusal if ACCESS[rule, method] == GUARDED else None), (rule, method)
 
 
 def test_every_view_is_documented(app):

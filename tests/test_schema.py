@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from flaskml.schema import Feature, Schema, conform, learn
 from tests.conftest import mixed_table
@@ -25,6 +26,26 @@ def test_kinds(frame):
     }
     assert features["home city"].categories == ("Oslo", "Rome", "São Paulo")
     assert features["rooms"].minimum == 1 and features["rooms"].maximum == 8
+
+
+def test_integers_beyond_64_bits_are_floats():
+    table = pd.DataFrame({"a": np.array([2**63, 2**63 + 5, 7], dtype=np.uint64), "b": ["x", "y", "z"]})
+    schema = learn(table)
+    assert schema.features[0].kind == "float" and conform(table, schema)["a"].tolist() == [2.0**63, 2.0**63, 7.0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"features": ()},
+        {"features": (Feature(name="a", kind="float"), Feature(name="a", kind="text"))},
+    ],
+)
+def test_schemas_that_are_none(wrong):
+    with pytest.raises(ValidationError):
+        Schema(layout="frame", **wrong)
+    with pytest.raises(ValidationError):
+        Feature(name="a", kind="category")
 
 
 def test_numbers_alone_are_an_array():

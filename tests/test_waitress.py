@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from flaskml.store import Store
-from flaskml.training.trainer import TrainingSpec, train
-from tests.conftest import HOME, ignore
+from tests.conftest import HOME, train_into
 
 
 @pytest.fixture
@@ -113,7 +111,7 @@ def test_a_restart_tells_the_truth_about_a_running_job(serve, tmp_path):
 
 def test_a_version_trained_elsewhere_is_there_after_a_restart(serve, instance):
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "1"
-    train(TrainingSpec(), Store(instance), ignore)
+    train_into(instance)
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "2"
 
 

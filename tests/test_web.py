@@ -44,6 +44,8 @@ def guarded(make_app):
         ({"Host": "127.0.0.1.example"}, "127.0.0.1", 403),
         ({"Origin": "http://evil.example"}, "127.0.0.1", 403),
         ({"Origin": "null"}, "127.0.0.1", 403),
+        ({"Origin": "http://["}, "127.0.0.1", 403),
+        ({"Host": "["}, "127.0.0.1", 403),
         ({"Origin": "http://localhost:9"}, "127.0.0.1", 403),
         ({"Sec-Fetch-Site": "cross-site"}, "127.0.0.1", 403),
         ({"Sec-Fetch-Site": "same-site"}, "127.0.0.1", 403),

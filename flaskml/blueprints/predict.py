@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType
 from flaskml.model import Current
 from flaskml.parsing import Rows
-from flaskml.web import changes_nothing, limit_body, prefers_page, render_form, reply, settings, slot
+from flaskml.web import changes_nothing, limit_body, named_slot, prefers_page, render_form, reply, settings, slot
 
 bp = Blueprint("predict", __name__)
 
@@ -25,7 +25,25 @@ _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 @changes_nothing
 def predict() -> Response | tuple[str, int]:
     """Predicts each row of the body with the default model."""
-    predictor = slot().current
+    return answer(slot().current)
+
+
+@bp.post("/models/<model_name:name>/predict")
+@changes_nothing
+def predict_with_model(name: str) -> Response | tuple[str, int]:
+    """Predicts with the active version of a model."""
+    return answer(named_slot(name).current)
+
+
+@bp.post("/models/<model_name:name>/versions/<version:version>/predict")
+@changes_nothing
+def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
+    """Predicts with a version that is active or has an alias."""
+    return answer(named_slot(name).version(version))
+
+
+def answer(predictor: Current) -> Response | tuple[str, int]:
+    """What the predictor makes of the request: JSON, or the page for a form from a browser."""
     limit_body(settings().max_body, "MAX_BODY")
     if is_form() and prefers_page():
         return answer_with_page(predictor)
@@ -68,9 +86,9 @@ def is_form() -> bool:
 def read_form(predictor: Current) -> Rows:
     """The one row of a form. A file is no value."""
     request.max_form_parts = len(predictor.schema.features) + 1
-    fields = list(request.form.items(multi=True))
-    fields += [(name, "a file") for name in request.files]
-    return predictor.parser.parse_form(fields)
+    if files := list(request.files):
+        raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" is a file; send its value') for name in files])
+    return predictor.parser.parse_form(list(request.form.items(multi=True)))
 
 
 def answer_with_page(predictor: Current) -> tuple[str, int]:
@@ -78,6 +96,6 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
     try:
         rows = read_rows(predictor)
     except FlaskmlError as error:
-        return render_form(slot().current, error.status, values=request.form, error=error)
+        return render_form(predictor, error.status, values=request.form, error=error)
     prediction = predictor.predict(rows).tolist()[0]
     return render_form(predictor, values=request.form, prediction=prediction)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Blueprint, Response, request
-from pydantic import ValidationError
+from werkzeug.datastructures import FileStorage
 
-from flaskml.errors import InvalidInput, NotParseable, Problem, UnsupportedMediaType
+from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
+from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
-from flaskml.web import jobs, limit_body, reply, settings, slot
+from flaskml.web import checked, jobs, limit_body, reply, settings, slot
 
 bp = Blueprint("train", __name__)
 
@@ -20,9 +21,10 @@ FILE_FIELD = "data"
 @bp.post("/train")
 def train() -> Response:
     """Queues a training job: JSON with a built-in data set's name, or multipart with a CSV file."""
-    limit_body(settings().max_upload, "MAX_UPLOAD")
-    upload = request.files.get(FILE_FIELD)
-    spec = _spec()
+    upload = _upload()
+    spec = _spec(upload)
+    if spec.data is None:
+        _require_file(upload, spec)
     job_id = jobs().submit(spec, upload.stream if upload else None, _base_name(upload.filename) if upload else "")
     active = slot().serving
     serving = {"model": active.model, "version": active.version} if active else None
@@ -42,31 +44,36 @@ def show_job(job_id: str) -> Response:
     return reply(jobs().table.get(job_id).to_dict())
 
 
-def _spec() -> TrainingSpec:
+def _upload() -> FileStorage | None:
+    """The file that was sent, if one was; a browser sends an empty part for a field that was left empty."""
+    is_form = request.mimetype == "multipart/form-data"
+    limit_body(settings().max_upload if is_form else settings().max_body, "MAX_UPLOAD" if is_form else "MAX_BODY")
+    upload = request.files.get(FILE_FIELD)
+    return upload if upload and upload.filename else None
+
+
+def _require_file(upload: FileStorage | None, spec: TrainingSpec) -> None:
+    if upload is None:
+        known = ", ".join(BUILT_IN)
+        raise InvalidInput([Problem(None, "data", f'"data" must be a CSV file, or one of {known}')])
+    if spec.target is None:
+        raise InvalidInput(
+            [Problem(None, "target", '"target" is missing; it must name the column of the file to predict')]
+        )
+
+
+def _spec(upload: FileStorage | None) -> TrainingSpec:
     if request.mimetype == "application/json":
-        return _validated(request.get_data(), is_json=True)
+        return checked(lambda: TrainingSpec.model_validate_json(request.get_data(), strict=True))
     if request.mimetype not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType(request.mimetype or "No Content-Type", "application/json or multipart/form-data")
+    twice = [key for key, sent in request.form.lists() if len(sent) > 1]
+    if twice:
+        raise InvalidInput([Problem(None, key[:100], f'"{key[:100]}" was sent more than once') for key in twice])
     values: dict[str, Any] = {key: value for key, value in request.form.items() if value}
-    if FILE_FIELD in request.files:
+    if upload is not None:
         values[FILE_FIELD] = None
-    return _validated(values, is_json=False)
-
-
-def _validated(source: Any, *, is_json: bool) -> TrainingSpec:
-    try:
-        return TrainingSpec.model_validate_json(source) if is_json else TrainingSpec.model_validate(source)
-    except ValidationError as error:
-        problems = [_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
-    if problems[0].feature is None:
-        raise NotParseable(problems[0].detail)
-    raise InvalidInput(problems)
-
-
-def _problem(detail: Any) -> Problem:
-    """What pydantic says of one key; a key is none of our words, so it is cut."""
-    key = str(detail["loc"][0])[:100] if detail["loc"] else None
-    return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
+    return checked(lambda: TrainingSpec.model_validate(values))
 
 
 def _base_name(name: str | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from flaskml.bundle import Bundle
+from flaskml.errors import NotPublishable
 from flaskml.schema import Layout, Table
 
 
@@ -16,11 +16,24 @@ class SklearnRuntime:
     """Calls a fitted estimator in the thread that asks."""
 
     def __init__(self, estimator: Any) -> None:
-        self._predict = estimator.predict
+        self.predict: Callable[[Table], np.ndarray] = answering(estimator)
 
-    def predict(self, table: Table) -> np.ndarray:
-        """The predictions for at least one row: shape (rows,), or (rows, outputs)."""
-        return np.asarray(self._predict(table))
+
+def answering(estimator: Any) -> Callable[[Any], np.ndarray]:
+    """What answers a table with an array: `predict`, or `transform` of an estimator that only transforms.
+
+    Raises `NotPublishable` for one that does neither.
+    """
+    if hasattr(estimator, "predict"):
+        return lambda table: np.asarray(estimator.predict(table))
+    if hasattr(estimator, "transform"):
+        return lambda table: _dense(estimator.transform(table))
+    name = type(estimator).__name__
+    raise NotPublishable(f"{name} neither predicts nor transforms new rows; publish one that does.")
+
+
+def _dense(answer: Any) -> np.ndarray:
+    return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
 
 
 def open_runtime(bundle: Bundle) -> SklearnRuntime:
@@ -30,9 +43,8 @@ def open_runtime(bundle: Bundle) -> SklearnRuntime:
     return SklearnRuntime(bundle.estimator)
 
 
-@cache
 def rehearse(layout: Layout) -> None:
-    """Has scikit-learn do, once in a process, what it puts off to the first call of any estimator.
+    """Has scikit-learn do what it puts off to the first call of any estimator, so that a second time costs little.
 
     It imports modules, looks for plug-ins, counts processor cores and lists the loaded libraries, all from files. The
     calls are on toy data and with one OpenMP thread, for a pool of them would not survive a fork.

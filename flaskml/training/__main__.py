@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 from flaskml.errors import FlaskmlError
-from flaskml.store import Store
 from flaskml.training.messages import Message, Order
-from flaskml.training.trainer import Stage, train
+from flaskml.training.trainer import BUILT_IN_SOURCE, Source, Stage, train
 
 NICENESS = 10
 """A fit yields the processor to the predictions of the server that started it."""
@@ -37,9 +36,9 @@ def _run(order: Order, tell: Callable[[Message], None]) -> Message:
     def report(stage: Stage) -> None:
         tell(Message(stage=stage.name, progress=stage.fraction))
 
-    file = Path(order.file) if order.file else None
+    source = Source(Path(order.file), order.file_name) if order.file else BUILT_IN_SOURCE
     try:
-        training = train(order.spec, Store(Path(order.instance_path)), report, file, order.file_name)
+        training = train(order.spec, order.settings, report, source)
     except FlaskmlError as error:
         return Message(failure=error.detail)
     manifest = training.manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,17 @@ from flaskml.errors import InvalidTraining, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_READING: dict[str, Any] = {
+    "encoding": "utf-8-sig",
+    "compression": None,  # Not inferred from a name: a small file must not become a large table.
+    "on_bad_lines": "error",
+    "keep_default_na": False,
+}
+
+GAPS = frozenset({"NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"})
+"""Words that stand for a gap in a column of numbers. Only nothing stands for one in a column of texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +48,59 @@ def built_in(name: str) -> Dataset:
     return Dataset(name=name, features=features, target=target)
 
 
-def read_csv(source: Path | IO[bytes], name: str, target: str | None) -> Dataset:
+def read_csv(source: Path, name: str, target: str | None) -> Dataset:
+    """The data set in a CSV file. Raises `InvalidTraining` saying what is wrong with it."""
+    return _dataset(read_table(source, name), name, target)
+
+
+def read_table(source: Path, name: str) -> pd.DataFrame:
     """The table of a CSV file with a header, in UTF-8. Raises `InvalidTraining` saying what is wrong with it."""
     import pandas as pd
 
     try:
-        # No compression is inferred from a name: a small file must not become a large table.
-        table = pd.read_csv(source, encoding="utf-8-sig", compression=None, on_bad_lines="error", low_memory=False)
+        header = pd.read_csv(source, header=None, nrows=1, dtype=str, **_READING)
+        table = pd.read_csv(source, low_memory=False, na_values=[""], **_READING)
     except OSError as error:
         raise InvalidTraining(f"{name} cannot be read ({error.strerror}).") from error
     except (ValueError, pd.errors.ParserError) as error:
         raise InvalidTraining(f"{name} is not a CSV table in UTF-8 ({str(error).strip()[:200]}).") from error
+    _refuse_shifted(table, header.iloc[0].dropna().tolist(), name)
     table.columns = table.columns.map(str)
-    return _dataset(table, name, target)
+    mended: pd.DataFrame = table.apply(_numbers_with_gaps)
+    return mended
+
+
+def _refuse_shifted(table: pd.DataFrame, header: list[str], name: str) -> None:
+    """A row longer than the header would move every column by one; of two equal names one would get another."""
+    import pandas as pd
+
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InvalidTraining(f"{name} has rows with more fields than its header has names.")
+    twice = {column for column in header if header.count(column) > 1}
+    if twice:
+        raise InvalidTraining(f'{name} has more than one column called "{_cut(min(twice))}".')
+
+
+def _numbers_with_gaps(column: pd.Series) -> pd.Series:
+    """A column of numbers in which gaps are written in words; in a column of texts such a word is a text."""
+    import pandas as pd
+
+    if column.dtype.kind in "biuf" or not column.isin(GAPS).any():
+        return column
+    try:
+        return pd.to_numeric(column.mask(column.isin(GAPS)))
+    except (ValueError, TypeError):
+        return column
+
+
+def _cut(text: object) -> str:
+    return str(text)[:40]
 
 
 def _dataset(table: pd.DataFrame, name: str, target: str | None) -> Dataset:
-    columns = ", ".join(f'"{column}"' for column in table.columns[:20])
+    columns = ", ".join(f'"{_cut(column)}"' for column in table.columns[:20])
     if target is None:
-        raise InvalidTraining(f"Say which column of {name} to predict (--target); it has {columns}.")
+        raise InvalidTraining(f"Say which column of {name} is the target; it has {columns}.")
     if target not in table.columns:
         offer = nearest(target, table.columns)
         raise InvalidTraining(f'{name} has no column "{target[:100]}"{offer}. It has {columns}.')
@@ -73,7 +118,9 @@ def _refuse_infinite(table: pd.DataFrame, name: str) -> None:
     numbers = table.select_dtypes("number")
     for column in numbers.columns:
         if np.isinf(numbers[column].to_numpy(dtype=np.float64, na_value=np.nan)).any():
-            raise InvalidTraining(f'Column "{column}" of {name} holds infinite values; make them empty or finite.')
+            raise InvalidTraining(
+                f'Column "{_cut(column)}" of {name} holds infinite values; make them empty or finite.'
+            )
 
 
 def _regression() -> tuple[pd.DataFrame, pd.Series]:

@@ -61,9 +61,11 @@ def _model(task: Task, seed: int, *, boosted: bool) -> Any:
 
     if task == "classification":
         if boosted:
-            return HistGradientBoostingClassifier(random_state=seed)
+            return HistGradientBoostingClassifier(random_state=seed, early_stopping=False)
         return LogisticRegression(max_iter=5_000, random_state=seed)
-    return HistGradientBoostingRegressor(random_state=seed) if boosted else Ridge()
+    if boosted:
+        return HistGradientBoostingRegressor(random_state=seed, early_stopping=False)
+    return Ridge()
 
 
 def _preprocessing(schema: Schema, *, dense: bool) -> Any:
@@ -109,6 +111,9 @@ def _words() -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    # A vectorizer wants one dimension and no gaps; numpy's ravel is a function that any process can unpickle.
+    # Every run without spaces is a word, for prices and single characters are words of some tables. A vectorizer
+    # wants one dimension and no gaps, and numpy's ravel is a function that any process can unpickle.
     empty = SimpleImputer(strategy="constant", fill_value="", missing_values=np.nan)
-    return make_pipeline(empty, FunctionTransformer(np.ravel), TfidfVectorizer(max_features=WORDS_KEPT))
+    return make_pipeline(
+        empty, FunctionTransformer(np.ravel), TfidfVectorizer(max_features=WORDS_KEPT, token_pattern=r"\S+")
+    )

@@ -12,17 +12,19 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any, TypeAlias
 
-from flaskml.errors import JobNotFound, QueueFull, StorageFailed
+from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
 from flaskml.files import Disk
 from flaskml.processes import Roster
-from flaskml.store import now
+from flaskml.settings import Settings
+from flaskml.state import now
 from flaskml.training.messages import Message, Order
 from flaskml.training.trainer import TrainingSpec
 
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 JOBS_KEPT = 1_000
 """Ended jobs that are remembered."""
+
+PATIENCE = 600
+"""Seconds for which the end of a job is tried to be recorded."""
 
 TURN = 0.5
 """Seconds between two looks at whether another process's job has ended."""
@@ -42,8 +47,8 @@ create table if not exists jobs (
 )
 """
 
-Published: TypeAlias = Callable[[str], None]
-"""Called with the name of the model that has a new active version, before the job is said to have succeeded."""
+Published: TypeAlias = Callable[[], None]
+"""Called when a model has a new active version, before the job is said to have succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,8 @@ class JobTable:
             job_id = token_hex(8)
             values = (job_id, owner, "queued", spec.model_dump_json(), now())
             connection.execute("insert into jobs (id, owner, status, spec, created) values (?, ?, ?, ?, ?)", values)
-            connection.execute(
-                "delete from jobs where ended is not null and rowid not in"
-                " (select rowid from jobs order by rowid desc limit ?)",
-                (JOBS_KEPT,),
-            )
+            kept = "select rowid from jobs order by rowid desc limit ?"
+            connection.execute(f"delete from jobs where rowid not in ({kept})", (JOBS_KEPT,))
         return job_id
 
     def start(self, job_id: str) -> bool:
@@ -117,6 +119,10 @@ class JobTable:
         with self._transaction() as connection:
             connection.execute(f"update jobs set {columns} where id = :id", {**values, "id": job_id})
 
+    def end(self, job_id: str, **values: Any) -> None:
+        """Sets the last values of a job."""
+        self.update(job_id, stage=None, ended=now(), **values)
+
     def get(self, job_id: str) -> Job:
         """The job as it stands. Raises `JobNotFound`."""
         for row in self._select("where id = ?", job_id):
@@ -130,8 +136,13 @@ class JobTable:
     def _select(self, condition: str, *values: str) -> list[sqlite3.Row]:
         if not self.path.exists():
             return []
-        with closing(self._connect()) as connection:
-            return connection.execute(f"select * from jobs {condition}", values).fetchall()
+        try:
+            with closing(self._connect()) as connection:
+                known = connection.execute("select 1 from sqlite_master where name = 'jobs'").fetchone()
+                return connection.execute(f"select * from jobs {condition}", values).fetchall() if known else []
+        except sqlite3.DatabaseError as error:
+            remedy = "Move it away; jobs are remembered anew."
+            raise DamagedFile(self.path.name, f"it cannot be read ({error})", remedy=remedy) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -140,8 +151,8 @@ class JobTable:
                 connection.execute("begin immediate")
                 connection.execute(_SCHEMA)
                 yield connection
-        except sqlite3.OperationalError as error:
-            raise StorageFailed(str(error)) from error
+        except sqlite3.DatabaseError as error:
+            raise StorageFailed(f"{self.path.name}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=10)
@@ -162,16 +173,14 @@ class JobTable:
 class Jobs:
     """Takes training jobs and runs them one after the other, each in a process of its own.
 
-    `limit` jobs may wait; each may run for `timeout` seconds. A thread lives while there is work, and only then.
+    A thread lives while there is work, and only then.
     """
 
-    def __init__(self, instance_path: Path, *, limit: int, timeout: float, published: Published) -> None:
-        self.instance_path = instance_path
-        self.limit = limit
-        self.timeout = timeout
+    def __init__(self, settings: Settings, roster: Roster, published: Published) -> None:
+        self.settings = settings
         self.published = published
-        self.roster = Roster(instance_path)
-        self.table = JobTable(instance_path / "jobs.sqlite3", self.roster)
+        self.roster = roster
+        self.table = JobTable(settings.instance_path / "jobs.sqlite3", roster)
         self._mutex = threading.Lock()
         self._waiting: list[Order] = []
         self._thread: threading.Thread | None = None
@@ -183,10 +192,9 @@ class Jobs:
         """
         try:
             with self._mutex:
-                job_id = self.table.add(spec, self.roster.enter(), self.limit)
+                job_id = self.table.add(spec, self.roster.enter(), self.settings.train_queue)
                 file = self._keep(upload, job_id) if upload else None
-                root = str(self.instance_path)
-                order = Order(job_id=job_id, spec=spec, instance_path=root, file=file, file_name=file_name)
+                order = Order(job_id=job_id, spec=spec, settings=self.settings, file=file, file_name=file_name)
                 self._waiting.append(order)
                 self._start_thread()
         except OSError as error:
@@ -201,12 +209,13 @@ class Jobs:
                 shutil.copyfileobj(upload, file)
         except OSError:
             path.unlink(missing_ok=True)
-            self._end(job_id, status="failed", detail="The upload could not be stored.")
+            with suppress(StorageFailed):
+                self.table.end(job_id, status="failed", detail="The upload could not be stored.")
             raise
         return str(path)
 
     def _start_thread(self) -> None:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="flaskml-jobs", daemon=True)
             self._thread.start()
 
@@ -242,19 +251,26 @@ class Jobs:
         if message.version is None:
             self._end(order.job_id, status="failed", detail=message.failure)
             return
-        self.published(order.spec.name)
+        self.published()
         metric, score = (message.score.metric, message.score.value) if message.score else (None, None)
         self._end(order.job_id, status="succeeded", progress=1.0, version=message.version, metric=metric, score=score)
 
     def _end(self, job_id: str, **values: Any) -> None:
-        self.table.update(job_id, stage=None, ended=now(), **values)
+        """Records how a job ended, and waits for a disk that is full: a job must not seem to run for ever."""
+        for _ in range(PATIENCE):
+            try:
+                self.table.end(job_id, **values)
+                return
+            except StorageFailed as error:
+                logger.error("Job %s has ended and that cannot be recorded: %s", job_id, error.detail)
+                time.sleep(1)
 
     def _train(self, order: Order) -> Message:
         """Runs the child to its end and returns the last thing it said, or why it said nothing."""
         command = [sys.executable, "-m", "flaskml.training"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8") as child:
-            alarm = threading.Timer(self.timeout, child.kill)
+            alarm = threading.Timer(self.settings.train_timeout, child.kill)
             alarm.daemon = True
             alarm.start()
             try:
@@ -278,5 +294,5 @@ class Jobs:
 
     def _silence(self, returncode: int, *, late: bool) -> str:
         if late:
-            return f"The training took longer than {self.timeout:,.0f} seconds (setting TRAIN_TIMEOUT)."
+            return f"The training took longer than {self.settings.train_timeout:,} seconds (setting TRAIN_TIMEOUT)."
         return f"The training process died (exit code {returncode}); it may have run out of memory."

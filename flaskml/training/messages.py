@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from flaskml.bundle import Score
+from flaskml.settings import Settings
 from flaskml.training.trainer import TrainingSpec
 
 
@@ -15,7 +16,7 @@ class Order(BaseModel):
 
     job_id: str
     spec: TrainingSpec
-    instance_path: str
+    settings: Settings
     file: str | None = None
     file_name: str = ""
 

@@ -13,10 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flaskml.bundle import Facts, Manifest, Score, Task
 from flaskml.errors import InvalidTraining
-from flaskml.publishing import publish_version
+from flaskml.publishing import Sample, name_of, open_store, publish_version
 from flaskml.schema import Schema, Table, conform, learn
-from flaskml.settings import MODEL_NAME
-from flaskml.store import Store
+from flaskml.settings import MODEL_NAME, Settings
 from flaskml.training.datasets import BUILT_IN, Dataset, built_in, read_csv
 from flaskml.training.estimators import build, infer_task
 
@@ -64,7 +63,30 @@ class Stage:
 
 Report: TypeAlias = Callable[[Stage], None]
 
-STAGES = ("reading", "fitting for the score", "scoring", "fitting on all rows", "storing")
+STAGES = ("reading", "fitting for the score", "scoring", "fitting on all rows", "storing and trying")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The CSV file to train on, and what it is called; no file for a built-in data set."""
+
+    file: Path | None = None
+    name: str = ""
+
+
+BUILT_IN_SOURCE = Source()
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """An estimator fitted on all rows, what is known of it, and the table that it was fitted on."""
+
+    estimator: Any
+    facts: Facts
+    table: Table
+    task_rule: str
+    dropped_rows: int
+    dropped_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +99,26 @@ class Training:
     dropped_columns: tuple[str, ...]
 
 
-def train(spec: TrainingSpec, store: Store, report: Report, file: Path | None = None, file_name: str = "") -> Training:
-    """Reads the data, measures a held-out score, fits on all rows, stores the version and makes it active.
+def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source = BUILT_IN_SOURCE) -> Training:
+    """Fits as `fit` does, stores the version, tries it and makes it active.
 
-    Raises `InvalidTraining` for data that no model can be fitted to, `StorageFailed` if the disk refuses it.
+    Raises `InvalidTraining` for data that no model can be fitted to, `StorageFailed` if the disk refuses it, and
+    `VersionRejected` if the trial does.
     """
+    fitted = fit(spec, report, source)
+    report(Stage(STAGES[-1], 1 - 1 / len(STAGES)))
+    reason = f"trained on {fitted.facts.data}"
+    sample = Sample(fitted.table, fitted.table)
+    store = open_store(settings)
+    manifest = publish_version(store, settings, spec.name, fitted.estimator, fitted.facts, sample, reason=reason)
+    return Training(manifest, fitted.task_rule, fitted.dropped_rows, fitted.dropped_columns)
+
+
+def fit(spec: TrainingSpec, report: Report, source: Source = BUILT_IN_SOURCE) -> Fitted:
+    """Reads the data, measures a held-out score, and fits on all rows. Raises `InvalidTraining`."""
     stages = _Stages(report)
     with stages.next():
-        dataset = _read(spec, file, file_name)
+        dataset = _read(spec, source)
         task, rule = infer_task(dataset.target)
         run = _Run(spec.task or task, dataset, spec.seed)
     with stages.next():
@@ -93,16 +127,14 @@ def train(spec: TrainingSpec, store: Store, report: Report, file: Path | None = 
         score = run.score()
     with stages.next():
         estimator = run.fit_all()
-    with stages.next():
-        facts = _facts(spec, dataset, run, score, estimator)
-        manifest = publish_version(store, spec.name, estimator, facts, reason=f"trained on {dataset.name}")
     rule = rule if spec.task is None else "as asked for"
-    return Training(manifest, rule, dataset.dropped_rows, dataset.dropped_columns)
+    facts = _facts(spec, dataset, run, score, estimator)
+    return Fitted(estimator, facts, run.table, rule, dataset.dropped_rows, dataset.dropped_columns)
 
 
-def _read(spec: TrainingSpec, file: Path | None, file_name: str) -> Dataset:
-    if file is not None:
-        return read_csv(file, file_name, spec.target)
+def _read(spec: TrainingSpec, source: Source) -> Dataset:
+    if source.file is not None:
+        return read_csv(source.file, source.name, spec.target)
     if spec.data is None:
         raise InvalidTraining(f"There is nothing to train on: give a CSV file or one of {', '.join(BUILT_IN)}.")
     if spec.target not in (None, "target"):
@@ -138,6 +170,7 @@ class _Run:
                 f"{dataset.name} has {len(self.target)} rows with a target; {FEWEST_ROWS} are needed."
             )
         self._fitted, self._held_out = self._split()
+        self._scored: Any = None
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers to fit and to score on; every class is in both where it has rows enough."""
@@ -156,13 +189,17 @@ class _Run:
         return self.target if counts.min() >= 2 and len(classes) <= held_out else None
 
     def fit_part(self) -> None:
-        self._scored = self._fit(self._fitted)
+        """Fits for the score, unless a rare class left the rows to fit on with one class only."""
+        if self.task == "regression" or len(np.unique(self.target[self._fitted])) > 1:
+            self._scored = self._fit(self._fitted)
 
     def fit_all(self) -> Any:
         return self._fit(np.arange(len(self.target)))
 
-    def score(self) -> Score:
+    def score(self) -> Score | None:
         """Accuracy or R², on rows that the estimator has not seen."""
+        if self._scored is None:
+            return None
         value = float(self._scored.score(_take(self.table, self._held_out), self.target[self._held_out]))
         metric = "accuracy" if self.task == "classification" else "r2"
         return Score(metric=metric, value=value, rows=len(self._held_out))
@@ -187,7 +224,7 @@ def _target(dataset: Dataset, task: Task) -> np.ndarray:
     if target.nunique() < 2:
         raise InvalidTraining(f'The target "{target.name}" has one value only; there is nothing to tell apart.')
     if is_numeric_dtype(target) or is_bool_dtype(target):
-        whole = not is_bool_dtype(target) and bool((target % 1 == 0).all())
+        whole = not is_bool_dtype(target) and bool((target % 1 == 0).all()) and abs(target).max() < 2**53
         return target.to_numpy(dtype=np.int64) if whole else target.to_numpy()
     return target.map(str).to_numpy(dtype=np.str_)
 
@@ -196,20 +233,14 @@ def _take(table: Table, rows: np.ndarray) -> Table:
     return table[rows] if isinstance(table, np.ndarray) else table.iloc[rows]
 
 
-def _facts(spec: TrainingSpec, dataset: Dataset, run: _Run, score: Score, estimator: Any) -> Facts:
+def _facts(spec: TrainingSpec, dataset: Dataset, run: _Run, score: Score | None, estimator: Any) -> Facts:
     return Facts(
         task=run.task,
         target=str(dataset.target.name),
-        estimator=_name(estimator),
+        estimator=name_of(estimator),
         data=dataset.name,
         rows=len(run.target),
         seed=spec.seed,
         score=score,
         schema_=run.schema,
     )
-
-
-def _name(estimator: Any) -> str:
-    """The class of the estimator, of a pipeline's steps in order."""
-    steps = getattr(estimator, "steps", None)
-    return " + ".join(type(step).__name__ for _, step in steps) if steps else type(estimator).__name__

@@ -1,26 +1,127 @@
-"""What the store holds, over HTTP."""
+"""The registry over HTTP."""
 
-from flaskml.training.trainer import TrainingSpec, train
-from tests.conftest import ignore
+import pytest
+
+from tests.conftest import accept, stop, train_into
+
+
+@pytest.fixture
+def two(store, instance):
+    """A second version of the default model, trained on other data, not active."""
+    train_into(instance, data="diabetes")
+    store.activate("default", "1", "back to the first")
+    return store
 
 
 def test_list(client):
     models = client.get("/models").json["models"]
     assert [(model["name"], model["active"], model["versions"], model["serving"]) for model in models] == [
         ("default", "1", ["1"], "1"),
-        ("homes", "1", ["1"], None),
+        ("homes", "1", ["1"], "1"),
     ]
 
 
-def test_one(client, store):
-    train(TrainingSpec(), store, ignore)
+def test_one(client, two):
     model = client.get("/models/default").json
-    assert (model["active"], model["versions"], model["serving"], model["generation"]) == ("2", ["1", "2"], "1", 2)
+    assert (model["active"], model["versions"], model["serving"], model["aliases"]) == ("1", ["1", "2"], "1", {})
     assert [(entry["version"], entry["reason"]) for entry in model["history"]] == [
         ("1", "trained on regression"),
-        ("2", "trained on regression"),
+        ("2", "trained on diabetes"),
+        ("1", "back to the first"),
     ]
     assert [feature["name"] for feature in model["features"]] == ["feature"]
+    (verdict,) = model["verdicts"]["2"].values()
+    assert verdict["accepted"] and "32 golden rows" in verdict["reason"]
+
+
+def test_a_manifest(client):
+    manifest = client.get("/models/homes/versions/1").json
+    assert (manifest["model"], manifest["version"], manifest["target"]) == ("homes", "1", "sold")
+
+
+def test_activation_and_rollback(client, two):
+    assert client.post("/predict", json={"feature": 1}).json["version"] == "1"
+    answer = client.put("/models/default/active", json={"version": "2"})
+    assert answer.status_code == 200 and answer.json["active"] == answer.json["serving"] == "2"
+    assert answer.json["lagging"] == []
+    assert client.post("/predict", json={"feature": 1}).status_code == 422
+    answer = client.post("/models/default/rollback")
+    assert answer.status_code == 200 and answer.json["active"] == "1"
+    assert client.post("/predict", json={"feature": 1}).json["version"] == "1"
+    assert client.get("/models/default").json["history"][-1]["reason"] == "rolled back"
+    assert client.post("/models/default/rollback").json["active"] == "2"
+
+
+def test_nothing_to_roll_back_to(client):
+    answer = client.post("/models/homes/rollback")
+    assert answer.status_code == 409 and "history" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"version": "9"}, 404),
+        ({"version": 1}, 422),
+        ({}, 422),
+        ({"version": "1", "x": 1}, 422),
+        ({"version": "../1"}, 404),
+    ],
+)
+def test_activations_that_are_none(client, body, status):
+    assert client.put("/models/default/active", json=body).status_code == status
+    assert client.put("/models/absent/active", json={"version": "1"}).status_code == 404
+    assert client.put("/models/default/active", data=b"{").status_code == 400
+
+
+def test_deleting(client, two):
+    assert client.delete("/models/default/versions/1").status_code == 409
+    assert client.delete("/models/default/versions/2").status_code == 204
+    assert client.delete("/models/default/versions/2").status_code == 204
+    assert client.get("/models/default").json["versions"] == ["1"]
+    assert client.delete("/models/absent/versions/2").status_code == 404
+    assert client.get("/models/default/versions/2").status_code == 404
+
+
+def test_an_aliased_version_answers_under_its_number(client, two):
+    two.alias("default", "stable", "2")
+    client.get("/livez")
+    row = dict.fromkeys(two.manifest("default", "2").schema_.names, 0.01)
+    app = client.application
+    app.extensions["watcher"].catch_up()
+    answer = client.post("/models/default/versions/2/predict", json=row)
+    assert answer.status_code == 200 and answer.json["version"] == "2"
+    assert client.post("/models/default/versions/1/predict", json={"feature": 1}).json["version"] == "1"
+    assert client.post("/models/default/predict", json={"feature": 1}).json["version"] == "1"
+    assert client.delete("/models/default/versions/2").status_code == 409
+    assert client.post("/models/default/versions/7/predict", json=row).status_code == 404
+    assert client.post("/models/absent/predict", json=row).status_code == 404
+
+
+def test_a_model_published_later_gets_its_slot(client, instance):
+    assert client.post("/models/late/predict", json={"feature": 1}).status_code == 404
+    train_into(instance, name="late")
+    client.application.extensions["watcher"].catch_up()
+    assert client.post("/models/late/predict", json={"feature": 1}).json["model"] == "late"
+    assert client.application.extensions["models"]["late"].serving.version == "1"
+
+
+def test_an_idle_process_compares_before_its_first_answer(make_app, two):
+    client = make_app().test_client()
+    two.activate("default", "2", "while the process was idle")
+    assert client.get("/readyz").json["version"] == "2"
+
+
+def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
+    import flaskml.blueprints.models as models
+
+    monkeypatch.setattr(models, "PATIENCE", 0.3)
+    other = make_app()
+    other.test_client().get("/livez")
+    other.extensions["watcher"]._stopped.set()
+    other.extensions["watcher"]._thread.join()
+    answer = client.put("/models/default/active", json={"version": "2"})
+    assert answer.status_code == 202 and answer.headers["Location"] == "/models/default"
+    assert len(answer.json["lagging"]) == 1 and answer.json["lagging"][0]["pid"]
 
 
 def test_unknown(client):
@@ -28,13 +129,36 @@ def test_unknown(client):
     assert answer.status_code == 404 and "homes" in answer.json["detail"]
     for name in ("..", "%2e%2e", "A", "a" * 64, "a%00", "a%0a", "%EF%BC%A1", "a%2fb"):
         assert client.get(f"/models/{name}").status_code == 404
+    for version in ("0", "01", "%D9%A1", "1%0a", "1" * 11, "-1"):
+        assert client.get(f"/models/default/versions/{version}").status_code == 404
 
 
-def test_an_empty_store(make_app, tmp_path):
-    client = make_app(INSTANCE_PATH=tmp_path / "new").test_client()
-    assert client.get("/models").json == {"models": []} and not (tmp_path / "new").exists()
+def test_an_empty_store(tmp_path):
+    from flaskml import create_app
+
+    app = create_app({"INSTANCE_PATH": tmp_path / "new"})
+    assert not (tmp_path / "new").exists()
+    assert app.test_client().get("/models").json == {"models": []}
+    stop(app)
 
 
-def test_no_text_of_a_row_leaves(client, make_app, homes):
-    for path in ("/models/homes", "/models", "/"):
-        assert "case 1" not in homes.get(path).text
+def test_no_text_of_a_row_leaves(homes, store, home):
+    golden = store.golden(store.manifest("homes", "1"))
+    texts = {value for row in golden.rows for value in row if isinstance(value, str) and "case" in value}
+    assert texts
+    paths = ["/", "/models", "/models/homes", "/models/homes/versions/1"]
+    told = "".join(homes.get(path).text for path in paths) + homes.post("/predict", json=home | {"rooms": "x"}).text
+    assert not [text for text in texts if text in told]
+
+
+def test_a_rejected_version_is_not_activated(client, store, two):
+    from flaskml.state import Verdict, now
+    from flaskml.store import environment_key
+
+    bad = Verdict(accepted=False, reason="it answered golden row 3 otherwise than in training.", at=now(), row=3)
+    store.change("default", lambda state: state.judge("2", environment_key(), bad))
+    answer = client.put("/models/default/active", json={"version": "2"})
+    assert answer.status_code == 409 and "golden row 3" in answer.json["detail"]
+    assert client.get("/readyz").json["version"] == "1"
+    accept(store, "default", "2", active=False)
+    assert client.put("/models/default/active", json={"version": "2"}).status_code == 200

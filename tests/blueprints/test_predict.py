@@ -1,11 +1,13 @@
 """The native prediction door."""
 
 import json
+from io import BytesIO
 
 import pytest
 
 from flaskml.errors import PROBLEMS_SHOWN
 from flaskml.web import PROBLEM_LIMIT
+from tests.conftest import train_into
 
 URLENCODED = "application/x-www-form-urlencoded"
 
@@ -75,11 +77,32 @@ def test_bad_input(client, body, content_type, status):
         assert all(error["feature"] and error["feature"] in error["detail"] for error in answer.json["errors"])
 
 
-def test_a_file_is_no_value(client):
-    from io import BytesIO
+def test_a_file_is_no_value(homes, home):
+    form = {name: str(value) for name, value in home.items()} | {"note": (BytesIO(b"good"), "x.csv")}
+    answer = homes.post("/predict", data=form)
+    assert answer.status_code == 422 and "is a file" in answer.json["detail"]
 
-    answer = client.post("/predict", data={"feature": (BytesIO(b"1"), "x.csv")})
-    assert answer.status_code == 422 and "a file" in answer.json["detail"]
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_numbers_that_overflow_in_the_estimator(make_app, instance):
+    train_into(instance, data="iris", name="iris")
+    client = make_app(MODEL_NAME="iris").test_client()
+    row = dict.fromkeys(client.application.extensions["model"].current.schema.names, 1.7e+308)
+    answer = client.post("/predict", json=row)
+    assert answer.status_code == 422 and "too large" in answer.json["detail"]
+    assert client.post("/predict", json=[row] * 3).status_code == 422
+
+
+def test_refusals_keep_no_memory_of_requests(make_app):
+    client = make_app(MODEL_NAME="absent").test_client()
+    lengths = set()
+    for _ in range(5):
+        client.post("/predict", json={})
+        trace, frames = client.application.extensions["model"].current.reason.__traceback__, 0
+        while trace:
+            trace, frames = trace.tb_next, frames + 1
+        lengths.add(frames)
+    assert len(lengths) == 1
 
 
 def test_content_encodings_are_refused(client):
@@ -108,10 +131,8 @@ def test_limits(make_app):
 
 
 def test_a_body_of_unknown_length_is_limited_too(make_app):
-    import io
-
     client = make_app(MAX_BODY=100).test_client()
-    stream = {"input_stream": io.BytesIO(b" " * 200), "environ_overrides": {"wsgi.input_terminated": True}}
+    stream = {"input_stream": BytesIO(b" " * 200), "environ_overrides": {"wsgi.input_terminated": True}}
     assert client.post("/predict", **stream, content_type="application/json").status_code == 413
 
 

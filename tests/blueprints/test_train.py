@@ -10,7 +10,6 @@ def train(app, client):
     """Posts a specification and returns the answer; the job is over when the test is."""
     yield lambda **options: client.post("/train", **options)
     app.extensions["jobs"].wait()
-    app.extensions["jobs"].roster.leave()
 
 
 def test_a_job_is_accepted_at_once(train, app, client):
@@ -30,7 +29,6 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
     assert client.post("/predict", json={"feature": 1}).status_code == 503
     assert client.post("/train", json={}).status_code == 202
     app.extensions["jobs"].wait()
-    app.extensions["jobs"].roster.leave()
     assert client.post("/predict", json={"feature": 1}).json["version"] == "1"
 
 
@@ -42,7 +40,14 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
         ({"json": {"data": "http://127.0.0.1/x.csv"}}, 422, "built-in"),
         ({"json": {"name": "../x"}}, 422, "name"),
         ({"json": {"estimator": "os.system"}}, 422, "estimator"),
-        ({"json": {"seed": "1"}}, 202, None),
+        ({"json": {"seed": 1}}, 202, None),
+        ({"json": {"seed": "1"}}, 422, "seed"),
+        ({"json": {"seed": True}}, 422, "seed"),
+        ({"json": {"data": None}}, 422, "CSV file"),
+        ({"json": {f"key {i}": i for i in range(5_000)}}, 422, "more than 20"),
+        ({"data": {"data": (io.BytesIO(b""), "")}}, 202, None),
+        ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv")}}, 422, "target"),
+        ({"data": {"name": ["one", "two"]}}, 422, "more than once"),
         ({"json": {"seed": -1}}, 422, "seed"),
         ({"json": []}, 400, "object"),
         ({"data": b"{", "content_type": "application/json"}, 400, "JSON"),
@@ -70,7 +75,6 @@ def test_a_full_queue(make_app):
     client = app.test_client()
     statuses = [client.post("/train", json={}) for _ in range(4)]
     app.extensions["jobs"].wait()
-    app.extensions["jobs"].roster.leave()
     refused = [answer for answer in statuses if answer.status_code == 429]
     assert refused and all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
 

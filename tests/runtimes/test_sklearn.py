@@ -49,7 +49,6 @@ def test_parts_of_what_refers_to_itself():
 
 @pytest.mark.parametrize("layout", ["array", "frame"])
 def test_the_rehearsal_starts_no_thread(layout):
-    rehearse.cache_clear()
     before = threading.active_count()
     rehearse(layout)
     assert threading.active_count() == before

@@ -40,6 +40,12 @@ def test_rows_without_target_and_columns_without_values_are_left_out(tmp_path):
     assert (dataset.dropped_rows, dataset.dropped_columns) == (1, ("b",))
 
 
+def test_words_for_gaps_are_gaps_among_numbers_only(tmp_path):
+    dataset = read(tmp_path, "n,country,y\n1,NA,1\nNA,SE,2\n2,,3\n")
+    assert dataset.features["n"].isna().tolist() == [False, True, False] and dataset.features["n"].sum() == 3
+    assert dataset.features["country"].tolist()[:2] == ["NA", "SE"] and dataset.features["country"].isna()[2]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     assert read(tmp_path, b"\xef\xbb\xbfa,y\n1,2\n").features.columns.tolist() == ["a"]
 
@@ -52,6 +58,9 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
         (b"a,y\n1,2\n1,2,3\n", "not a CSV table"),
         (gzip.compress(b"a,y\n1,2\n"), "not a CSV table"),
         ("a,b\n1,2\n", 'no column "y"'),
+        ("a,y\n1,2,3\n4,5,6\n", "more fields than its header"),
+        ("a,y\n1,2,\n4,5,\n", "more fields than its header"),
+        ("y,a,y\n1,2,3\n", 'more than one column called "y"'),
         ("y\n1\n", "no column with values"),
         ("a,y\n1,2\ninf,3\n", '"a".*infinite'),
         ("a,y\n1,inf\n", '"y".*infinite'),
@@ -65,5 +74,5 @@ def test_tables_that_are_none(tmp_path, content, said):
 def test_the_nearest_column_is_offered(tmp_path):
     with pytest.raises(InvalidTraining, match='did you mean "price"'):
         read(tmp_path, "a,price\n1,2\n", target="prize")
-    with pytest.raises(InvalidTraining, match="--target"):
+    with pytest.raises(InvalidTraining, match="is the target"):
         read(tmp_path, "a,price\n1,2\n", target=None)

@@ -4,19 +4,21 @@ import io
 
 import pytest
 
-from flaskml.errors import JobNotFound, QueueFull, StorageFailed
+from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
+from flaskml.processes import Roster
 from flaskml.store import Store
 from flaskml.training.jobs import Jobs
 from flaskml.training.trainer import TrainingSpec
-from tests.conftest import mixed_table
+from tests.conftest import mixed_table, settings_for
 
 
 @pytest.fixture
 def make_jobs(tmp_path):
     made = []
 
-    def build(limit=8, timeout=60, published=lambda name: None):
-        made.append(Jobs(tmp_path, limit=limit, timeout=timeout, published=published))
+    def build(limit=8, timeout=60, published=lambda: None):
+        settings = settings_for(tmp_path, TRAIN_QUEUE=limit, TRAIN_TIMEOUT=timeout)
+        made.append(Jobs(settings, Roster(tmp_path), published))
         return made[-1]
 
     yield build
@@ -27,14 +29,14 @@ def make_jobs(tmp_path):
 
 def test_a_job_from_queued_to_succeeded(make_jobs, tmp_path):
     published = []
-    jobs = make_jobs(published=published.append)
+    jobs = make_jobs(published=lambda: published.append(True))
     job_id = jobs.submit(TrainingSpec(data="iris", name="flowers"))
     assert jobs.table.get(job_id).status in ("queued", "running")
     jobs.wait()
     job = jobs.table.get(job_id).to_dict()
     assert (job["status"], job["progress"], job["model"], job["version"]) == ("succeeded", 1.0, "flowers", "1")
     assert job["metric"] == "accuracy" and job["best_score"] > 0.9 and job["ended"] >= job["created"]
-    assert published == ["flowers"] and Store(tmp_path).state("flowers").active == "1"
+    assert published == [True] and Store(tmp_path).state("flowers").active == "1"
 
 
 def test_an_upload_is_trained_on_and_removed(make_jobs, tmp_path):
@@ -71,7 +73,7 @@ def test_a_bounded_queue(make_jobs):
 def test_one_at_a_time_across_processes(make_jobs):
     running = []
 
-    def published(name):
+    def published():
         running.append(len([job for job in first.table.all() if job.status == "running"]))
 
     first, second = make_jobs(published=published), make_jobs(published=published)
@@ -82,7 +84,7 @@ def test_one_at_a_time_across_processes(make_jobs):
 
 
 def test_a_job_that_takes_too_long(make_jobs):
-    jobs = make_jobs(timeout=0.2)
+    jobs = make_jobs(timeout=1)
     job_id = jobs.submit(TrainingSpec())
     jobs.wait()
     assert jobs.table.get(job_id).status == "failed" and "TRAIN_TIMEOUT" in jobs.table.get(job_id).detail
@@ -100,11 +102,41 @@ def test_a_job_of_a_process_that_died_is_interrupted(make_jobs):
 
 
 def test_a_swap_that_fails_fails_the_job(make_jobs, caplog):
-    jobs = make_jobs(published=lambda name: 1 / 0)
+    jobs = make_jobs(published=lambda: 1 / 0)
     job_id = jobs.submit(TrainingSpec())
     jobs.wait()
     assert jobs.table.get(job_id).status == "failed" and "log" in jobs.table.get(job_id).detail
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_disk_that_is_full_for_a_while_stops_no_later_job(make_jobs, monkeypatch):
+    jobs = make_jobs()
+    end, refused = jobs.table.end, []
+
+    def full_once(job_id, **values):
+        if not refused:
+            refused.append(job_id)
+            raise StorageFailed("No space left on device")
+        end(job_id, **values)
+
+    monkeypatch.setattr(jobs.table, "end", full_once)
+    first, second = jobs.submit(TrainingSpec()), jobs.submit(TrainingSpec())
+    jobs.wait()
+    assert refused == [first]
+    assert [jobs.table.get(job_id).status for job_id in (first, second)] == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1_000])
+def test_a_table_that_is_none(make_jobs, tmp_path, content):
+    (tmp_path / "jobs.sqlite3").write_bytes(content)
+    jobs = make_jobs()
+    if content:
+        with pytest.raises(DamagedFile, match=r"jobs\.sqlite3"):
+            jobs.table.all()
+        with pytest.raises(StorageFailed):
+            jobs.submit(TrainingSpec())
+    else:
+        assert jobs.table.all() == []
 
 
 def test_unknown_jobs(make_jobs, tmp_path):
@@ -117,7 +149,7 @@ def test_unknown_jobs(make_jobs, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
-    jobs = Jobs(tmp_path / "file", limit=1, timeout=1, published=lambda name: None)
+    jobs = Jobs(settings_for(tmp_path / "file"), Roster(tmp_path / "file"), lambda: None)
     with pytest.raises(StorageFailed) as caught:
         jobs.submit(TrainingSpec())
     assert caught.value.status == 507

@@ -1,18 +1,17 @@
-"""The commands: each parses, calls one function, and tells what it did."""
+"""`flask train`."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from flaskml.cli import errors_told, next_command, shortest
 
 if TYPE_CHECKING:
     from flaskml.bundle import Manifest
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
 
 FEATURES_NAMED = 6
 """How many features the summary names."""
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """An error of flaskml's becomes a sentence and exit code 1."""
-    from flaskml.errors import FlaskmlError
-
-    try:
-        yield
-    except FlaskmlError as error:
-        raise click.ClickException(error.detail) from error
 
 
 @click.command()
@@ -45,16 +33,15 @@ def train(data: str, target: str | None, name: str, task: str | None, seed: int)
     The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
     """
     from flaskml import web
-    from flaskml.store import Store
     from flaskml.training import trainer
 
-    with _errors_told():
-        settings, _ = web.load_settings()
+    with errors_told():
+        settings, _ = web.flask_settings()
         file = _csv_file(data)
         spec = _spec(data=None if file else data, target=target, name=name, task=task, seed=seed)
+        source = trainer.Source(file, file.name) if file else trainer.BUILT_IN_SOURCE
         with _Ticker() as ticker:
-            store = Store(settings.instance_path)
-            training = trainer.train(spec, store, ticker.report, file, file.name if file else "")
+            training = trainer.train(spec, settings, ticker.report, source)
     _tell(training, settings.instance_path, settings.model_name)
 
 
@@ -92,8 +79,8 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
         "estimator": manifest.estimator,
         "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
         "model": f"{manifest.model} version {manifest.version}, active",
-        "stored": _shortest(folder),
-        "next": _next_command(manifest.model, served),
+        "stored": shortest(folder),
+        "next": next_command(manifest.model, served),
     }
     for label, text in lines.items():
         click.echo(f"{label:<10} {text}")
@@ -112,19 +99,6 @@ def _features(manifest: Manifest) -> str:
     names = manifest.schema_.names
     more = f" and {len(names) - FEATURES_NAMED} more" if len(names) > FEATURES_NAMED else ""
     return f"{len(names)}: {', '.join(names[:FEATURES_NAMED])}{more}"
-
-
-def _shortest(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _next_command(name: str, served: str) -> str:
-    """What to type to serve the model, from this folder."""
-    target = "wsgi:app" if Path("wsgi.py").is_file() else "--call flaskml:create_app"
-    if name == served:
-        return f"waitress-serve {target}"
-    setting = f"set FLASKML_MODEL_NAME={name}&&" if os.name == "nt" else f"FLASKML_MODEL_NAME={name}"
-    return f"{setting} waitress-serve {target}"
 
 
 class _Ticker:

@@ -1,0 +1,154 @@
+"""One version as a folder: written once, and verified before anything in it is used.
+
+model.joblib      the estimator, as joblib writes it
+golden.json       rows and the answers that they must get
+manifest.json     what the version is, with the digest of each file
+manifest.sig      our signature of the manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from flaskml.bundle import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Facts, FileRecord, Manifest, environment
+from flaskml.custody import Custody
+from flaskml.errors import DamagedFile, FlaskmlError
+from flaskml.files import Disk
+from flaskml.golden import GOLDEN_FILE, Golden
+from flaskml.signing import Signer
+from flaskml.state import now
+
+MAPPED_FROM = 2**20
+"""Bytes from which a model file is mapped; a mapped array costs each call a little, and a small one is soon read."""
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Archive:
+    """Writes and reads the folders of versions. Paths in its errors are relative to `instance_path`."""
+
+    def __init__(self, instance_path: Path, disk: Disk, signer: Signer, custody: Custody) -> None:
+        self.instance_path = instance_path
+        self.disk = disk
+        self.signer = signer
+        self.custody = custody
+
+    def write(self, folder: Path, version: str, name: str, estimator: Any, facts: Facts, golden: Golden) -> Manifest:
+        """Writes all files of a version into a new folder, the signature last. Raises OSError."""
+        import joblib
+
+        self.disk.make_directory(folder)
+        with self.disk.create(folder / MODEL_FILE) as file:
+            joblib.dump(estimator, file)
+        self._write_file(folder / GOLDEN_FILE, golden.model_dump_json().encode())
+        files = {file: self._record(folder / file) for file in (MODEL_FILE, GOLDEN_FILE)}
+        known = {**facts.model_dump(by_alias=True), "environment": environment(), "files": files}
+        manifest = Manifest(**known, format=1, model=name, version=version, created=now())
+        content = manifest.to_json()
+        self._write_file(folder / MANIFEST_FILE, content)
+        self._write_file(folder / SIGNATURE_FILE, self.signer.sign(content))
+        self.disk.sync_directory(folder)
+        return manifest
+
+    def manifest(self, folder: Path) -> Manifest:
+        """What the version says about itself, its signature and its place checked. Raises `DamagedFile`."""
+        path, name = folder / MANIFEST_FILE, folder.parent.name
+        content = self.content(path, name)
+        if not self.signer.verify(content, self.content(folder / SIGNATURE_FILE, name)):
+            key = self.signer.path.name
+            raise self._damaged(path, f"its signature is not by {key}: it was changed, or comes from elsewhere", name)
+        manifest = self.document(path, Manifest, name, content)
+        if (manifest.model, manifest.version) != (name, folder.name):
+            raise self._damaged(path, f"it belongs to {manifest.model} version {manifest.version}", name)
+        return manifest
+
+    def golden(self, folder: Path, manifest: Manifest) -> Golden:
+        """The golden rows of the version. Raises `DamagedFile`."""
+        return self.document(
+            folder / GOLDEN_FILE, Golden, manifest.model, self._verified(folder, GOLDEN_FILE, manifest)
+        )
+
+    def check(self, folder: Path) -> Manifest:
+        """Checks all that can be checked of a version without loading it. Raises `DamagedFile`."""
+        self.custody.check(folder)
+        manifest = self.manifest(folder)
+        for file in manifest.files:
+            try:
+                size, digest = self.disk.digest(folder / file)
+            except OSError as error:
+                raise self._unreadable(folder / file, error, manifest.model) from error
+            self._compare(folder / file, manifest, size, digest)
+        return manifest
+
+    def estimator(self, folder: Path, manifest: Manifest, *, mapped: bool) -> Any:
+        """The estimator; if `mapped` and large, with its arrays mapped from its file. Raises `DamagedFile`."""
+        import joblib
+
+        path = folder / MODEL_FILE
+        try:
+            if mapped and is_large(manifest):
+                self.check(folder)
+                return joblib.load(path, mmap_mode="r")
+            # What was compared is what is loaded: the same bytes, read once.
+            return joblib.load(io.BytesIO(self._verified(folder, MODEL_FILE, manifest)))
+        except FlaskmlError:
+            raise
+        except Exception as error:  # Unpickling may raise anything, an import that fails here included.
+            missing = f" {error.name}" if isinstance(error, ImportError) else ""
+            reason = f"it does not load here ({type(error).__name__}{missing})"
+            raise self._damaged(path, reason, manifest.model) from error
+
+    def document(self, path: Path, kind: type[Document], name: str, content: bytes | None = None) -> Document:
+        """The JSON document of a model at `path`, or in `content`, as a `kind`. Raises `DamagedFile`."""
+        try:
+            return kind.model_validate_json(self.content(path, name) if content is None else content)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "document"
+            raise self._damaged(path, f"it is not ours ({where}: {problem['msg']})", name) from error
+
+    def content(self, path: Path, name: str) -> bytes:
+        """The bytes of a file of a model. Raises `DamagedFile`."""
+        try:
+            return self.disk.read(path)
+        except OSError as error:
+            raise self._unreadable(path, error, name) from error
+
+    def _write_file(self, path: Path, content: bytes) -> None:
+        with self.disk.create(path) as file:
+            file.write(content)
+
+    def _record(self, path: Path) -> FileRecord:
+        size, digest = self.disk.digest(path)
+        return FileRecord(sha256=digest, size=size)
+
+    def _verified(self, folder: Path, file: str, manifest: Manifest) -> bytes:
+        """The content of a file of the version, which is the one that the manifest names."""
+        content = self.content(folder / file, manifest.model)
+        self._compare(folder / file, manifest, len(content), hashlib.sha256(content).hexdigest())
+        return content
+
+    def _compare(self, path: Path, manifest: Manifest, size: int, digest: str) -> None:
+        record = manifest.files.get(path.name)
+        if record is None or size != record.size:
+            expected = record.size if record else 0
+            raise self._damaged(path, f"it holds {size:,} bytes instead of {expected:,}", manifest.model)
+        if digest != record.sha256:
+            raise self._damaged(path, "its SHA-256 is not the one in the manifest", manifest.model)
+
+    def _unreadable(self, path: Path, error: OSError, name: str) -> DamagedFile:
+        return self._damaged(path, f"it cannot be read ({error.strerror})", name)
+
+    def _damaged(self, path: Path, reason: str, name: str) -> DamagedFile:
+        return DamagedFile(path.relative_to(self.instance_path).as_posix(), reason, name)
+
+
+def is_large(manifest: Manifest) -> bool:
+    """Whether mapping the model file is worth it."""
+    record = manifest.files.get(MODEL_FILE)
+    return record is not None and record.size >= MAPPED_FROM

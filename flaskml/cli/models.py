@@ -1,0 +1,193 @@
+"""`flask models`: the registry from a shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flaskml.cli import errors_told, next_command
+
+if TYPE_CHECKING:
+    from flaskml.settings import Settings
+    from flaskml.state import State
+    from flaskml.store import Store
+
+PATIENCE = 5
+"""Seconds that a command waits for every process that serves; then it says who lags."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+
+
+@click.group()
+def models() -> None:
+    """Look at, add, activate and remove models."""
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Store, Settings]]:
+    from flaskml import web
+    from flaskml.publishing import open_store
+
+    with errors_told():
+        settings, _ = web.flask_settings()
+        yield open_store(settings), settings
+
+
+def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
+    click.echo(json.dumps(shown, ensure_ascii=False) if as_json else text())
+
+
+@models.command("list")
+@as_json
+def list_models(as_json: bool) -> None:
+    """Every model, its active version and its aliases."""
+    with _opened() as (store, _):
+        rows = [_summary(store, name) for name in store.names()]
+    _tell(rows, as_json, lambda: "\n".join(_line(row) for row in rows) or "No model yet. Train one: flask train")
+
+
+def _summary(store: Store, name: str) -> dict[str, Any]:
+    state = store.state(name)
+    aliases = dict(state.aliases)
+    return {"name": name, "active": state.active, "versions": store.versions(name), "aliases": aliases}
+
+
+def _line(row: dict[str, Any]) -> str:
+    aliases = "".join(f", {alias} is {version}" for alias, version in row["aliases"].items())
+    return f"{row['name']:<20} active {row['active'] or 'none'} of {len(row['versions'])}{aliases}"
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", required=False)
+@as_json
+def show(name: str, version: str | None, as_json: bool) -> None:
+    """One model with its history, or the manifest of one VERSION with what its trials said."""
+    with _opened() as (store, _):
+        state = store.state(name)
+        if version is None:
+            history = [entry.model_dump() for entry in state.history]
+            shown = {**_summary(store, name), "history": history}
+        else:
+            verdicts = {key: verdict.model_dump() for key, verdict in state.verdicts.get(version, {}).items()}
+            shown = {**json.loads(store.manifest(name, version).to_json()), "verdicts": verdicts}
+    _tell(shown, as_json, lambda: json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+@models.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--data", required=True, type=click.Path(exists=True, dir_okay=False), help="A CSV file with sample rows."
+)
+@click.option("--target", help="The column of the sample that is predicted; it is no feature.")
+@click.option("--name", required=True, help="The model that the new version belongs to.")
+@click.option("--no-activate", is_flag=True, help="Store and try it, and leave the active version as it is.")
+@click.option("--trust", is_flag=True, help="Do not ask before a joblib file is loaded, which runs what is in it.")
+@as_json
+def add(file: Path, data: str, target: str | None, name: str, no_activate: bool, trust: bool, as_json: bool) -> None:
+    """Publish the estimator in FILE (.joblib or .skops) as the next version of a model."""
+    from flaskml import adding, publishing
+
+    if file.suffix != ".skops" and not trust:
+        click.confirm(
+            f"Loading {file.name} runs whatever code its author put into it. Do you trust where it comes from?",
+            abort=True,
+            err=True,
+        )
+    with _opened() as (store, settings):
+        estimator = adding.read_estimator(file)
+        rows, targets = adding.read_sample(Path(data), target, estimator)
+        manifest = publishing.publish_sample(
+            store, settings, name, estimator, rows, targets, data=Path(data).name, activate=not no_activate
+        )
+    shown = {"model": name, "version": manifest.version, "active": not no_activate}
+    active = "stored" if no_activate else "active"
+    next_step = next_command(name, settings.model_name)
+    _tell(shown, as_json, lambda: f"{name} version {manifest.version}, {active}\nnext: {next_step}")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version")
+@as_json
+def activate(name: str, version: str, as_json: bool) -> None:
+    """Make VERSION the one that answers; returns when every serving process does."""
+    with _opened() as (store, settings):
+        _tried(store, settings, name, version)
+        _after(settings, name, store.activate(name, version, "flask models activate"), as_json)
+
+
+@models.command()
+@click.argument("name")
+@as_json
+def rollback(name: str, as_json: bool) -> None:
+    """Make the version active again that was so before the last activation."""
+    with _opened() as (store, settings):
+        version = store.state(name).previous(name)
+        _tried(store, settings, name, version)
+        _after(settings, name, store.activate(name, version, "rolled back"), as_json)
+
+
+def _tried(store: Store, settings: Settings, name: str, version: str) -> None:
+    from flaskml.publishing import trial_limits
+    from flaskml.trial import ensure_accepted
+
+    ensure_accepted(store, name, version, trial_limits(settings))
+
+
+def _after(settings: Settings, name: str, state: State, as_json: bool) -> None:
+    from flaskml.processes import Roster
+
+    late = [member.pid for member in Roster(settings.instance_path).lagging(name, state.generation, PATIENCE)]
+    shown = {"name": name, "active": state.active, "generation": state.generation, "lagging": late}
+    lagging = f"; not yet served by process {', '.join(map(str, late))}" if late else ""
+    _tell(shown, as_json, lambda: f"{name} version {state.active}, active{lagging}")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version")
+@as_json
+def delete(name: str, version: str, as_json: bool) -> None:
+    """Remove a version that is neither active nor aliased."""
+    with _opened() as (store, _):
+        store.delete(name, version)
+    _tell({"name": name, "deleted": version}, as_json, lambda: f"{name} version {version} is gone")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("alias")
+@click.argument("version")
+@as_json
+def alias(name: str, alias: str, version: str, as_json: bool) -> None:
+    """Let ALIAS, such as stable, mean VERSION; the version then answers under its own number too."""
+    with _opened() as (store, settings):
+        _tried(store, settings, name, version)
+        state = store.alias(name, alias, version)
+        _after(settings, name, state, as_json)
+
+
+@models.command()
+@as_json
+def verify(as_json: bool) -> None:
+    """Check owner, permissions, signature and digest of everything that is stored."""
+    from flaskml.errors import FlaskmlError
+
+    found: list[dict[str, Any]] = []
+    with _opened() as (store, _):
+        for name in store.names():
+            for version in store.versions(name):
+                try:
+                    store.check(name, version)
+                    found.append({"name": name, "version": version, "fault": None})
+                except FlaskmlError as error:
+                    found.append({"name": name, "version": version, "fault": error.detail})
+    _tell(found, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in found))
+    if any(row["fault"] for row in found):
+        raise SystemExit(1)

@@ -1,0 +1,121 @@
+"""What changes about a model, and how: one document, replaced whole.
+
+Every method of `State` returns the state after one change; nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from flaskml.errors import NothingToRollBackTo, VersionInUse
+
+
+class Activation(BaseModel):
+    """One change of the active version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    at: str
+    reason: str
+
+
+class Verdict(BaseModel):
+    """What the trial of a version said in one environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    accepted: bool
+    reason: str
+    """Why not, as a sentence without values; what was checked if accepted."""
+
+    at: str
+    mapped: bool = False
+    """Whether it answered with its arrays mapped from the file, read-only, so that processes can share them."""
+
+    row: int | None = None
+    """The golden row that was answered otherwise."""
+
+    expected: Any = None
+    """What the estimator answered where it was trained."""
+
+    answered: Any = None
+    """What it answered in the trial."""
+
+
+class State(BaseModel):
+    """The state of one model. All versions are numbers written as strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal[1]
+    generation: int
+    """Counts the changes; whoever sees a larger one has old news."""
+
+    highest: int
+    """The largest version number ever given out: a deleted one is not used again."""
+
+    active: str | None
+    history: tuple[Activation, ...]
+    """Every activation, oldest first."""
+
+    aliases: Mapping[str, str]
+    """Names for versions, such as `stable`."""
+
+    verdicts: Mapping[str, Mapping[str, Verdict]]
+    """What trials said, by version and by environment."""
+
+    def activate(self, version: str, reason: str) -> State:
+        """`version` is the active one."""
+        entry = Activation(version=version, at=now(), reason=reason)
+        return self._after(active=version, history=(*self.history, entry))
+
+    def previous(self, name: str) -> str:
+        """The version that was active before the last activation. Raises `NothingToRollBackTo`."""
+        if len(self.history) < 2:
+            raise NothingToRollBackTo(name)
+        return self.history[-2].version
+
+    def alias(self, alias: str, version: str) -> State:
+        """`alias` means `version`."""
+        return self._after(aliases={**self.aliases, alias: version})
+
+    def judge(self, version: str, environment: str, verdict: Verdict) -> State:
+        """The trial of `version` in `environment` said `verdict`."""
+        judged = {**self.verdicts.get(version, {}), environment: verdict}
+        return self._after(verdicts={**self.verdicts, version: judged})
+
+    def forget(self, version: str, name: str, highest: int) -> State:
+        """`version` is gone, and no number up to `highest` is free. Raises `VersionInUse`."""
+        if version == self.active or version in self.aliases.values():
+            raise VersionInUse(name, version)
+        verdicts = {key: value for key, value in self.verdicts.items() if key != version}
+        return self._after(verdicts=verdicts, highest=max(self.highest, highest))
+
+    def verdict(self, version: str, environment: str) -> Verdict | None:
+        """What the trial of `version` said in `environment`; None if there was none."""
+        return self.verdicts.get(version, {}).get(environment)
+
+    def served(self) -> set[str]:
+        """The versions that answer requests: the active one and every one with an alias."""
+        return {*self.aliases.values(), *([self.active] if self.active else [])}
+
+    def kept(self) -> set[str]:
+        """The versions that housekeeping leaves alone: those served and the one that a rollback returns to."""
+        return self.served() | ({self.history[-2].version} if len(self.history) > 1 else set())
+
+    def _after(self, **changes: Any) -> State:
+        return self.model_copy(update={**changes, "generation": self.generation + 1})
+
+
+UNUSED = State(format=1, generation=0, highest=0, active=None, history=(), aliases={}, verdicts={})
+"""The state of a model of which nothing has been published yet."""
+
+
+def now() -> str:
+    """This moment, ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,150 @@
+"""The trial of a version: a child process loads it and replays its golden rows before it may serve.
+
+Whatever the version does to the child, crash, hang, eat memory or answer wrongly, the parent goes on and has a verdict.
+`python -m flaskml.trial` is the child; it reads one `Order` from standard input and writes one `Verdict`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from flaskml.archive import is_large
+from flaskml.bundle import MODEL_FILE, Manifest
+from flaskml.errors import FlaskmlError, VersionRejected
+from flaskml.runtimes import open_runtime
+from flaskml.state import Verdict, now
+from flaskml.store import Store, environment_key
+
+SIZES_ALLOWED = 4
+"""How many times the size of its file a model may take: read, unpickled, and copied once by its own compiled parts."""
+
+
+class Limits(BaseModel):
+    """What a trial may take: seconds, and bytes beside what the libraries and the model hold."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: float = 60
+    memory: int = 2 * 1024**3
+
+
+class Order(BaseModel):
+    """What the child is to try."""
+
+    model_config = ConfigDict(frozen=True)
+
+    instance_path: Path
+    key_file: Path
+    strict: bool
+    name: str
+    version: str
+    limits: Limits
+
+
+def ensure_accepted(store: Store, name: str, version: str, limits: Limits) -> None:
+    """Returns if the version has been accepted in this environment, after a trial if it has had none here.
+
+    The verdict is kept with the state of the model, where that can be written. Raises `VersionRejected`, and
+    `VersionNotFound` or `DamagedFile` for what cannot even be tried.
+    """
+    store.folder(name, version)
+    verdict = store.state(name).verdict(version, environment_key())
+    if verdict is None:
+        store.check(name, version)
+        verdict = judge(store, name, version, limits)
+        with contextlib.suppress(FlaskmlError):  # A store that is read-only is served, and tried at each start.
+            store.change(name, lambda state: state.judge(version, environment_key(), verdict))
+    if not verdict.accepted:
+        raise VersionRejected(name, version, verdict.reason)
+
+
+def judge(store: Store, name: str, version: str, limits: Limits) -> Verdict:
+    """Tries the version in a child process."""
+    order = Order(
+        instance_path=store.instance_path,
+        key_file=store.archive.signer.path,
+        strict=store.archive.custody.strict,
+        name=name,
+        version=version,
+        limits=limits,
+    )
+    command = [sys.executable, "-m", "flaskml.trial"]
+    try:
+        done = subprocess.run(
+            command, input=order.model_dump_json().encode(), capture_output=True, timeout=limits.seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return _rejected(f"it took longer than {limits.seconds:g} seconds (setting TRIAL_TIMEOUT).")
+    if done.returncode != 0 or not done.stdout:
+        return _rejected(
+            f"its process died (exit code {done.returncode}); it may need more memory (setting TRIAL_MEMORY)."
+        )
+    return Verdict.model_validate_json(done.stdout)
+
+
+def _rejected(reason: str) -> Verdict:
+    return Verdict(accepted=False, reason=reason, at=now())
+
+
+def main() -> None:
+    """Tries what was ordered and writes the verdict."""
+    order = Order.model_validate_json(sys.stdin.buffer.read())
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # What a model prints is not a verdict.
+    store = Store(order.instance_path, key_file=order.key_file, strict=order.strict)
+    verdict = _try(store, order)
+    with answers:
+        answers.write(verdict.model_dump_json().encode())
+    os._exit(0)  # A model may have left threads that never end.
+
+
+def _try(store: Store, order: Order) -> Verdict:
+    try:
+        manifest = store.manifest(order.name, order.version)
+        _limit(order.limits, manifest.files[MODEL_FILE].size)
+        if is_large(manifest) and (verdict := _replay(store, manifest, mapped=True)).accepted:
+            return verdict
+        return _replay(store, manifest, mapped=False)
+    except MemoryError:
+        return _rejected("it needs more memory than a trial may take (setting TRIAL_MEMORY).")
+    except FlaskmlError as error:
+        return _rejected(error.detail)
+
+
+def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:
+    golden = store.golden(manifest)
+    runtime = open_runtime(store.load(manifest.model, manifest.version, mapped=mapped))
+    try:
+        difference = golden.replay(manifest.schema_, runtime.predict)
+    except MemoryError:
+        raise
+    except Exception as error:  # A model may raise anything; that it did is the verdict.
+        return _rejected(f"it raised {type(error).__name__} where it should have answered its golden rows.")
+    if difference is None:
+        reason = f"{len(golden.rows)} golden rows answered as in training."
+        return Verdict(accepted=True, reason=reason, at=now(), mapped=mapped)
+    reason = f"it answered golden row {difference.row} otherwise than in training."
+    return Verdict(accepted=False, reason=reason, at=now(), **difference.model_dump())
+
+
+def _limit(limits: Limits, size: int) -> None:
+    """Bounds the memory of this process, where the system can."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        import sklearn.utils  # noqa: F401 - what the libraries map counts as theirs, not as the model's
+
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        allowed = held + limits.memory + SIZES_ALLOWED * size
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()
