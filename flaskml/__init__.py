@@ -36,13 +36,12 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
 
     store = open_store(settings)
     registry = Registry(store, trial_limits(settings), settings.max_rows)
+    watcher = Watcher(Roster(settings.instance_path), store.look, registry.refresh)  # What it sees is then loaded.
     slot = registry.adopt(slot) if slot else registry.expect(settings.model_name)
     for name in store.names():
         registry.expect(name)
 
-    roster = Roster(settings.instance_path)
-    watcher = Watcher(roster, store.look, registry.refresh)
-    jobs = Jobs(settings, roster, published=watcher.catch_up)
+    jobs = Jobs(settings, watcher.roster, published=watcher.compare)
     app.extensions.update(settings=settings, store=store, registry=registry, watcher=watcher, jobs=jobs)
     app.extensions.update(model=slot, models=registry.slots)
 

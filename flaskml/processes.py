@@ -133,6 +133,7 @@ class Watcher:
         self.roster = roster
         self.look = look
         self.follow = follow
+        self._seen = look()
         self._pid = 0
         self._mutex = threading.Lock()
         self._stopped = threading.Event()
@@ -150,22 +151,21 @@ class Watcher:
             if self._pid != os.getpid():
                 with contextlib.suppress(OSError):  # A folder that is read-only is served all the same.
                     self.roster.enter()
-                seen = self.look()
-                self.catch_up()
-                self._thread = threading.Thread(target=self._watch, args=(seen,), name="flaskml-watcher", daemon=True)
+                self.compare(told=False)
+                self._thread = threading.Thread(target=self._watch, name="flaskml-watcher", daemon=True)
                 self._thread.start()
                 self._pid = os.getpid()
 
-    def catch_up(self) -> None:
-        """Brings this process to what the store holds now, and tells the roster."""
-        self.roster.tell(self.follow())
+    def compare(self, *, told: bool = True) -> None:
+        """Catches up if the store has changed since the last look; tells the roster then, or if not yet `told`."""
+        if (now := self.look()) != self._seen or not told:
+            self.roster.tell(self.follow())
+            self._seen = now
 
-    def _watch(self, seen: object) -> None:
+    def _watch(self) -> None:
         while not self._stopped.wait(TURN):
             try:
-                if (now := self.look()) != seen:
-                    self.catch_up()
-                    seen = now
+                self.compare()
             except OSError:  # The folder may be gone for a while; what is in memory goes on serving.
                 logger.exception("The store cannot be watched")
 

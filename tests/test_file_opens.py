@@ -1,4 +1,7 @@
-"""No prediction opens a file: counted by an audit hook in a fresh process, the first prediction included."""
+"""No prediction opens a file: counted by an audit hook in a fresh process, the first prediction included.
+
+What a process does once, with its first request of any kind, is to enter the roster; that is a file and no prediction.
+"""
 
 import json
 
@@ -7,10 +10,10 @@ import pandas as pd
 import pytest
 
 from flaskml.bundle import Facts
-from flaskml.publishing import publish_version
+from flaskml.golden import record
 from flaskml.schema import conform, learn
 from flaskml.store import Store
-from tests.conftest import run_python
+from tests.conftest import accept, run_python
 
 COUNT = """
 import json, sys
@@ -18,7 +21,7 @@ from flaskml import create_app
 app = create_app({"INSTANCE_PATH": sys.argv[1], "MODEL_NAME": sys.argv[2]})
 slot, client = app.extensions["model"], app.test_client()
 row = slot.current.schema.example
-client.post("/nowhere", json=row)  # The test client itself loads a codec when it is first used.
+client.post("/nowhere", json=row)  # The process enters the roster, and the test client loads a codec.
 opened, counting = [], False
 def hook(event, arguments):
     if counting and event == "open":
@@ -68,15 +71,10 @@ def test_estimators_that_would(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
     schema = learn(frame)
     estimator.fit(conform(frame, schema), (frame.a > 0).to_numpy())
-    facts = Facts(
-        task="classification",
-        target="y",
-        estimator=name,
-        data="made",
-        rows=80,
-        seed=0,
-        score=None,
-        schema_=schema,
+    store = Store(tmp_path)
+    facts = Facts(task="classification", estimator=name, data="made", rows=80, schema_=schema)
+    store.publish(
+        "default", estimator, facts, record(conform(frame, schema), conform(frame, schema), estimator.predict)
     )
-    publish_version(Store(tmp_path), "default", estimator, facts, reason="test")
+    accept(store, "default", "1")
     assert count(tmp_path, "default") == [[200], []]

@@ -99,4 +99,5 @@ def test_asking_for_a_lock_without_waiting(tmp_path):
 
 def test_digest(disk, tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert disk.digest(tmp_path / "a").startswith("ba7816bf")
+    size, digest = disk.digest(tmp_path / "a")
+    assert size == 3 and digest.startswith("ba7816bf")

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from flaskml import cli
+from flaskml.cli.train import train
 from flaskml.settings import Settings, setting_names
 from tests.conftest import CHECKOUT
 from tests.test_layers import MODULES
@@ -39,7 +39,7 @@ def test_the_transcript(instance, monkeypatch, serve):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
     monkeypatch.chdir(CHECKOUT)
     transcript = blocks("console")[0]
-    told = CliRunner().invoke(cli.train).stdout
+    told = CliRunner().invoke(train).stdout
     told = told.replace(str(instance), "instance").replace("version 2", "version 1").replace("default/2", "default/1")
     assert told in transcript
     server = serve()
@@ -75,7 +75,7 @@ def test_the_map_names_every_module():
 
 @pytest.mark.parametrize("options", re.findall(r"^flask train (--.*)$", README, re.MULTILINE))
 def test_the_options_exist(options):
-    known = {option for parameter in cli.train.params for option in parameter.opts}
+    known = {option for parameter in train.params for option in parameter.opts}
     assert {word for word in shlex.split(options) if word.startswith("--")} <= known
 
 

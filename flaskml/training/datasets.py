@@ -58,25 +58,22 @@ def read_table(source: Path, name: str) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        header = pd.read_csv(source, header=None, nrows=1, dtype=str, **_READING)
+        # A first row with more fields than the header is an error here; below it would move every column by one.
+        head = pd.read_csv(source, header=None, nrows=2, dtype=str, **_READING)
         table = pd.read_csv(source, low_memory=False, na_values=[""], **_READING)
     except OSError as error:
         raise InvalidTraining(f"{name} cannot be read ({error.strerror}).") from error
     except (ValueError, pd.errors.ParserError) as error:
         raise InvalidTraining(f"{name} is not a CSV table in UTF-8 ({str(error).strip()[:200]}).") from error
-    _refuse_shifted(table, header.iloc[0].dropna().tolist(), name)
+    _refuse_equal_names(head.iloc[0].tolist(), name)
     table.columns = table.columns.map(str)
     mended: pd.DataFrame = table.apply(_numbers_with_gaps)
     return mended
 
 
-def _refuse_shifted(table: pd.DataFrame, header: list[str], name: str) -> None:
-    """A row longer than the header would move every column by one; of two equal names one would get another."""
-    import pandas as pd
-
-    if not isinstance(table.index, pd.RangeIndex):
-        raise InvalidTraining(f"{name} has rows with more fields than its header has names.")
-    twice = {column for column in header if header.count(column) > 1}
+def _refuse_equal_names(header: list[str], name: str) -> None:
+    """Of two columns with one name, the second would be read under another and hide what it is."""
+    twice = {column for column in header if column and header.count(column) > 1}
     if twice:
         raise InvalidTraining(f'{name} has more than one column called "{_cut(min(twice))}".')
 

@@ -87,7 +87,7 @@ def test_an_aliased_version_answers_under_its_number(client, two):
     client.get("/livez")
     row = dict.fromkeys(two.manifest("default", "2").schema_.names, 0.01)
     app = client.application
-    app.extensions["watcher"].catch_up()
+    app.extensions["watcher"].compare()
     answer = client.post("/models/default/versions/2/predict", json=row)
     assert answer.status_code == 200 and answer.json["version"] == "2"
     assert client.post("/models/default/versions/1/predict", json={"feature": 1}).json["version"] == "1"
@@ -100,7 +100,7 @@ def test_an_aliased_version_answers_under_its_number(client, two):
 def test_a_model_published_later_gets_its_slot(client, instance):
     assert client.post("/models/late/predict", json={"feature": 1}).status_code == 404
     train_into(instance, name="late")
-    client.application.extensions["watcher"].catch_up()
+    client.application.extensions["watcher"].compare()
     assert client.post("/models/late/predict", json={"feature": 1}).json["model"] == "late"
     assert client.application.extensions["models"]["late"].serving.version == "1"
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from flaskml.cli import train
+from flaskml.cli.train import train
 from flaskml.store import Store
 from tests.conftest import CHECKOUT
 
