@@ -1,6 +1,8 @@
 """Predictors and slots."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -41,6 +43,20 @@ def test_versions_by_number(slot):
     assert slot.version("1") is slot.current
     with pytest.raises(VersionNotServed, match="flask models alias default ALIAS 2"):
         slot.version("2")
+
+
+def test_an_old_version_is_freed_with_its_last_request(store):
+    bundle = store.load_active("default")
+    estimator = weakref.ref(bundle.estimator)
+    slot = ModelSlot("default", open_predictor(bundle, max_rows=10))
+    in_flight = slot.current
+    slot.swap(open_predictor(store.load_active("homes"), max_rows=10))
+    del bundle
+    gc.collect()
+    assert estimator() is not None and in_flight.predict(in_flight.parser.parse_table([[0.5]])) is not None
+    del in_flight
+    gc.collect()
+    assert estimator() is None
 
 
 def test_description(slot):

@@ -5,8 +5,10 @@ import re
 import shlex
 
 import pytest
+from click import Argument
 from click.testing import CliRunner
 
+from flaskml.cli.models import models
 from flaskml.cli.train import train
 from flaskml.settings import Settings, setting_names
 from tests.conftest import CHECKOUT
@@ -60,7 +62,10 @@ def test_every_setting_stands_in_the_table_as_it_is():
 
 def test_every_route_stands_in_the_table():
     table = README.split("### Routes")[1].split("###")[0]
-    named = {(method, re.sub(r"\{.*?\}", "<>", path)) for method, path in re.findall(r"`(GET|POST) (\S+?)`", table)}
+    named = {
+        (method, re.sub(r"\{.*?\}", "<>", path))
+        for method, path in re.findall(r"`(GET|POST|PUT|DELETE) (\S+?)`", table)
+    }
     routes = {(method, re.sub(r"<.*?>", "<>", rule)) for rule, method in ROUTES if not rule.startswith("/static")}
     assert named == routes
 
@@ -69,14 +74,18 @@ def test_the_map_names_every_module():
     named = set(re.findall(r"^(?:flaskml/)?\s*([\w/]+(?:\.py|/))", section("The map"), re.MULTILINE))
     expected = {module.split(".")[1] for module in MODULES if module.count(".") == 1}
     found = {name.rstrip("/").removesuffix(".py").removeprefix("flaskml/") for name in named}
-    mentioned = found | set(re.findall(r"(\w+)\.py says", section("The map")))
+    mentioned = found | set(re.findall(r"(\w+)\.py\b", section("The map")))
     assert expected <= mentioned
 
 
-@pytest.mark.parametrize("options", re.findall(r"^flask train (--.*)$", README, re.MULTILINE))
-def test_the_options_exist(options):
-    known = {option for parameter in train.params for option in parameter.opts}
-    assert {word for word in shlex.split(options) if word.startswith("--")} <= known
+@pytest.mark.parametrize("line", re.findall(r"^flask ((?:train|models) .*)$", README, re.MULTILINE))
+def test_the_commands_and_their_options_exist(line):
+    words = shlex.split(line)
+    command = train if words[0] == "train" else models.commands[words[1]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    arguments = [parameter for parameter in command.params if isinstance(parameter, Argument) and parameter.required]
+    assert len(words) > len(arguments)
 
 
 def test_the_shown_error_is_what_is_answered(homes, home):

@@ -75,10 +75,10 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
     lines = {
         "data": f"{manifest.data}: {_rows(training)}",
         "features": _features(manifest),
-        "task": f"{manifest.task} of {manifest.target} ({training.task_rule})",
+        "task": f"{manifest.task} of {manifest.target} ({training.fitted.task_rule})",
         "estimator": manifest.estimator,
         "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
-        "model": f"{manifest.model} version {manifest.version}, active",
+        "model": f"{manifest.model} version {manifest.version}, {_standing(training)}",
         "stored": shortest(folder),
         "next": next_command(manifest.model, served),
     }
@@ -86,12 +86,16 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
         click.echo(f"{label:<10} {text}")
 
 
+def _standing(training: Training) -> str:
+    return "active" if training.active == training.manifest.version else f"stored; version {training.active} is active"
+
+
 def _rows(training: Training) -> str:
     text = f"{training.manifest.rows:,} rows"
-    if training.dropped_rows:
-        text += f" ({training.dropped_rows:,} more have no target)"
-    if training.dropped_columns:
-        text += f", without the empty columns {', '.join(training.dropped_columns)}"
+    if training.fitted.dropped_rows:
+        text += f" ({training.fitted.dropped_rows:,} more have no target)"
+    if training.fitted.dropped_columns:
+        text += f", without the empty columns {', '.join(training.fitted.dropped_columns)}"
     return text
 
 

@@ -94,9 +94,10 @@ class Training:
     """What a run did, for people."""
 
     manifest: Manifest
-    task_rule: str
-    dropped_rows: int
-    dropped_columns: tuple[str, ...]
+    active: str | None
+    """The active version: a newer one, if somebody else has published it in the meantime."""
+
+    fitted: Fitted
 
 
 def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source = BUILT_IN_SOURCE) -> Training:
@@ -111,7 +112,7 @@ def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source
     sample = Sample(fitted.table, fitted.table)
     store = open_store(settings)
     manifest = publish_version(store, settings, spec.name, fitted.estimator, fitted.facts, sample, reason=reason)
-    return Training(manifest, fitted.task_rule, fitted.dropped_rows, fitted.dropped_columns)
+    return Training(manifest, store.state(spec.name).active, fitted)
 
 
 def fit(spec: TrainingSpec, report: Report, source: Source = BUILT_IN_SOURCE) -> Fitted:
