@@ -1,13 +1,10 @@
-"""What the blueprints share: the first module that imports Flask.
+"""What the blueprints share.
 
-Settings from where Flask keeps them, the live objects of an app, replies, errors, and who may change state.
+Settings from where Flask keeps them, the live objects of an app, bodies, replies, errors.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
@@ -17,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
+from flaskml import access
 from flaskml.errors import (
     PROBLEMS_SHOWN,
-    AccessDenied,
     FlaskmlError,
     InvalidInput,
     ModelNotFound,
@@ -40,16 +37,12 @@ from flaskml.trial import Limits
 PROBLEM_LIMIT = 16 * 1024
 """Bytes of an error's body: whatever was sent, the answer to it stays small."""
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing by their definition (RFC 9110, section 9.2.1). Every other one is guarded."""
-
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of the pages: they load one style sheet and post forms, nothing else."""
 
 Body = TypeVar("Body", bound=BaseModel)
-View = TypeVar("View", bound=Callable[..., Any])
 
 
 def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, Any]]:
@@ -173,12 +166,6 @@ def limit_body(limit: int, setting: str) -> None:
         raise TooLarge(limit, setting)
 
 
-def changes_nothing(view: View) -> View:
-    """Marks a view that takes an unsafe method and yet changes no state, so that anyone may call it."""
-    view.changes_nothing = True  # type: ignore[attr-defined]
-    return view
-
-
 class ModelNameConverter(BaseConverter):
     """A model's name in a URL. Everything else is no such page; the store says the same of a name it does not have."""
 
@@ -206,7 +193,7 @@ def _number(value: float) -> str:
 def install(app: Flask) -> None:
     """Gives the app its guard, its errors and its headers."""
     app.before_request(app.extensions["watcher"].join)
-    app.before_request(_guard)
+    app.before_request(access.guard)
     app.after_request(_secure)
     app.register_error_handler(FlaskmlError, problem)
     app.register_error_handler(HTTPException, _http_problem)
@@ -228,57 +215,3 @@ def _secure(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = PAGE_POLICY
         response.headers["Referrer-Policy"] = "no-referrer"
     return response
-
-
-def _guard() -> None:
-    """Lets a state-changing request through only from who may send it."""
-    if request.method in SAFE_METHODS or request.endpoint is None:
-        return
-    if getattr(current_app.view_functions[request.endpoint], "changes_nothing", False):
-        return
-    _refuse_foreign_pages()
-    if digests := settings().admin_token_sha256:
-        _require_token(digests)
-    else:
-        _require_loopback()
-
-
-def _refuse_foreign_pages() -> None:
-    """A browser says which page sends a request; one from elsewhere would borrow its user's place or password."""
-    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-    if site not in (None, "same-origin", "none"):
-        raise AccessDenied("takes no request from another site")
-    if origin is not None and origin.partition("://")[2] != request.host:
-        raise AccessDenied("takes no request from another origin")
-
-
-def _require_token(digests: tuple[str, ...]) -> None:
-    sent = _sent_token()
-    found = hashlib.sha256(sent or b"").hexdigest()
-    # Each comparison takes the same time whether it matches or not, and all are made.
-    matches = [hmac.compare_digest(found, digest) for digest in digests]
-    if sent is None or True not in matches:
-        raise TokenRequired
-
-
-def _sent_token() -> bytes | None:
-    """The token as the bytes that were sent; a header's text holds one byte in each character, a password is UTF-8."""
-    credentials = request.authorization
-    if credentials is None:
-        return None
-    if credentials.type == "bearer":
-        return (credentials.token or "").encode("latin-1", "replace")
-    return (credentials.password or "").encode("utf-8", "replace") if credentials.type == "basic" else None
-
-
-def _require_loopback() -> None:
-    host = request.host.removeprefix("[").partition("]" if request.host.startswith("[") else ":")[0]
-    if not _is_loopback(request.remote_addr or "") or not (host == "localhost" or _is_loopback(host)):
-        raise AccessDenied("without configured tokens only this machine may; set ADMIN_TOKEN_SHA256")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

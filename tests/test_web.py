@@ -7,8 +7,9 @@ import json
 import pytest
 from flask import Blueprint
 
+from flaskml.access import changes_nothing
 from flaskml.errors import InvalidInput, Problem
-from flaskml.web import PROBLEM_LIMIT, changes_nothing
+from flaskml.web import PROBLEM_LIMIT
 
 TOKEN = "an example of a token ü"
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()

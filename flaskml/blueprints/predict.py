@@ -6,10 +6,11 @@ import re
 
 from flask import Blueprint, Response, request
 
+from flaskml.access import changes_nothing
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType
 from flaskml.model import Current
 from flaskml.parsing import Rows
-from flaskml.web import changes_nothing, limit_body, named_slot, prefers_page, render_form, reply, settings, slot
+from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot
 
 bp = Blueprint("predict", __name__)
 
