@@ -1,5 +1,7 @@
 """What an import costs."""
 
+from shutil import rmtree
+
 from tests.conftest import run_python
 
 HEAVY = ("sklearn", "pandas", "scipy", "flask", "numpy")
@@ -19,6 +21,7 @@ def test_the_commands_are_light_until_one_runs():
 
 
 def test_a_model_of_numbers_needs_no_pandas(instance):
+    rmtree(instance / "models/homes")
     code = """
 import sys
 class NoPandas:  # scikit-learn itself imports one that is there.
