@@ -75,11 +75,15 @@ def judge(store: Store, name: str, version: str, limits: Limits) -> Verdict:
         limits=limits,
     )
     command = [sys.executable, "-m", "flaskml.trial"]
-    # What it writes to standard error may hold values of rows, and there may be any amount of it.
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    asked = order.model_dump_json().encode()
     try:
-        done = subprocess.run(command, input=asked, timeout=limits.seconds, check=False, **pipes)
+        done = subprocess.run(
+            command,
+            input=order.model_dump_json().encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # It may hold values of rows, and there may be any amount of it.
+            timeout=limits.seconds,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return _rejected(f"it took longer than {limits.seconds:g} seconds (setting TRIAL_TIMEOUT).")
     if done.returncode != 0 or not done.stdout:
