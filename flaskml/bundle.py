@@ -31,13 +31,15 @@ Task: TypeAlias = Literal["classification", "regression", "clustering", "outlier
 
 
 class Score(BaseModel):
-    """How well the estimator did on rows that it was not fitted on."""
+    """How well the estimator did, and on which rows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metric: str
     value: float
     rows: int
+    on: Literal["held-out rows", "the sample"] = "held-out rows"
+    """Rows that it was not fitted on, or the sample that came with it, which it may have been."""
 
     def __str__(self) -> str:
         return f"{self.metric} {self.value:.4f}"
@@ -76,7 +78,7 @@ class Facts(BaseModel):
     """The seed of the split and of the estimator, if we fitted it."""
 
     score: Score | None = None
-    """The held-out score; None where none was measured."""
+    """The score; None where none was measured."""
 
     schema_: Annotated[Schema, Field(alias="schema")]
     """The features."""

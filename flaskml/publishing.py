@@ -205,4 +205,4 @@ def _score(estimator: Any, X: Any, y: Any) -> Score | None:
         return None
     value = float(estimator.score(X, y))
     metric = {"classification": "accuracy", "regression": "r2"}.get(task_of(estimator), "score")
-    return Score(metric=f"{metric} on the sample", value=value, rows=len(y)) if math.isfinite(value) else None
+    return Score(metric=metric, value=value, rows=len(y), on="the sample") if math.isfinite(value) else None
