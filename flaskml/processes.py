@@ -23,6 +23,9 @@ _SUFFIX = ".process"
 TURN = 0.1
 """Seconds between two looks at the store. An activation takes as long to be seen, and a look costs microseconds."""
 
+PATIENCE = 5
+"""Seconds that an activation waits for every process; then it says which lag."""
+
 ASKING = 0.02
 """Seconds between two looks at what other processes have told."""
 

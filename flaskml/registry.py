@@ -77,6 +77,8 @@ class Registry:
 
     def _follow(self, name: str, state: State) -> None:
         known = max(self.generations.get(name, -1), self.failed.get(name, -1))
+        if name == self.adopted:
+            self.generations[name] = state.generation
         if state.generation <= known or state.active is None or name == self.adopted:
             return
         try:

@@ -20,7 +20,15 @@ from typing import Any
 from flaskml.archive import Archive
 from flaskml.bundle import Bundle, Facts, Manifest, environment
 from flaskml.custody import Custody
-from flaskml.errors import InvalidAlias, ModelNotFound, NoActiveVersion, StorageFailed, VersionNotFound, VersionRejected
+from flaskml.errors import (
+    InvalidAlias,
+    ModelNotFound,
+    NoActiveVersion,
+    StorageFailed,
+    VersionInUse,
+    VersionNotFound,
+    VersionRejected,
+)
 from flaskml.files import STAGING, Disk
 from flaskml.golden import Golden
 from flaskml.settings import MODEL_NAME
@@ -175,7 +183,8 @@ class Store:
         kept = self.state(name).kept() | set(self.versions(name)[-keep:])
         for version in self.versions(name):
             if version not in kept:
-                self.delete(name, version)
+                with contextlib.suppress(VersionInUse):  # It has been given an alias just now.
+                    self.delete(name, version)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

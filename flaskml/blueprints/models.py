@@ -8,14 +8,12 @@ from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flaskml.errors import FlaskmlError
+from flaskml.processes import PATIENCE
 from flaskml.state import State
 from flaskml.trial import ensure_accepted
 from flaskml.web import limits, registry, reply, roster, store, validated
 
 bp = Blueprint("models", __name__)
-
-PATIENCE = 5
-"""Seconds that an activation waits for every process; then the answer is 202 and names those that lag."""
 
 
 class Choice(BaseModel):

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from flaskml.state import State
     from flaskml.store import Store
 
-PATIENCE = 5
-"""Seconds that a command waits for every process that serves; then it says who lags."""
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
@@ -141,7 +138,7 @@ def _tried(store: Store, settings: Settings, name: str, version: str) -> None:
 
 
 def _after(settings: Settings, name: str, state: State, as_json: bool) -> None:
-    from flaskml.processes import Roster
+    from flaskml.processes import PATIENCE, Roster
 
     late = [member.pid for member in Roster(settings.instance_path).lagging(name, state.generation, PATIENCE)]
     shown = {"name": name, "active": state.active, "generation": state.generation, "lagging": late}
