@@ -96,7 +96,7 @@ class Archive:
                 return joblib.load(path, mmap_mode="r")
             # What was compared is what is loaded: the same bytes, read once.
             return joblib.load(io.BytesIO(self._verified(folder, MODEL_FILE, manifest)))
-        except FlaskmlError:
+        except (FlaskmlError, MemoryError):
             raise
         except Exception as error:  # Unpickling may raise anything, an import that fails here included.
             missing = f" {error.name}" if isinstance(error, ImportError) else ""

@@ -88,8 +88,9 @@ def plain_value(value: Any) -> Any:
 def same(expected: Any, answered: Any) -> bool:
     """Whether two answers are the same: numbers nearly, labels exactly, lists item by item."""
     if isinstance(expected, Sequence) and not isinstance(expected, str):
-        pairs = zip(expected, answered, strict=False)
-        return isinstance(answered, Sequence) and len(expected) == len(answered) and all(same(a, b) for a, b in pairs)
+        if not isinstance(answered, Sequence) or isinstance(answered, str) or len(expected) != len(answered):
+            return False
+        return all(same(one, other) for one, other in zip(expected, answered, strict=True))
     if isinstance(expected, float) and isinstance(answered, (int, float)) and not isinstance(answered, bool):
         return math.isclose(expected, answered, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
     return type(expected) is type(answered) and bool(expected == answered)

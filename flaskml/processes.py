@@ -169,8 +169,8 @@ class Watcher:
         while not self._stopped.wait(TURN):
             try:
                 self.compare()
-            except OSError:  # The folder may be gone for a while; what is in memory goes on serving.
-                logger.exception("The store cannot be watched")
+            except Exception:  # Whatever befalls one look, what is in memory goes on serving, and so does the watch.
+                logger.exception("The store cannot be followed")
 
     def stop(self) -> None:
         """Ends the watching, and the membership of this process."""

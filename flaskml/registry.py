@@ -65,8 +65,10 @@ class Registry:
             for name in {*self.store.names(), *self.slots}:
                 try:
                     self._follow(name, self._state(name))
-                except FlaskmlError as error:
-                    logger.error("Model %s: %s", name, error.detail)
+                except (FlaskmlError, MemoryError) as error:
+                    logger.error(
+                        "Model %s: %s", name, getattr(error, "detail", "there is too little memory to load it")
+                    )
             return dict(self.generations)
 
     def _state(self, name: str) -> State:
@@ -83,7 +85,7 @@ class Registry:
             return
         try:
             self._show(self.slots.get(name) or ModelSlot(name), state, warm=True)
-        except FlaskmlError:
+        except (FlaskmlError, MemoryError):
             self.failed[name] = state.generation
             raise
 
@@ -92,10 +94,14 @@ class Registry:
         if state.active is None:
             raise self.store.nothing_active(slot.name)
         held = slot.versions
-        versions = {
-            version: held.get(version) or self._open(slot.name, version, warm=warm) for version in state.served()
-        }
-        slot.swap(versions[state.active], versions)
+        current = held.get(state.active) or self._open(slot.name, state.active, warm=warm)
+        versions = {state.active: current}
+        for version in state.served() - {state.active}:
+            try:
+                versions[version] = held.get(version) or self._open(slot.name, version, warm=warm)
+            except FlaskmlError as error:  # What has only an alias must not take the active one down.
+                logger.error("Model %s: %s", slot.name, error.detail)
+        slot.swap(current, versions)
         self.slots[slot.name] = slot
         self.generations[slot.name] = state.generation
 

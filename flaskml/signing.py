@@ -41,14 +41,18 @@ class Signer:
     def _read(self) -> bytes | None:
         if self._key is None:
             try:
-                content = self.disk.read(self.path)
+                content = self.path.read_bytes()  # A secret that is mounted is often a link.
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                raise self._unusable(f"it cannot be read ({error.strerror})") from error
             if len(content) != KEY_BYTES:
-                remedy = "Restore it from where the store came from."
-                raise DamagedFile(self.path.name, "it is not a signing key", remedy=remedy)
+                raise self._unusable("it is not a signing key")
             self._key = content
         return self._key
+
+    def _unusable(self, reason: str) -> DamagedFile:
+        return DamagedFile(self.path.name, reason, remedy="Restore it from where the store came from.")
 
     def _make(self) -> bytes:
         """A new key, or the one that another process has made in the meantime."""

@@ -37,6 +37,9 @@ class Verdict(BaseModel):
     mapped: bool = False
     """Whether it answered with its arrays mapped from the file, read-only, so that processes can share them."""
 
+    limits: Mapping[str, float] | None = None
+    """What the trial might take, where that was measured: a rejection holds until it is allowed otherwise."""
+
     row: int | None = None
     """The golden row that was answered otherwise."""
 
@@ -75,10 +78,14 @@ class State(BaseModel):
         return self._after(active=version, history=(*self.history, entry))
 
     def previous(self, name: str) -> str:
-        """The version that was active before the last activation. Raises `NothingToRollBackTo`."""
-        if len(self.history) < 2:
+        """The version that was active before the present one. Raises `NothingToRollBackTo`."""
+        if (version := self._former()) is None:
             raise NothingToRollBackTo(name)
-        return self.history[-2].version
+        return version
+
+    def _former(self) -> str | None:
+        others = (entry.version for entry in reversed(self.history) if entry.version != self.active)
+        return next(others, None)
 
     def alias(self, alias: str, version: str) -> State:
         """`alias` means `version`."""
@@ -106,7 +113,8 @@ class State(BaseModel):
 
     def kept(self) -> set[str]:
         """The versions that housekeeping leaves alone: those served and the one that a rollback returns to."""
-        return self.served() | ({self.history[-2].version} if len(self.history) > 1 else set())
+        former = self._former()
+        return self.served() | ({former} if former else set())
 
     def _after(self, **changes: Any) -> State:
         return self.model_copy(update={**changes, "generation": self.generation + 1})

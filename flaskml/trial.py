@@ -54,10 +54,11 @@ def ensure_accepted(store: Store, name: str, version: str, limits: Limits) -> No
     `VersionNotFound` or `DamagedFile` for what cannot even be tried.
     """
     store.folder(name, version)
+    allowed = limits.model_dump()
     verdict = store.state(name).verdict(version, environment_key())
-    if verdict is None:
+    if verdict is None or (not verdict.accepted and verdict.limits not in (None, allowed)):
         store.check(name, version)
-        verdict = judge(store, name, version, limits)
+        verdict = judge(store, name, version, limits).model_copy(update={"limits": allowed})
         with contextlib.suppress(FlaskmlError):  # A store that is read-only is served, and tried at each start.
             store.change(name, lambda state: state.judge(version, environment_key(), verdict))
     if not verdict.accepted:
