@@ -26,16 +26,20 @@ class Custody:
 
     def check(self, folder: Path) -> None:
         """Checks `root`, the folders between, `folder`, and every file in it. Raises `DamagedFile`."""
+        for path in self._paths(folder):
+            self.check_file(path)
+
+    def check_file(self, path: Path) -> None:
+        """Checks one file or folder. Raises `DamagedFile`."""
         if os.name == "nt":
             return
-        for path in self._paths(folder):
-            if (fault := _fault(path)) is not None:
-                shown = path.relative_to(self.root.parent).as_posix()
-                remedy = "Mend it, or set STORE_CHECKS to warn where only you write anyway."
-                error = DamagedFile(shown, fault, remedy=remedy)
-                if self.strict:
-                    raise error
-                logger.warning("%s", error.detail)
+        if (fault := _fault(path)) is not None:
+            shown = path.relative_to(self.root.parent).as_posix()
+            remedy = "Mend it, or set STORE_CHECKS to warn where only you write anyway."
+            error = DamagedFile(shown, fault, remedy=remedy)
+            if self.strict:
+                raise error
+            logger.warning("%s", error.detail)
 
     def _paths(self, folder: Path) -> Iterator[Path]:
         yield self.root

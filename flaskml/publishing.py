@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -72,16 +74,18 @@ def publish_sample(
 ) -> Manifest:
     """As `publish`, into a store that is open; `data` says where the sample came from."""
     refuse_unportable(estimator)
-    frame, schema = understand(estimator, X)
-    facts = Facts(
-        task=task_of(estimator),
-        estimator=name_of(estimator),
-        data=data,
-        rows=len(frame),
-        score=_score(estimator, X, y),
-        schema_=schema,
-    )
-    sample = Sample(conform(frame, schema), X)
+    with _refusals_told():
+        frame, schema = understand(estimator, X)
+        original = X if schema.layout == "frame" else frame.to_numpy()
+        sample = Sample(conform(frame, schema), original)
+        facts = Facts(
+            task=task_of(estimator),
+            estimator=name_of(estimator),
+            data=data,
+            rows=len(frame),
+            score=_score(estimator, original, y),
+            schema_=schema,
+        )
     return publish_version(
         store, settings, name, estimator, facts, sample, reason=f"published with {data}", activate=activate
     )
@@ -111,13 +115,24 @@ def publish_version(
     `reason` is what the history of activations will say. Raises `StorageFailed`, or `VersionRejected`, with what was
     served before still active.
     """
-    golden = record(sample.table, sample.original, answering(estimator))
+    with _refusals_told():
+        golden = record(sample.table, sample.original, answering(estimator))
     manifest = store.publish(name, estimator, facts, golden)
     ensure_accepted(store, name, manifest.version, trial_limits(settings))
     if activate:
         store.activate(name, manifest.version, reason, unless_newer=True)
     store.clean(name, settings.keep_versions)
     return manifest
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """What the estimator or the schema says against a sample becomes a sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise NotPublishable(f"The estimator does not answer the sample: {reason}") from error
 
 
 def understand(estimator: Any, X: Any) -> tuple[pd.DataFrame, Schema]:
@@ -129,10 +144,12 @@ def understand(estimator: Any, X: Any) -> tuple[pd.DataFrame, Schema]:
 
     if not isinstance(X, pd.DataFrame):
         array = np.asarray(X)
-        if array.ndim != 2 or not len(array):
-            raise NotPublishable("The sample must be a DataFrame or an array of shape (rows, features) with a row.")
+        if array.ndim != 2:
+            raise NotPublishable("The sample must be a DataFrame or an array of shape (rows, features).")
         names = getattr(estimator, "feature_names_in_", [f"x{index}" for index in range(array.shape[1])])
         X = pd.DataFrame(array, columns=list(names)).infer_objects()
+    if not len(X):
+        raise NotPublishable("The sample has no row.")
     X = X.rename(columns=str)
     _check_width(estimator, X)
     schema = learn(X)
@@ -172,6 +189,8 @@ class _Nowhere:
 
 def refuse_unportable(estimator: Any) -> None:
     """Raises `NotPublishable` for an estimator that only this process could load, or that answers nothing."""
+    if isinstance(estimator, type):
+        raise NotPublishable(f"{estimator.__name__} is a class; publish a fitted instance of it.")
     answering(estimator)
     try:
         _Scout(_Nowhere(), protocol=5).dump(estimator)

@@ -95,6 +95,12 @@ class Store:
         """Checks all that can be checked of a version without loading it. Raises `DamagedFile`."""
         return self.archive.check(self.folder(name, version))
 
+    def check_state(self, name: str) -> State:
+        """Checks the state of a model, and who could have changed it. Raises `DamagedFile`."""
+        if self._state_file(name).exists():
+            self.archive.custody.check_file(self._state_file(name))
+        return self.state(name)
+
     def load(self, name: str, version: str, *, mapped: bool | None = None) -> Bundle:
         """The version in memory; if `mapped`, with large arrays mapped read-only from its file.
 
@@ -201,6 +207,8 @@ class Store:
     def folder(self, name: str, version: str, *, must_exist: bool = True) -> Path:
         """The folder of the version. Raises `VersionNotFound` for one that cannot be or is not there."""
         path = self._folder(name) / version
+        if not path.parent.is_dir():
+            raise ModelNotFound(name, self.names())
         if not _VERSION.fullmatch(version) or (must_exist and not path.is_dir()):
             raise VersionNotFound(name, version[:20])
         return path

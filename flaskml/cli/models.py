@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ def _opened() -> Iterator[tuple[Store, Settings]]:
     from flaskml import web
     from flaskml.publishing import open_store
 
+    sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
     with errors_told():
         settings, _ = web.flask_settings()
         yield open_store(settings), settings
@@ -44,7 +47,7 @@ def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
 def list_models(as_json: bool) -> None:
     """Every model, its active version and its aliases."""
     with _opened() as (store, _):
-        rows = [_summary(store, name) for name in store.names()]
+        rows = [_summary_or_fault(store, name) for name in store.names()]
     _tell(rows, as_json, lambda: "\n".join(_line(row) for row in rows) or "No model yet. Train one: flask train")
 
 
@@ -54,7 +57,19 @@ def _summary(store: Store, name: str) -> dict[str, Any]:
     return {"name": name, "active": state.active, "versions": store.versions(name), "aliases": aliases}
 
 
+def _summary_or_fault(store: Store, name: str) -> dict[str, Any]:
+    """One model that is damaged does not hide the others."""
+    from flaskml.errors import FlaskmlError
+
+    try:
+        return _summary(store, name)
+    except FlaskmlError as error:
+        return {"name": name, "fault": error.detail}
+
+
 def _line(row: dict[str, Any]) -> str:
+    if "fault" in row:
+        return f"{row['name']:<20} {row['fault']}"
     aliases = "".join(f", {alias} is {version}" for alias, version in row["aliases"].items())
     return f"{row['name']:<20} active {row['active'] or 'none'} of {len(row['versions'])}{aliases}"
 
@@ -174,17 +189,22 @@ def alias(name: str, alias: str, version: str, as_json: bool) -> None:
 @as_json
 def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of everything that is stored."""
-    from flaskml.errors import FlaskmlError
-
-    found: list[dict[str, Any]] = []
     with _opened() as (store, _):
-        for name in store.names():
-            for version in store.versions(name):
-                try:
-                    store.check(name, version)
-                    found.append({"name": name, "version": version, "fault": None})
-                except FlaskmlError as error:
-                    found.append({"name": name, "version": version, "fault": error.detail})
+        found = [row for name in store.names() for row in _checked(store, name)]
     _tell(found, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in found))
     if any(row["fault"] for row in found):
         raise SystemExit(1)
+
+
+def _checked(store: Store, name: str) -> Iterator[dict[str, Any]]:
+    """A row for the state of the model and for each version, with what is wrong with it."""
+    from flaskml.errors import FlaskmlError
+
+    checks: dict[str, Callable[[], object]] = {"state": lambda: store.check_state(name)}
+    checks |= {version: partial(store.check, name, version) for version in store.versions(name)}
+    for version, check in checks.items():
+        try:
+            check()
+            yield {"name": name, "version": version, "fault": None}
+        except FlaskmlError as error:
+            yield {"name": name, "version": version, "fault": error.detail}
