@@ -42,7 +42,7 @@ class Archive:
         """Writes all files of a version into a new folder, the signature last. Raises OSError."""
         import joblib
 
-        self.disk.make_directory(folder)
+        self.disk.stage(folder)
         with self.disk.create(folder / MODEL_FILE) as file:
             joblib.dump(estimator, file)
         self._write_file(folder / GOLDEN_FILE, golden.model_dump_json().encode())
@@ -81,7 +81,7 @@ class Archive:
             try:
                 size, digest = self.disk.digest(folder / file)
             except OSError as error:
-                raise self._unreadable(folder / file, error, manifest.model) from error
+                raise self.unreadable(folder / file, error, manifest.model) from error
             self._compare(folder / file, manifest, size, digest)
         return manifest
 
@@ -117,7 +117,7 @@ class Archive:
         try:
             return self.disk.read(path)
         except OSError as error:
-            raise self._unreadable(path, error, name) from error
+            raise self.unreadable(path, error, name) from error
 
     def _write_file(self, path: Path, content: bytes) -> None:
         with self.disk.create(path) as file:
@@ -141,7 +141,8 @@ class Archive:
         if digest != record.sha256:
             raise self._damaged(path, "its SHA-256 is not the one in the manifest", manifest.model)
 
-    def _unreadable(self, path: Path, error: OSError, name: str) -> DamagedFile:
+    def unreadable(self, path: Path, error: OSError, name: str) -> DamagedFile:
+        """The error for a file that the system does not let us read."""
         return self._damaged(path, f"it cannot be read ({error.strerror})", name)
 
     def _damaged(self, path: Path, reason: str, name: str) -> DamagedFile:

@@ -37,6 +37,10 @@ class Disk:
             folder.mkdir(mode=0o700, exist_ok=True)
             self.sync_directory(folder.parent)
 
+    def stage(self, path: Path) -> None:
+        """Makes a directory whose name need not last, because `rename` gives it one that does."""
+        path.mkdir(mode=0o700)
+
     @contextmanager
     def create(self, path: Path) -> Iterator[BinaryIO]:
         """A new file to write; synced when the block ends. Raises FileExistsError rather than overwrite."""
@@ -66,6 +70,14 @@ class Disk:
     def remove_tree(self, path: Path) -> None:
         """Removes the directory and all in it, as far as that is possible."""
         shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self, folder: Path) -> None:
+        """Removes what writers that died have left in the folder; nobody alive writes there while its lock is held."""
+        for entry in folder.glob(f"{STAGING}*"):
+            if entry.is_dir():
+                self.remove_tree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
     def sync_directory(self, path: Path) -> None:
         """Makes the names in the directory last. Windows has no such call and needs none."""

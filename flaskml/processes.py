@@ -139,6 +139,7 @@ class Watcher:
         self._seen = look()
         self._pid = 0
         self._mutex = threading.Lock()
+        self._step = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -161,9 +162,10 @@ class Watcher:
 
     def compare(self, *, told: bool = True) -> None:
         """Catches up if the store has changed since the last look; tells the roster then, or if not yet `told`."""
-        if (now := self.look()) != self._seen or not told:
-            self.roster.tell(self.follow())
-            self._seen = now
+        with self._step:
+            if (now := self.look()) != self._seen or not told:
+                self.roster.tell(self.follow())
+                self._seen = now
 
     def _watch(self) -> None:
         while not self._stopped.wait(TURN):

@@ -184,7 +184,7 @@ class _Nowhere:
     """A file that keeps nothing."""
 
     def write(self, content: Any) -> int:
-        return len(content)
+        return memoryview(content).nbytes
 
 
 def refuse_unportable(estimator: Any) -> None:
@@ -209,7 +209,10 @@ def task_of(estimator: Any) -> Task:
         ("outliers", base.is_outlier_detector),
         ("clustering", base.is_clusterer),
     )
-    return next((task for task, check in checks if check(estimator)), "regression")
+    try:
+        return next((task for task, check in checks if check(estimator)), "regression")
+    except (AttributeError, TypeError):  # It has scikit-learn's methods and not its tags.
+        return "regression"
 
 
 def name_of(estimator: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -65,10 +66,8 @@ class Registry:
             for name in {*self.store.names(), *self.slots}:
                 try:
                     self._follow(name, self._state(name))
-                except (FlaskmlError, MemoryError) as error:
-                    logger.error(
-                        "Model %s: %s", name, getattr(error, "detail", "there is too little memory to load it")
-                    )
+                except Exception as error:  # One model's trouble, of whatever kind, must not keep the others back.
+                    logger.error("Model %s: %s", name, getattr(error, "detail", type(error).__name__))
             return dict(self.generations)
 
     def _state(self, name: str) -> State:
@@ -85,7 +84,7 @@ class Registry:
             return
         try:
             self._show(self.slots.get(name) or ModelSlot(name), state, warm=True)
-        except (FlaskmlError, MemoryError):
+        except Exception:
             self.failed[name] = state.generation
             raise
 
@@ -114,5 +113,6 @@ class Registry:
             ) from error
         predictor = open_predictor(self.store.load(name, version), max_rows=self.max_rows)
         if warm:
-            predictor.warm()
+            with contextlib.suppress(Exception):  # A made-up row may be none that it answers; its golden rows it did.
+                predictor.warm()
         return predictor

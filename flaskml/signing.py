@@ -59,6 +59,7 @@ class Signer:
         self.disk.make_directory(self.path.parent)
         with self.disk.lock(self.path.with_name(f".{self.path.name}.lock")):
             if (key := self._read()) is None:
+                self.disk.sweep(self.path.parent)
                 key = token_bytes(KEY_BYTES)
                 self.disk.replace(self.path, key)
         return key

@@ -25,7 +25,6 @@ from flaskml.errors import (
     ModelNotFound,
     NoActiveVersion,
     StorageFailed,
-    VersionInUse,
     VersionNotFound,
     VersionRejected,
 )
@@ -78,10 +77,13 @@ class Store:
     def state(self, name: str) -> State:
         """What is active. Raises `ModelNotFound`, or `DamagedFile` if the state cannot be read."""
         path = self._state_file(name)
-        if not path.exists():
+        try:
+            return self.archive.document(path, State, name, self.disk.read(path))
+        except FileNotFoundError:
             self.versions(name)
             return UNUSED
-        return self.archive.document(path, State, name)
+        except OSError as error:
+            raise self.archive.unreadable(path, error, name) from error
 
     def manifest(self, name: str, version: str) -> Manifest:
         """What the version says about itself. Raises `VersionNotFound`, or `DamagedFile`."""
@@ -132,7 +134,7 @@ class Store:
 
     def publish(self, name: str, estimator: Any, facts: Facts, golden: Golden) -> Manifest:
         """Stores the estimator as the next version of the model. It is not active yet. Raises `StorageFailed`."""
-        with self.writing(name) as folder:
+        with self.writing(name, make=True) as folder:
             highest = max(self._numbers(folder), default=0)
             if self._state_file(name).exists():
                 highest = max(highest, self.state(name).highest)
@@ -148,25 +150,30 @@ class Store:
     def activate(self, name: str, version: str, reason: str, *, unless_newer: bool = False) -> State:
         """Makes a version active that was accepted in this environment. Raises `VersionRejected` for any other.
 
-        With `unless_newer`, an active version that is newer stays: of two who publish at once the later one wins.
+        Its files are checked once more, for what was accepted may have been damaged since. With `unless_newer`, an
+        active version that is newer stays: of two who publish at once the later one wins.
         """
-        self.manifest(name, version)
-        verdict = self.state(name).verdict(version, environment_key())
-        if verdict is None or not verdict.accepted:
-            raise VersionRejected(name, version, verdict.reason if verdict else "it has had no trial here.")
 
         def change(state: State) -> State:
+            self.check(name, version)
+            verdict = state.verdict(version, environment_key())
+            if verdict is None or not verdict.accepted:
+                raise VersionRejected(name, version, verdict.reason if verdict else "it has had no trial here.")
             keep = unless_newer and state.active is not None and int(state.active) > int(version)
             return state if keep else state.activate(version, reason)
 
         return self.change(name, change)
 
     def alias(self, name: str, alias: str, version: str) -> State:
-        """Lets a name stand for a stored version. Raises `VersionNotFound`, or `InvalidAlias`."""
-        self.manifest(name, version)
+        """Lets a name stand for a stored version. Raises `VersionNotFound`, `DamagedFile` or `InvalidAlias`."""
         if not _NAME.fullmatch(alias) or alias.isdigit():
             raise InvalidAlias(alias)
-        return self.change(name, lambda state: state.alias(alias, version))
+
+        def change(state: State) -> State:
+            self.check(name, version)
+            return state.alias(alias, version)
+
+        return self.change(name, change)
 
     def change(self, name: str, change: Callable[[State], State]) -> State:
         """Replaces the state of the model by what `change` makes of it, under the lock. Raises `StorageFailed`."""
@@ -176,30 +183,29 @@ class Store:
     def delete(self, name: str, version: str) -> None:
         """Removes a version that answers no request; one that is not there is no error. Raises `VersionInUse`."""
         path = self.folder(name, version, must_exist=False)
-        with self.writing(name) as folder:
-            if path.is_dir():
-                highest = max(self._numbers(folder))
-                self._change(name, lambda state: state.forget(version, name, highest))
-                gone = folder / f"{STAGING}{token_hex(8)}"
-                self.disk.rename(path, gone)
-                self.disk.remove_tree(gone)
+        with self.writing(name):
+            self._delete(name, path)
 
     def clean(self, name: str, keep: int) -> None:
         """Removes all but the newest `keep` versions and those that are still needed."""
-        kept = self.state(name).kept() | set(self.versions(name)[-keep:])
-        for version in self.versions(name):
-            if version not in kept:
-                with contextlib.suppress(VersionInUse):  # It has been given an alias just now.
-                    self.delete(name, version)
+        with self.writing(name) as folder:
+            versions = self.versions(name)
+            kept = self.state(name).kept() | set(versions[-keep:])
+            for version in versions:
+                if version not in kept:
+                    self._delete(name, folder / version)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """The model's folder, made if need be, while nobody else writes in it."""
+    def writing(self, name: str, *, make: bool = False) -> Iterator[Path]:
+        """The model's folder, while nobody else writes in it; without `make`, `ModelNotFound` if there is none."""
         folder = self._folder(name)
         try:
-            self.disk.make_directory(folder)
+            if make:
+                self.disk.make_directory(folder)
+            elif not folder.is_dir():
+                raise ModelNotFound(name, self.names())
             with self.disk.lock(folder / LOCK_FILE):
-                self._sweep(folder)
+                self.disk.sweep(folder)
                 yield folder
         except OSError as error:
             raise StorageFailed(error.strerror or type(error).__name__) from error
@@ -207,11 +213,19 @@ class Store:
     def folder(self, name: str, version: str, *, must_exist: bool = True) -> Path:
         """The folder of the version. Raises `VersionNotFound` for one that cannot be or is not there."""
         path = self._folder(name) / version
-        if not path.parent.is_dir():
+        if must_exist and not path.parent.is_dir():
             raise ModelNotFound(name, self.names())
         if not _VERSION.fullmatch(version) or (must_exist and not path.is_dir()):
             raise VersionNotFound(name, version[:20])
         return path
+
+    def _delete(self, name: str, path: Path) -> None:
+        if path.is_dir():
+            highest = max(self._numbers(path.parent))
+            self._change(name, lambda state: state.forget(path.name, name, highest))
+            gone = path.with_name(f"{STAGING}{token_hex(8)}")
+            self.disk.rename(path, gone)
+            self.disk.remove_tree(gone)
 
     def _change(self, name: str, change: Callable[[State], State]) -> State:
         before = self.state(name)
@@ -219,14 +233,6 @@ class Store:
         if state != before:
             self.disk.replace(self._state_file(name), state.model_dump_json(indent=2).encode())
         return state
-
-    def _sweep(self, folder: Path) -> None:
-        """Removes what writers that died have left; nobody alive is writing while the lock is held."""
-        for entry in folder.glob(f"{STAGING}*"):
-            if entry.is_dir():
-                self.disk.remove_tree(entry)
-            else:
-                entry.unlink(missing_ok=True)
 
     def _state_file(self, name: str) -> Path:
         return self._folder(name) / STATE_FILE

@@ -1,0 +1,120 @@
+"""Rows that a version must go on answering alike."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flaskml.golden import ROWS_KEPT, Golden, plain, record, same
+from flaskml.schema import Feature, Schema, conform, learn
+
+SCHEMA = Schema(features=(Feature(name="x", kind="float"),), layout="array")
+
+
+def doubled(table):
+    return np.asarray(table)[:, 0] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 1000])
+def test_rows_are_spread_from_the_first_to_the_last(count):
+    table = np.arange(float(count)).reshape(-1, 1)
+    golden = record(table, table, doubled)
+    kept = [row[0] for row in golden.rows]
+    assert len(kept) == min(count, ROWS_KEPT) and kept == sorted(set(kept))
+    assert kept[0] == 0 and kept[-1] == count - 1
+    assert golden.answers == tuple(2 * value for value in kept)
+
+
+def test_answers_are_those_to_the_rows_as_the_estimator_was_given_them():
+    table = np.arange(4.0).reshape(-1, 1)
+    golden = record(table, table * 10, doubled)
+    assert golden.rows == ((0.0,), (1.0,), (2.0,), (3.0,)) and golden.answers == (0.0, 20.0, 40.0, 60.0)
+
+
+def test_a_frame_with_gaps_is_kept_as_json_has_it():
+    frame = pd.DataFrame({"n": [1.5, np.nan], "city": ["Rome", None], "b": [True, False], "whole": [1, 2]})
+    schema = learn(frame)
+    golden = record(conform(frame, schema), frame, lambda table: np.array(["yes", "no"])[: len(table)])
+    assert json.loads(golden.model_dump_json()) == {
+        "rows": [[1.5, "Rome", True, 1], [None, None, False, 2]],
+        "answers": ["yes", "no"],
+    }
+    assert Golden.model_validate_json(golden.model_dump_json()) == golden
+
+
+def test_answers_that_are_not_finite_are_null():
+    assert plain(np.array([[1.0, np.nan], [np.inf, -np.inf]])) == [[1.0, None], [None, None]]
+    assert plain(np.array(["a", np.float64(2), np.int64(3), None], dtype=object)) == ["a", 2.0, 3, None]
+
+
+def test_the_same_answers_are_no_difference():
+    golden = record(np.arange(50.0).reshape(-1, 1), np.arange(50.0).reshape(-1, 1), doubled)
+    assert golden.replay(SCHEMA, doubled) is None
+
+
+@pytest.mark.parametrize("row", [0, 17, 31])
+def test_the_row_that_is_answered_otherwise_is_told(row):
+    table = np.arange(32.0).reshape(-1, 1)
+    golden = record(table, table, doubled)
+
+    def otherwise(table):
+        return np.where(table[:, 0] == row, -1.0, table[:, 0] * 2)
+
+    difference = golden.replay(SCHEMA, otherwise)
+    assert (difference.row, difference.expected, difference.answered) == (row, 2.0 * row, -1.0)
+
+
+@pytest.mark.parametrize("when_alone", [True, False])
+def test_an_answer_that_depends_on_the_batch_is_a_difference(when_alone):
+    table = np.arange(8.0).reshape(-1, 1)
+    golden = record(table, table, doubled)
+    answer = golden.replay(SCHEMA, lambda rows: doubled(rows) + ((len(rows) == 1) == when_alone))
+    assert answer.row == 0 and answer.answered == 1.0
+
+
+def test_too_few_answers_are_no_answers():
+    table = np.arange(8.0).reshape(-1, 1)
+    with pytest.raises(ValueError, match="shorter"):
+        record(table, table, doubled).replay(SCHEMA, lambda rows: doubled(rows)[: max(1, len(rows) - 1)])
+
+
+@pytest.mark.parametrize(
+    ("expected", "answered", "alike"),
+    [
+        (1.0, 1.0, True),
+        (1.0, 1.0 + 5e-7, True),
+        (1.0, 1.0 + 5e-6, False),
+        (1e-12, 0.0, True),
+        (1e-6, 0.0, False),
+        (1e12, 1e12 + 1e5, True),
+        (1.0, 1, True),
+        (1.0, True, False),
+        (1.0, None, False),
+        (1.0, math.nan, False),
+        (None, None, True),
+        (None, 1.0, False),
+        (1, 1, True),
+        (1, 2, False),
+        (1, 1.0, False),
+        (True, True, True),
+        (True, 1, False),
+        ("yes", "yes", True),
+        ("yes", "no", False),
+        ("yes", "yes ", False),
+        ("1", 1, False),
+        ([1.0, "a"], [1.0, "a"], True),
+        ([1.0, 2.0], [1.0], False),
+        ([1.0], [1.0, 2.0], False),
+        ([1.0], 1.0, False),
+        ([[1.0]], [[1.5]], False),
+    ],
+)
+def test_sameness(expected, answered, alike):
+    assert same(expected, answered) is alike
+
+
+def test_nothing_more_than_rows_and_answers_is_read():
+    with pytest.raises(ValueError, match="extra"):
+        Golden.model_validate({"rows": [], "answers": [], "code": "x"})
