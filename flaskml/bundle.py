@@ -24,7 +24,7 @@ MODEL_FILE = "model.joblib"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
 
-RECORDED = ("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas")
+RECORDED = ("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas", "xgboost", "xgboost-cpu", "lightgbm")
 """Packages whose versions decide whether a stored estimator still gives the same answers."""
 
 Task: TypeAlias = Literal["classification", "regression", "clustering", "outliers", "transformation"]

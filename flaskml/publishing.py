@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from flaskml.errors import NotPublishable
 from flaskml.golden import record
 from flaskml.runtimes.sklearn import answering
 from flaskml.schema import Layout, Schema, Table, conform, learn
-from flaskml.settings import Settings, load_settings
+from flaskml.settings import MODEL_NAME, Settings, load_settings
 from flaskml.store import Store
 from flaskml.trial import Limits, ensure_accepted
 
@@ -73,10 +74,12 @@ def publish_sample(
     activate: bool,
 ) -> Manifest:
     """As `publish`, into a store that is open; `data` says where the sample came from."""
+    if not re.fullmatch(MODEL_NAME, name, re.ASCII):
+        raise NotPublishable(f'"{name[:100]}" is no name for a model; small letters, digits, ".", "_" and "-" are.')
     refuse_unportable(estimator)
     with _refusals_told():
         frame, schema = understand(estimator, X)
-        original = X if schema.layout == "frame" else frame.to_numpy()
+        original = frame if schema.layout == "frame" else frame.to_numpy()
         sample = Sample(conform(frame, schema), original)
         facts = Facts(
             task=task_of(estimator),
@@ -131,8 +134,8 @@ def _refusals_told() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise NotPublishable(f"The estimator does not answer the sample: {reason}") from error
+        # What it says may hold values of rows, and a job's detail is told to anybody.
+        raise NotPublishable(f"The estimator does not answer the sample: it raised {type(error).__name__}.") from error
 
 
 def understand(estimator: Any, X: Any) -> tuple[pd.DataFrame, Schema]:
@@ -151,6 +154,8 @@ def understand(estimator: Any, X: Any) -> tuple[pd.DataFrame, Schema]:
     if not len(X):
         raise NotPublishable("The sample has no row.")
     X = X.rename(columns=str)
+    if not X.columns.is_unique:
+        raise NotPublishable("The sample has two columns with the same name.")
     _check_width(estimator, X)
     schema = learn(X)
     numbers = schema.layout == "array"

@@ -98,8 +98,8 @@ class Registry:
         for version in state.served() - {state.active}:
             try:
                 versions[version] = held.get(version) or self._open(slot.name, version, warm=warm)
-            except FlaskmlError as error:  # What has only an alias must not take the active one down.
-                logger.error("Model %s: %s", slot.name, error.detail)
+            except (FlaskmlError, MemoryError) as error:  # What has only an alias must not take the active one down.
+                logger.error("Model %s: %s", slot.name, getattr(error, "detail", type(error).__name__))
         slot.swap(current, versions)
         self.slots[slot.name] = slot
         self.generations[slot.name] = state.generation

@@ -37,6 +37,9 @@ class Verdict(BaseModel):
     mapped: bool = False
     """Whether it answered with its arrays mapped from the file, read-only, so that processes can share them."""
 
+    passing: bool = False
+    """Whether it may be otherwise at the next try, as where a module is missing that can be installed; it is not kept."""
+
     limits: Mapping[str, float] | None = None
     """What the trial might take, where that was measured: a rejection holds until it is allowed otherwise."""
 

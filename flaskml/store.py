@@ -98,10 +98,13 @@ class Store:
         return self.archive.check(self.folder(name, version))
 
     def check_state(self, name: str) -> State:
-        """Checks the state of a model, and who could have changed it. Raises `DamagedFile`."""
+        """Checks the state of a model, and who could have changed it. Raises `DamagedFile` or `VersionNotFound`."""
         if self._state_file(name).exists():
             self.archive.custody.check_file(self._state_file(name))
-        return self.state(name)
+        state = self.state(name)
+        for version in state.served():
+            self.folder(name, version)
+        return state
 
     def load(self, name: str, version: str, *, mapped: bool | None = None) -> Bundle:
         """The version in memory; if `mapped`, with large arrays mapped read-only from its file.

@@ -59,8 +59,9 @@ def ensure_accepted(store: Store, name: str, version: str, limits: Limits) -> No
     if verdict is None or (not verdict.accepted and verdict.limits not in (None, allowed)):
         store.check(name, version)
         verdict = judge(store, name, version, limits).model_copy(update={"limits": allowed})
-        with contextlib.suppress(FlaskmlError):  # A store that is read-only is served, and tried at each start.
-            store.change(name, lambda state: state.judge(version, environment_key(), verdict))
+        if not verdict.passing:
+            with contextlib.suppress(FlaskmlError):  # A store that is read-only is served, and tried at each start.
+                store.change(name, lambda state: state.judge(version, environment_key(), verdict))
     if not verdict.accepted:
         raise VersionRejected(name, version, verdict.reason)
 
@@ -120,7 +121,7 @@ def _try(store: Store, order: Order) -> Verdict:
     except MemoryError:
         return _rejected("it needs more memory than a trial may take (setting TRIAL_MEMORY).")
     except FlaskmlError as error:
-        return _rejected(error.detail)
+        return _rejected(error.detail).model_copy(update={"passing": True})
 
 
 def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:

@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("fcntl", reason="processes are forked and killed as on Linux")
 
 from flaskml.errors import FlaskmlError

@@ -24,6 +24,8 @@ from flaskml.store import Store
 from tests.conftest import CHECKOUT, Server, accept
 from tests.load import Activation, Answer, Load, activating, failed, mixed, stale
 
+pytestmark = pytest.mark.thorough
+
 ROWS = np.geomspace(0.123456789, 987.654321, 32)[:, None]
 """Golden rows with digits that nothing else has. Their middle is none of them."""
 

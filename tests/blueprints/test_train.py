@@ -54,7 +54,6 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
         ({"data": b"x", "content_type": "text/csv"}, 415, "multipart"),
         ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv"), "extra": "1"}}, 422, "extra"),
     ],
-    ids=str,
 )
 def test_specifications(train, client, options, status, said):
     answer = train(**options)
