@@ -38,7 +38,7 @@ class Verdict(BaseModel):
     """Whether it answered with its arrays mapped from the file, read-only, so that processes can share them."""
 
     passing: bool = False
-    """Whether it may be otherwise at the next try, as where a module is missing that can be installed; it is not kept."""
+    """Whether it may be otherwise at the next try, as where a module was missing; then it is not kept."""
 
     limits: Mapping[str, float] | None = None
     """What the trial might take, where that was measured: a rejection holds until it is allowed otherwise."""

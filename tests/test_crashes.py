@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-pytestmark = pytest.mark.thorough
-
 pytest.importorskip("fcntl", reason="processes are forked and killed as on Linux")
 
 from flaskml.errors import FlaskmlError
@@ -42,6 +40,8 @@ from tests.crashes import (
     traced_calls,
     visible,
 )
+
+pytestmark = pytest.mark.thorough
 
 ERRORS = pytest.mark.parametrize("error", [ENOSPC, EIO, EMFILE], ids=errorcode.get)
 

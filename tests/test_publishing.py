@@ -32,6 +32,7 @@ from tests.conftest import CHECKOUT, stop
 
 pytestmark = pytest.mark.thorough
 
+
 COUNT = 80
 RNG = np.random.default_rng(4)
 NUMBERS = RNG.normal(size=(COUNT, 3))

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.thorough
-
 pytest.importorskip("hypothesis")
 
 from hypothesis import HealthCheck, Phase, settings
@@ -34,6 +32,8 @@ from flaskml.errors import (
 from flaskml.store import Store, environment_key
 from tests.conftest import accept
 from tests.test_registry import constant, put
+
+pytestmark = pytest.mark.thorough
 
 NAMES = st.sampled_from(["cats", "dogs"])
 ALIASES = st.sampled_from(["stable", "next"])

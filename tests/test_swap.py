@@ -26,6 +26,7 @@ from tests.load import Activation, Answer, Load, activating, failed, mixed, stal
 
 pytestmark = pytest.mark.thorough
 
+
 ROWS = np.geomspace(0.123456789, 987.654321, 32)[:, None]
 """Golden rows with digits that nothing else has. Their middle is none of them."""
 

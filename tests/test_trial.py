@@ -16,6 +16,7 @@ from tests.test_registry import GOLDEN, Trials, canary_store, constant, put
 
 pytestmark = pytest.mark.thorough
 
+
 ODD = '''
 import os, signal, sys, threading, time
 import numpy as np

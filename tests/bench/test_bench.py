@@ -14,6 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.thorough
 
+
 HERE = Path(__file__).parent
 MARK = f"BENCH_TEST_RUN={uuid.uuid4()}"
 SERVER = "python trivial_app.py {port}"
