@@ -22,8 +22,11 @@ from flaskml.training.trainer import BUILT_IN_SOURCE, Source, TrainingSpec, trai
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-# The suite's own switch: under it a skip is a failure. A server would refuse it as an unknown setting.
-CI = os.environ.pop("FLASKML_CI", "") == "1"
+# The suite's own switch: under it a skip is a failure. A server would refuse it as an unknown setting, and worker
+# processes of the suite, which begin with what is left of the environment, must know it too.
+CI = os.environ.pop("FLASKML_CI", os.environ.get("EVERY_TEST_MUST_RUN", "")) == "1"
+if CI:
+    os.environ["EVERY_TEST_MUST_RUN"] = "1"
 
 for name in [name for name in os.environ if name.startswith("FLASKML_")]:
     del os.environ[name]

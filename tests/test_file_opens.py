@@ -66,6 +66,7 @@ def estimators():
     yield "boosting", HistGradientBoostingClassifier(max_iter=10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "estimator"), [pytest.param(*pair, id=pair[0]) for pair in estimators()])
 def test_estimators_that_would(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))

@@ -69,6 +69,7 @@ def test_uploads_have_their_own_limit(make_app):
     assert answer.status_code == 413 and "MAX_UPLOAD" in answer.json["detail"]
 
 
+@pytest.mark.thorough
 def test_a_full_queue(make_app):
     app = make_app(TRAIN_QUEUE=1)
     client = app.test_client()

@@ -27,6 +27,8 @@ from tests.test_registry import constant, put
 from tests.test_store import Canary
 from tests.test_trial import trials  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.thorough
+
 TABLE = pd.DataFrame(np.random.default_rng(3).random((40, 2)), columns=["a", "b"])
 TARGET = TABLE["a"] * 2 - TABLE["b"]
 

@@ -59,6 +59,7 @@ def test_a_job_that_cannot_succeed_says_why_and_the_next_one_runs(make_jobs):
     assert [job.id for job in jobs.table.all()] == [good, bad]
 
 
+@pytest.mark.thorough
 def test_a_bounded_queue(make_jobs):
     jobs = make_jobs(limit=2)
     accepted = []
@@ -70,6 +71,7 @@ def test_a_bounded_queue(make_jobs):
     assert {jobs.table.get(job_id).status for job_id in accepted} == {"succeeded"}
 
 
+@pytest.mark.thorough
 def test_one_at_a_time_across_processes(make_jobs):
     running = []
 
@@ -109,6 +111,7 @@ def test_a_swap_that_fails_fails_the_job(make_jobs, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_disk_that_is_full_for_a_while_stops_no_later_job(make_jobs, monkeypatch):
     jobs = make_jobs()
     end, refused = jobs.table.end, []
