@@ -135,7 +135,9 @@ def _refusals_told() -> Iterator[None]:
         yield
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # What it says may hold values of rows, and a job's detail is told to anybody.
-        raise NotPublishable(f"The estimator does not answer the sample: it raised {type(error).__name__}.") from error
+        raised = type(error).__name__
+        reason = "it is not fitted" if raised == "NotFittedError" else f"it raised {raised}"
+        raise NotPublishable(f"The estimator does not answer the sample: {reason}.") from error
 
 
 def understand(estimator: Any, X: Any) -> tuple[pd.DataFrame, Schema]:
@@ -230,6 +232,8 @@ def _score(estimator: Any, X: Any, y: Any) -> Score | None:
     """The estimator's own score on the sample, which it may have been fitted on."""
     if y is None or not hasattr(estimator, "score"):
         return None
+    if len(y) != len(X):
+        raise NotPublishable(f"The sample has {len(X)} rows and {len(y)} targets.")
     value = float(estimator.score(X, y))
     metric = {"classification": "accuracy", "regression": "r2"}.get(task_of(estimator), "score")
     return Score(metric=metric, value=value, rows=len(y), on="the sample") if math.isfinite(value) else None

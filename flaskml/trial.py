@@ -121,7 +121,8 @@ def _try(store: Store, order: Order) -> Verdict:
     except MemoryError:
         return _rejected("it needs more memory than a trial may take (setting TRIAL_MEMORY).")
     except FlaskmlError as error:
-        return _rejected(error.detail).model_copy(update={"passing": True})
+        missing = isinstance(error.__cause__, ImportError)  # What is missing can be installed.
+        return _rejected(error.detail).model_copy(update={"passing": missing})
 
 
 def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:
