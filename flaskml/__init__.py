@@ -36,7 +36,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
 
     store = open_store(settings)
     registry = Registry(store, trial_limits(settings), settings.max_rows)
-    watcher = Watcher(Roster(settings.instance_path), store.look, registry.refresh)  # What it sees is then loaded.
+    watcher = Watcher(Roster(settings.instance_path), registry.look, registry.refresh)  # What it sees is then loaded.
     slot = registry.adopt(slot) if slot else registry.expect(settings.model_name)
     for name in store.names():
         registry.expect(name)

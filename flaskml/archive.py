@@ -51,7 +51,7 @@ class Archive:
         manifest = Manifest(**known, format=1, model=name, version=version, created=now())
         content = manifest.to_json()
         self._write_file(folder / MANIFEST_FILE, content)
-        self._write_file(folder / SIGNATURE_FILE, self.signer.sign(content))
+        self._write_file(folder / SIGNATURE_FILE, self.signer.sign(content, new_key=not self._holds_signatures()))
         self.disk.sync_directory(folder)
         return manifest
 
@@ -99,9 +99,10 @@ class Archive:
         except (FlaskmlError, MemoryError):
             raise
         except Exception as error:  # Unpickling may raise anything, an import that fails here included.
-            missing = f" {error.name}" if isinstance(error, ImportError) else ""
-            reason = f"it does not load here ({type(error).__name__}{missing})"
-            raise self._damaged(path, reason, manifest.model) from error
+            missing = error.name if isinstance(error, ImportError) else None
+            reason = f"it does not load here ({type(error).__name__}{f' {missing}' if missing else ''})"
+            remedy = f"Install {missing}, or put it beside wsgi.py." if missing else ""
+            raise self._damaged(path, reason, manifest.model, remedy) from error
 
     def document(self, path: Path, kind: type[Document], name: str, content: bytes | None = None) -> Document:
         """The JSON document of a model at `path`, or in `content`, as a `kind`. Raises `DamagedFile`."""
@@ -110,7 +111,10 @@ class Archive:
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in problem["loc"]) or "document"
-            raise self._damaged(path, f"it is not ours ({where}: {problem['msg']})", name) from error
+            again = f"flask models activate {name} VERSION"
+            is_state = path.parent.name == name
+            remedy = f"Restore it from a backup, or remove it and activate a version: {again}." if is_state else ""
+            raise self._damaged(path, f"it is not ours ({where}: {problem['msg']})", name, remedy) from error
 
     def content(self, path: Path, name: str) -> bytes:
         """The bytes of a file of a model. Raises `DamagedFile`."""
@@ -122,6 +126,10 @@ class Archive:
     def _write_file(self, path: Path, content: bytes) -> None:
         with self.disk.create(path) as file:
             file.write(content)
+
+    def _holds_signatures(self) -> bool:
+        """Whether anything in the store was signed before; another key would make that worthless."""
+        return any(self.instance_path.glob(f"models/*/[1-9]*/{SIGNATURE_FILE}"))
 
     def _record(self, path: Path) -> FileRecord:
         size, digest = self.disk.digest(path)
@@ -145,8 +153,8 @@ class Archive:
         """The error for a file that the system does not let us read."""
         return self._damaged(path, f"it cannot be read ({error.strerror})", name)
 
-    def _damaged(self, path: Path, reason: str, name: str) -> DamagedFile:
-        return DamagedFile(path.relative_to(self.instance_path).as_posix(), reason, name)
+    def _damaged(self, path: Path, reason: str, name: str, remedy: str = "") -> DamagedFile:
+        return DamagedFile(path.relative_to(self.instance_path).as_posix(), reason, name, remedy)
 
 
 def is_large(manifest: Manifest) -> bool:

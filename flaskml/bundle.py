@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -26,6 +27,9 @@ SIGNATURE_FILE = "manifest.sig"
 
 RECORDED = ("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas", "xgboost", "xgboost-cpu", "lightgbm")
 """Packages whose versions decide whether a stored estimator still gives the same answers."""
+
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
+"""What an estimator may be asked, by the names that scikit-learn gives it."""
 
 Task: TypeAlias = Literal["classification", "regression", "clustering", "outliers", "transformation"]
 
@@ -83,6 +87,12 @@ class Facts(BaseModel):
     schema_: Annotated[Schema, Field(alias="schema")]
     """The features."""
 
+    methods: tuple[str, ...] = ("predict",)
+    """What the estimator can be asked; the first answers when nothing is named."""
+
+    classes: tuple[tuple[str, ...], ...] = ()
+    """The names of the classes it tells apart, output by output, in the order of its columns."""
+
     runtime: Literal["sklearn"] = "sklearn"
     """What computes."""
 
@@ -124,3 +134,9 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def environment_key() -> str:
+    """What runs now, as one text: a verdict holds for as long as it stays the same."""
+    return ", ".join(f"{name} {version}" for name, version in environment().items())

@@ -26,8 +26,12 @@ class Custody:
 
     def check(self, folder: Path) -> None:
         """Checks `root`, the folders between, `folder`, and every file in it. Raises `DamagedFile`."""
-        for path in self._paths(folder):
-            self.check_file(path)
+        try:
+            for path in self._paths(folder):
+                self.check_file(path)
+        except OSError as error:
+            shown = folder.relative_to(self.root.parent).as_posix()
+            raise DamagedFile(shown, f"it cannot be read ({error.strerror})", folder.parent.name) from error
 
     def check_file(self, path: Path) -> None:
         """Checks one file or folder. Raises `DamagedFile`."""

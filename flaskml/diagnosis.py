@@ -5,6 +5,7 @@ Here speed does not matter and size does: at most 20 problems are told, each in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic_core import ErrorDetails, ValidationError
 
 from flaskml.errors import PROBLEMS_SHOWN, InvalidInput, NotParseable, Problem, nearest
 from flaskml.schema import Feature, Schema
+from flaskml.tables import moment_checker
 
 DIGITS = 400
 """Digits beyond which a JSON integer is larger than any float; Python would also take a quadratic time to read it."""
@@ -53,6 +55,7 @@ class Report:
     """The problems of one input, gathered row by row."""
 
     def __init__(self, schema: Schema) -> None:
+        self._schema = schema
         self._features = {feature.name: feature for feature in schema.features}
         self._problems: list[Problem] = []
 
@@ -83,6 +86,20 @@ class Report:
         if self._problems:
             raise InvalidInput(self._problems[:PROBLEMS_SHOWN], more=self.full)
 
+    def _beyond(self, feature: Feature, value: Any) -> str | None:
+        """What to say of a value that is of the right kind and too small or too large."""
+        if feature.is_number and type(value) in (int, float) and -math.inf < value < math.inf:
+            low, high = self._schema.bounds(feature)
+            whole = feature.kind == "integer"
+            beyond = (not whole or value == int(value)) and not low <= value <= high
+            noun = "a whole number" if whole else "a number"
+            return f"must be {noun} from {low} to {high}, not {_shown(value)}" if beyond else None
+        if feature.kind == "datetime" and isinstance(value, str) and self._schema.out_of_range == "refuse":
+            with contextlib.suppress(ValueError):
+                moment_checker(feature, closed=False)(value)
+                return f"must be a date and time from {feature.minimum} to {feature.maximum}"
+        return None
+
     def _wrong_row(self, row: object) -> str:
         if isinstance(row, list):
             count = len(self._features)
@@ -96,6 +113,8 @@ class Report:
         if detail["type"] == "missing":
             return f'"{name[:100]}" is missing; it must be {feature.wanted}'
         value = row[name]
+        if beyond := self._beyond(feature, value):
+            return f'"{name[:100]}" {beyond}'
         return f'"{name[:100]}" must be {feature.wanted}, not {_shown(value)}{_remedy(feature, value)}'
 
 
@@ -117,5 +136,5 @@ def _remedy(feature: Feature, value: object) -> str:
     if isinstance(value, str) and feature.is_number and value.strip("+-").replace(".", "", 1).isdigit():
         return "; send it without quotes"
     if isinstance(value, str) and feature.categories:
-        return nearest(value, feature.categories)
+        return nearest(value, map(str, feature.categories))
     return ""

@@ -42,6 +42,11 @@ class FlaskmlError(Exception):
         super().__init__(detail)
         self.detail = detail
 
+    @property
+    def terse(self) -> str:
+        """The detail without the name of a feature, a category or a value, for endpoints that the public sees."""
+        return self.detail
+
 
 class InvalidSetting(FlaskmlError):
     """A setting that does not exist or has a value of the wrong type; it stops the start."""
@@ -77,6 +82,12 @@ class InvalidInput(FlaskmlError):
         where = f"row {first.row}: " if first.row is not None else ""
         super().__init__(f"The input has {count} {noun}. The first: {where}{first.detail}.")
         self.problems = tuple(problems)
+        self.count = f"{count} {noun}"
+
+    @property
+    def terse(self) -> str:
+        """How many problems there are."""
+        return f"The input has {self.count}."
 
 
 class TooManyRows(FlaskmlError):
@@ -127,6 +138,16 @@ class VersionNotFound(FlaskmlError):
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__(f'Model "{name}" has no version {version}; GET /models/{name} lists those it has.')
+
+
+class InvalidName(FlaskmlError):
+    """A text that cannot name a model."""
+
+    status = 422
+    title = "Invalid name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'"{name[:100]}" is no name for a model; small letters, digits, ".", "_" and "-" are.')
 
 
 class InvalidAlias(FlaskmlError):
@@ -195,6 +216,23 @@ class NotPublishable(FlaskmlError):
     title = "Not publishable"
 
 
+class InvalidSchema(FlaskmlError):
+    """A column that no request could fill, or a correction that the column has no place for."""
+
+    status = 422
+    title = "Invalid schema"
+
+
+class MethodNotOffered(FlaskmlError):
+    """A method that the estimator does not have, or an option that the method does not take."""
+
+    status = 422
+    title = "Method not offered"
+
+    def __init__(self, method: str, offered: Sequence[str]) -> None:
+        super().__init__(f'There is no method "{method[:40]}" here; there are {", ".join(offered)}.')
+
+
 class NoActiveVersion(FlaskmlError):
     """The model that should answer has no active version."""
 
@@ -254,6 +292,17 @@ def others_held(name: str, known: Sequence[str]) -> str:
     """The sentence that names the other models there are, if any."""
     others = [other for other in known if other != name]
     return f" The store holds: {', '.join(others[:20])} (setting MODEL_NAME picks one)." if others else ""
+
+
+class Busy(FlaskmlError):
+    """Another change of the registry that is under way in this process; a second one would take a thread to wait."""
+
+    status = 503
+    title = "Busy"
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("Another change of the registry is under way here; send this one again when it has ended.")
 
 
 class StorageFailed(FlaskmlError):

@@ -19,6 +19,9 @@ from typing import BinaryIO
 STAGING = ".staging-"
 """Prefix of what is being written. Whoever holds the lock may remove what bears it."""
 
+STAGED = STAGING + "[0-9a-f]" * 16
+"""The pattern of the names that we give to what is being written."""
+
 
 class Disk:
     """Reads and writes for one store. Errors are those of the operating system (`OSError`)."""
@@ -73,7 +76,7 @@ class Disk:
 
     def sweep(self, folder: Path) -> None:
         """Removes what writers that died have left in the folder; nobody alive writes there while its lock is held."""
-        for entry in folder.glob(f"{STAGING}*"):
+        for entry in folder.glob(STAGED):
             if entry.is_dir():
                 self.remove_tree(entry)
             else:

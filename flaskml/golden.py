@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from flaskml.schema import Schema, Table, Value
+from flaskml.tables import TableMaker, plain_rows, plain_value
 
 GOLDEN_FILE = "golden.json"
 
@@ -22,7 +23,10 @@ ROWS_KEPT = 32
 
 RELATIVE = 1e-6
 ABSOLUTE = 1e-9
-"""How far a number may be off: libraries for other processors round otherwise, and no user would call that wrong."""
+"""How far a number may be off: as a share of itself, or of the largest answer, beside which it may be rounding alone.
+
+Libraries for other processors round otherwise, and no user would call that wrong.
+"""
 
 
 class Golden(BaseModel):
@@ -35,11 +39,12 @@ class Golden(BaseModel):
 
     def replay(self, schema: Schema, predict: Any) -> Difference | None:
         """The first row that `predict` answers otherwise, in one batch or alone; None if all answers are the same."""
-        batch = plain(predict(schema.table(self.rows)))
-        alone = [plain(predict(schema.table([row])))[0] for row in self.rows]
+        maker, absolute = TableMaker(schema), ABSOLUTE * _largest(self.answers)
+        batch = plain(predict(maker.table(self.rows)))
+        alone = [plain(predict(maker.table([row])))[0] for row in self.rows]
         for answers in (batch, alone):
             for index, (expected, answered) in enumerate(zip(self.answers, answers, strict=True)):
-                if not same(expected, answered):
+                if not same(expected, answered, absolute):
                     return Difference(row=index, expected=expected, answered=answered)
         return None
 
@@ -52,45 +57,47 @@ class Difference(BaseModel):
     answered: Any
 
 
-def record(table: Table, original: Any, predict: Any) -> Golden:
-    """Golden rows of a training table, and what the estimator answers to them.
+def record(schema: Schema, table: Table, predict: Any) -> Golden:
+    """Golden rows of a table that the estimator takes, and what it answers to them.
 
-    `original` are the same rows as the estimator was given them; that `table` stands for them is part of what is tried.
+    The rows are kept as requests would send them; that they become the same table again is part of what is tried.
     """
+    part = some_rows(table)
+    return Golden(rows=tuple(plain_rows(schema, part)), answers=tuple(plain(predict(part))))
+
+
+def some_rows(table: Any) -> Any:
+    """A few dozen rows of a table, from the first to the last."""
     count = len(table)
     chosen = np.unique(np.linspace(0, count - 1, min(count, ROWS_KEPT)).round().astype(int))
-    part = _take(table, chosen)
-    values = part.tolist() if isinstance(part, np.ndarray) else part.itertuples(index=False, name=None)
-    rows = tuple(tuple(plain_value(value) for value in row) for row in values)
-    return Golden(rows=rows, answers=tuple(plain(predict(_take(original, chosen)))))
-
-
-def _take(table: Any, rows: np.ndarray) -> Any:
-    return table.iloc[rows] if hasattr(table, "iloc") else np.asarray(table)[rows]
+    return table.iloc[chosen] if hasattr(table, "iloc") else table[chosen]
 
 
 def plain(answers: Any) -> list[Any]:
     """Answers as JSON has them; a number that is not finite is null."""
-    values = np.asarray(answers).tolist()
-    return [plain_value(value) for value in values]
+    return [_plain(value) for value in (answers.tolist() if isinstance(answers, np.ndarray) else answers)]
 
 
-def plain_value(value: Any) -> Any:
-    """A value as JSON has it: numpy's scalars by their value, NaN and its like as null."""
+def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [plain_value(item) for item in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return [_plain(item) for item in value]
+    value = plain_value(value)
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
-def same(expected: Any, answered: Any) -> bool:
+def _largest(answer: Any) -> float:
+    """The largest magnitude of the numbers in an answer."""
+    if isinstance(answer, Sequence) and not isinstance(answer, str):
+        return max(map(_largest, answer), default=0.0)
+    return abs(answer) if isinstance(answer, float) else 0.0
+
+
+def same(expected: Any, answered: Any, absolute: float = 0.0) -> bool:
     """Whether two answers are the same: numbers nearly, labels exactly, lists item by item."""
     if isinstance(expected, Sequence) and not isinstance(expected, str):
         if not isinstance(answered, Sequence) or isinstance(answered, str) or len(expected) != len(answered):
             return False
-        return all(same(one, other) for one, other in zip(expected, answered, strict=True))
+        return all(same(one, other, absolute) for one, other in zip(expected, answered, strict=True))
     if isinstance(expected, float) and isinstance(answered, (int, float)) and not isinstance(answered, bool):
-        return math.isclose(expected, answered, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        return math.isclose(expected, answered, rel_tol=RELATIVE, abs_tol=absolute)
     return type(expected) is type(answered) and bool(expected == answered)

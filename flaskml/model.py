@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic_core import to_json
 
+from flaskml.answers import Answer, encoded, values
 from flaskml.bundle import Bundle, Manifest
-from flaskml.errors import FlaskmlError, NoActiveVersion, NotAnswerable, VersionNotServed
+from flaskml.doubts import Doubts
+from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.parsing import Parser, Rows
 from flaskml.runtimes import open_runtime
 from flaskml.runtimes.base import Runtime
@@ -27,6 +29,7 @@ class Predictor:
     manifest: Manifest
     parser: Parser
     runtime: Runtime
+    doubts: Doubts
     signature: bytes
     """The end of every JSON answer: which model and version gave it."""
 
@@ -39,25 +42,44 @@ class Predictor:
         """The rows in a JSON body. Raises `NotParseable`, `InvalidInput` or `TooManyRows`."""
         return self.parser.parse_json(body)
 
-    def predict(self, rows: Rows) -> np.ndarray:
-        """One prediction per row: shape (rows,), or (rows, outputs)."""
+    def predict(self, rows: Rows, method: str | None = None) -> Answer:
+        """One item per row: shape (rows,), or (rows, columns), or a list of such for several outputs.
+
+        Without a `method`, the first one of the manifest answers. Raises `NotAnswerable` for rows that the estimator
+        refuses.
+        """
         if not len(rows.table):
             return np.empty(0)
         try:
-            return self.runtime.predict(rows.table)
-        except (ValueError, OverflowError) as error:  # Numbers that are finite and overflow inside the estimator.
-            logger.warning("%s version %s refused rows: %s", self.manifest.model, self.manifest.version, error)
+            return self.runtime.compute(rows.table, method or self.manifest.methods[0])
+        except MemoryError:
+            raise
+        except Exception as error:  # An estimator may raise anything at rows that it does not like.
+            # What it says may hold values of rows.
+            raised = type(error).__name__
+            logger.warning("%s version %s refused rows (%s)", self.manifest.model, self.manifest.version, raised)
             raise NotAnswerable from error
 
     def warm(self) -> None:
         """Answers a made-up row, so that the first client does not pay for what a first call does."""
         self.predict(self.parser.parse_table(self.schema.example))
 
-    def answer(self, rows: Rows, predictions: np.ndarray) -> bytes:
-        """The predictions as JSON of the native contract; what is not finite becomes null."""
-        values = predictions.tolist()
+    def method(self, name: str | None) -> str:
+        """The method of that name; of none, the one that answers then. Raises `MethodNotOffered`."""
+        if name is not None and name not in self.manifest.methods:
+            raise MethodNotOffered(name, self.manifest.methods)
+        return name or self.manifest.methods[0]
+
+    def values(self, answer: Answer, method: str, top: int | None = None) -> list[Any]:
+        """What the method answered as values for JSON, one a row; of probabilities the `top` most probable."""
+        return values(answer, method, self.manifest.classes, top)
+
+    def answer(self, rows: Rows, values: list[Any], warnings: Sequence[Mapping[str, Any]] = ()) -> bytes:
+        """The values as JSON of the native contract; what is not finite becomes null."""
         start, value = (b'{"prediction":', values[0]) if rows.single else (b'{"predictions":', values)
-        return b"".join((start, to_json(value, inf_nan_mode="null"), self.signature))
+        if not warnings:
+            return b"".join((start, encoded(value), self.signature))
+        return b"".join((start, encoded(value), self.signature[:-1], b',"warnings":', encoded(warnings), b"}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +128,14 @@ class ModelSlot:
             raise VersionNotServed(self.name, version)
         return predictor
 
-    def predict(self, rows: Any) -> np.ndarray:
-        """One prediction per row, as an array: shape (rows,), or (rows, outputs).
+    def predict(self, rows: Any, method: str | None = None) -> Answer:
+        """One prediction per row, as an array: shape (rows,), or (rows, outputs); or what another method answers.
 
         `rows` is a mapping (one row), a list of mappings or of lists, a 2-D array or a DataFrame.
         Raises `InvalidInput` naming row and feature.
         """
         predictor = self.current
-        return predictor.predict(predictor.parser.parse_table(rows))
+        return predictor.predict(predictor.parser.parse_table(rows), predictor.method(method))
 
 
 def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
@@ -124,6 +146,7 @@ def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
         manifest=manifest,
         parser=Parser(manifest.schema_, max_rows=max_rows),
         runtime=open_runtime(bundle),
+        doubts=Doubts(manifest.schema_),
         signature=b"," + signature[1:],
     )
 

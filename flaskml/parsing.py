@@ -6,17 +6,21 @@ time, slowly, to say everything that is wrong with it (`diagnosis`).
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml import diagnosis
-from flaskml.errors import InvalidInput, Problem, TooManyRows
-from flaskml.schema import Feature, Schema, Table, Value
+from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
+from flaskml.schema import EXACT, Feature, Schema, Table, Value
+from flaskml.tables import TableMaker, moment_checker, plain_value
 
 TEXT_LIMIT = 100_000
 """Characters in one text value, so that a vectorizer's work on one request is bounded."""
@@ -29,7 +33,10 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a request asks about: the table, and whether it came as one row rather than a list."""
+    """What a request asks about: its values, their table, and whether they came as one row rather than a list."""
+
+    values: Sequence[Sequence[Value]]
+    """Valid values in schema order, null as None."""
 
     table: Table
     single: bool
@@ -40,9 +47,11 @@ class Parser:
 
     def __init__(self, schema: Schema, *, max_rows: int) -> None:
         self.schema = schema
+        self.maker = TableMaker(schema)
         self.max_rows = max_rows
+        self._features = {feature.name: feature for feature in schema.features}
         row = _row(schema)
-        values = core_schema.tuple_schema([_field(feature) for feature in schema.features])
+        values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features])
         self._row = SchemaValidator(row)
         self._rows = SchemaValidator(self._list(row))
         self._instances = SchemaValidator(_only("instances", self._list(row)))
@@ -70,7 +79,8 @@ class Parser:
                 return self._of_objects(self._rows.validate_json(body))
             return self._of_objects([self._row.validate_json(body)], single=True)
         if start[1]:
-            return Rows(self.schema.table(self._value_instances.validate_json(body)["instances"]), single=False)
+            values = self._value_instances.validate_json(body)["instances"]
+            return Rows(values, self.maker.table(values), single=False)
         return self._of_objects(self._instances.validate_json(body)["instances"])
 
     def _checked(self, rows: Sequence[object], *, single: bool, lists: bool = False) -> Rows:
@@ -95,13 +105,51 @@ class Parser:
             if name in texts:
                 raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" was sent more than once')])
             texts[name] = text
-        features = {feature.name: feature for feature in self.schema.features}
-        row = {name: read_text(features[name], text) if name in features else text for name, text in texts.items()}
-        return self._checked([row], single=True)
+        return self._checked([self._read(texts)], single=True)
+
+    def parse_csv(self, body: bytes) -> Rows:
+        """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""
+        try:
+            lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+            header = next(lines, None)
+            if not header:
+                raise NotParseable("it is empty; send a header with the names of the features")
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise InvalidInput([Problem(None, twice[:100], f'"{twice[:100]}" is in the header more than once')])
+            rows = [self._read(self._record(number, header, line)) for number, line in self._numbered(lines)]
+        except UnicodeDecodeError as error:
+            raise NotParseable(f"byte {error.start} is not UTF-8") from None
+        except csv.Error as error:
+            raise NotParseable(f"it is no CSV ({error})") from None
+        return self._checked(rows, single=False)
+
+    def _numbered(self, lines: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+        """The lines that are not blank, counted. A line of a table with one column is never blank: it is null."""
+        count = 0
+        for line in lines:
+            if line or len(self.schema.features) == 1:
+                if count == self.max_rows:
+                    raise TooManyRows(self.max_rows)
+                yield count, line or [""]
+                count += 1
+
+    def _record(self, number: int, header: list[str], line: list[str]) -> dict[str, str]:
+        if len(line) != len(header):
+            raise InvalidInput([Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")])
+        return dict(zip(header, line, strict=True))
+
+    def _read(self, texts: Mapping[str, str]) -> dict[str, Value]:
+        return {name: self._read_field(name, text) for name, text in texts.items()}
+
+    def _read_field(self, name: str, text: str) -> Value:
+        feature = self._features.get(name)
+        return text if feature is None else read_text(feature, text)
 
     def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows:
         # A validated row has its values in schema order, whatever the order they were sent in.
-        return Rows(self.schema.table([tuple(row.values()) for row in rows]), single=single)
+        values = [tuple(row.values()) for row in rows]
+        return Rows(values, self.maker.table(values), single=single)
 
     def parse_table(self, rows: object) -> Rows:
         """Rows from Python, any number of them: a mapping, a list of mappings or of lists, a 2-D array, a DataFrame."""
@@ -112,29 +160,60 @@ class Parser:
         return self._checked([_plain(row) for row in rows], single=False, lists=True)  # type: ignore[attr-defined]
 
 
-def _field(feature: Feature) -> CoreSchema:
-    schema = _FIELDS[feature.kind](feature)
-    return core_schema.nullable_schema(schema) if feature.nullable else schema
+def _field(schema: Schema, feature: Feature) -> CoreSchema:
+    field = _FIELDS[feature.kind](schema, feature)
+    return core_schema.nullable_schema(field) if feature.nullable else field
 
 
-def _integer(_: Feature) -> CoreSchema:
+def _float(schema: Schema, feature: Feature) -> CoreSchema:
+    low, high = schema.bounds(feature)
+    if -low == high == sys.float_info.max:
+        return core_schema.float_schema(strict=True, allow_inf_nan=False)
+    return core_schema.float_schema(strict=True, allow_inf_nan=False, ge=float(low), le=float(high))
+
+
+def _integer(schema: Schema, feature: Feature) -> CoreSchema:
+    low, high = (round(bound) for bound in schema.bounds(feature))
     # A client without integers sends 3.0; a float that large has lost its last digits and is an integer by accident.
-    whole = core_schema.float_schema(strict=True, multiple_of=1, ge=-(2.0**53), le=2.0**53)
-    return core_schema.union_schema([core_schema.int_schema(strict=True, ge=-(2**63), lt=2**63), whole])
+    whole = core_schema.float_schema(strict=True, multiple_of=1, ge=max(low, -EXACT), le=min(high, EXACT))
+    return core_schema.union_schema([core_schema.int_schema(strict=True, ge=low, le=high), whole])
 
 
-_FIELDS: Mapping[str, Callable[[Feature], CoreSchema]] = {
-    "float": lambda _: core_schema.float_schema(strict=True, allow_inf_nan=False),
+def _text(_: Schema, __: Feature) -> CoreSchema:
+    return core_schema.str_schema(strict=True, max_length=TEXT_LIMIT)
+
+
+def _category(schema: Schema, feature: Feature) -> CoreSchema:
+    categories = list(feature.categories or ())
+    whole = isinstance(categories[0], int)
+    any_category = _integer(schema, feature) if whole else _text(schema, feature)
+    if feature.unknown == "accept":
+        return any_category
+    closed = core_schema.literal_schema(categories)
+    return core_schema.chain_schema([any_category, closed]) if whole else closed  # To a literal, true is 1.
+
+
+def _datetime(schema: Schema, feature: Feature) -> CoreSchema:
+    check = moment_checker(feature, closed=schema.out_of_range == "refuse")
+    return core_schema.no_info_after_validator_function(check, core_schema.str_schema(strict=True, max_length=40))
+
+
+_FIELDS: Mapping[str, Callable[[Schema, Feature], CoreSchema]] = {
+    "float": _float,
     "integer": _integer,
-    "boolean": lambda _: core_schema.bool_schema(strict=True),
-    "text": lambda _: core_schema.str_schema(strict=True, max_length=TEXT_LIMIT),
-    "category": lambda feature: core_schema.literal_schema(list(feature.categories or ())),
+    "boolean": lambda _, __: core_schema.bool_schema(strict=True),
+    "text": _text,
+    "category": _category,
+    "datetime": _datetime,
 }
 
 
 def _row(schema: Schema) -> CoreSchema:
-    fields = {feature.name: core_schema.typed_dict_field(_field(feature)) for feature in schema.features}
-    return core_schema.typed_dict_schema(fields, extra_behavior="forbid", strict=True)
+    fields = {feature.name: core_schema.typed_dict_field(_field(schema, feature)) for feature in schema.features}
+    return core_schema.typed_dict_schema(fields, extra_behavior=_EXTRA[schema.extra], strict=True)
+
+
+_EXTRA: Mapping[str, Literal["forbid", "ignore"]] = {"refuse": "forbid", "ignore": "ignore"}
 
 
 def _only(name: str, value: CoreSchema) -> CoreSchema:
@@ -149,26 +228,24 @@ def _as_rows(document: object) -> tuple[Sequence[Any], bool]:
 
 def read_text(feature: Feature, text: str) -> Value:
     """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
-    if feature.kind in ("category", "text"):
+    whole_category = feature.kind == "category" and isinstance((feature.categories or ("",))[0], int)
+    if feature.kind in ("category", "text") and not whole_category:
         return None if text == "" and feature.nullable else text
     if text == "":
         return None
     if feature.kind == "boolean":
         return _BOOLEANS.get(text.lower(), text)
-    if feature.kind == "integer" and _INTEGER.fullmatch(text):
+    if (feature.kind == "integer" or whole_category) and _INTEGER.fullmatch(text):
         return int(text)
+    if feature.kind == "datetime":
+        return text
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
 def _plain(row: Any) -> Any:
     """A row from Python with the values that JSON would have given it."""
     if isinstance(row, Mapping):
-        return {str(name): _scalar(value) for name, value in row.items()}
-    return [_scalar(value) for value in row] if isinstance(row, (Sequence, np.ndarray)) else _scalar(row)
-
-
-def _scalar(value: Any) -> Any:
-    """A numpy scalar as the Python value that it holds, and the missing markers of numpy and pandas as null."""
-    value = value.item() if isinstance(value, np.generic) else value
-    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
-    return None if missing else value
+        return {str(name): plain_value(value) for name, value in row.items()}
+    if isinstance(row, (Sequence, np.ndarray)) and not isinstance(row, str):
+        return [plain_value(value) for value in row]
+    return row

@@ -32,11 +32,11 @@ ASKING = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A live process, and which generation of each model it serves."""
+    """A live process, and the mark of the state of each model that it serves."""
 
     id: str
     pid: int
-    generations: Mapping[str, int]
+    marks: Mapping[str, str]
 
 
 class Roster:
@@ -55,17 +55,17 @@ class Roster:
                 self._remove_dead()
                 member = token_hex(8)
                 file = open(self._path(member), "xb")  # noqa: SIM115 - open, and so locked, while the process lives
-                lock_file(file)
+                lock_file(file, wait=True)  # Somebody may just be asking whether it is locked.
             self._entry = (os.getpid(), member, file)
             self.tell({})
         return self._entry[1]
 
-    def tell(self, generations: Mapping[str, int]) -> None:
+    def tell(self, marks: Mapping[str, str]) -> None:
         """Tells all who ask what this process serves, if it has entered."""
         if self._entry is not None:
             file = self._entry[2]
             file.seek(0)
-            file.write(json.dumps({"pid": os.getpid(), "generations": dict(generations)}).encode())
+            file.write(json.dumps({"pid": os.getpid(), "marks": dict(marks)}).encode())
             file.truncate()
             file.flush()
 
@@ -90,14 +90,18 @@ class Roster:
         try:
             told = json.loads(path.read_bytes())
         except (OSError, ValueError):  # It is just being written; the next look sees it whole.
-            told = {"pid": 0, "generations": {}}
-        return Member(member, told["pid"], told["generations"])
+            told = {"pid": 0, "marks": {}}
+        return Member(member, told["pid"], told["marks"])
 
-    def lagging(self, name: str, generation: int, seconds: float) -> list[Member]:
-        """The live processes that do not serve that generation of the model yet, after at most `seconds`."""
+    def lagging(self, name: str, mark: str, current: Callable[[], str], seconds: float) -> list[Member]:
+        """The live processes that do not serve the state of the model with that mark yet, after at most `seconds`.
+
+        Nor a later one: `current` tells the mark of the present state.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            late = [member for member in self.members() if member.generations.get(name, -1) < generation]
+            reached = {mark, current()}
+            late = [member for member in self.members() if member.marks.get(name) not in reached]
             if not late or time.monotonic() >= deadline:
                 return late
             time.sleep(ASKING)
@@ -128,15 +132,16 @@ class Roster:
 class Watcher:
     """Keeps a process in step with the store, from its first request on.
 
-    `look` tells in some form what the store holds; when that changes, `follow` is called and returns the generations
-    that the process serves from then on, which the roster is told.
+    `look` tells in some form what the store holds; when that changes, `follow` is called and returns the marks of the
+    states that the process serves from then on, which the roster is told.
     """
 
-    def __init__(self, roster: Roster, look: Callable[[], object], follow: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, roster: Roster, look: Callable[[], object], follow: Callable[[], Mapping[str, str]]) -> None:
         self.roster = roster
         self.look = look
         self.follow = follow
         self._seen = look()
+        self._untold: Mapping[str, str] | None = None
         self._pid = 0
         self._mutex = threading.Lock()
         self._step = threading.Lock()
@@ -155,17 +160,21 @@ class Watcher:
             if self._pid != os.getpid():
                 with contextlib.suppress(OSError):  # A folder that is read-only is served all the same.
                     self.roster.enter()
-                self.compare(told=False)
+                self.compare(always=True)
                 self._thread = threading.Thread(target=self._watch, name="flaskml-watcher", daemon=True)
                 self._thread.start()
                 self._pid = os.getpid()
 
-    def compare(self, *, told: bool = True) -> None:
-        """Catches up if the store has changed since the last look; tells the roster then, or if not yet `told`."""
+    def compare(self, *, always: bool = False) -> None:
+        """Catches up if the store has changed since the last look, or `always`, and tells the roster."""
         with self._step:
-            if (now := self.look()) != self._seen or not told:
-                self.roster.tell(self.follow())
+            if (now := self.look()) != self._seen or always:
+                self._untold = self.follow()
                 self._seen = now
+            if self._untold is not None:
+                with contextlib.suppress(OSError):  # On a full disk; the next look tells. Serving comes first.
+                    self.roster.tell(self._untold)
+                    self._untold = None
 
     def _watch(self) -> None:
         while not self._stopped.wait(TURN):

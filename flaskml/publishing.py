@@ -5,27 +5,23 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from flaskml.bundle import Facts, Manifest, Score, Task
-from flaskml.errors import NotPublishable
-from flaskml.golden import record
-from flaskml.runtimes.sklearn import answering
-from flaskml.schema import Layout, Schema, Table, conform, learn
-from flaskml.settings import MODEL_NAME, Settings, load_settings
+from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
+from flaskml.golden import Golden, record, some_rows
+from flaskml.parsing import Parser
+from flaskml.runtimes.sklearn import classes_of, methods_of
+from flaskml.samples import asked, understand, with_unknown_tried, working_methods
+from flaskml.schema import Table
+from flaskml.settings import Settings, load_settings
 from flaskml.store import Store
-from flaskml.trial import Limits, ensure_accepted
-
-if TYPE_CHECKING:
-    import pandas as pd
+from flaskml.trial import Limits, activate_accepted, ensure_accepted
 
 
 def publish(
@@ -36,19 +32,22 @@ def publish(
     name: str = "default",
     activate: bool = True,
     instance_path: str | os.PathLike[str] | None = None,
+    schema: Mapping[str, Any] | None = None,
 ) -> str:
     """Publishes a fitted estimator as the next version of a model, and returns the version.
 
     `X` is a sample of the rows that it was fitted on, a DataFrame or a 2-D array of shape (rows, features); the schema
     is learnt from it and some of its rows become golden rows. `y`, if given, are the targets of these rows, and the
     score on them is recorded. A child process has to load the version and answer the golden rows alike before it
-    becomes active.
-    Raises `NotPublishable`, `VersionRejected` or `StorageFailed`; what was served before still is.
+    becomes active. `schema` corrects what was learnt: any part of what `flask models show --schema` prints.
+    Raises `NotPublishable`, `InvalidName`, `VersionRejected` or `StorageFailed`; what was served before still is.
     """
     config = {"INSTANCE_PATH": Path(instance_path)} if instance_path is not None else {}
     settings, _ = load_settings(config)
     store = open_store(settings)
-    return publish_sample(store, settings, name, estimator, X, y, data="a sample", activate=activate).version
+    return publish_sample(
+        store, settings, name, estimator, X, y, data="a sample", activate=activate, corrections=schema
+    ).version
 
 
 def open_store(settings: Settings) -> Store:
@@ -72,34 +71,23 @@ def publish_sample(
     *,
     data: str,
     activate: bool,
+    corrections: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """As `publish`, into a store that is open; `data` says where the sample came from."""
-    if not re.fullmatch(MODEL_NAME, name, re.ASCII):
-        raise NotPublishable(f'"{name[:100]}" is no name for a model; small letters, digits, ".", "_" and "-" are.')
     refuse_unportable(estimator)
     with _refusals_told():
-        frame, schema = understand(estimator, X)
-        original = frame if schema.layout == "frame" else frame.to_numpy()
-        sample = Sample(conform(frame, schema), original)
+        sample = understand(estimator, X, corrections)
         facts = Facts(
             task=task_of(estimator),
             estimator=name_of(estimator),
             data=data,
-            rows=len(frame),
-            score=_score(estimator, original, y),
-            schema_=schema,
+            rows=len(sample.table),
+            score=_score(estimator, sample.table, y),
+            schema_=sample.schema,
         )
     return publish_version(
-        store, settings, name, estimator, facts, sample, reason=f"published with {data}", activate=activate
+        store, settings, name, estimator, facts, sample.table, reason=f"published with {data}", activate=activate
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Rows of the training table: as requests will bring them, and as the estimator was given them."""
-
-    table: Table
-    original: Any
 
 
 def publish_version(
@@ -108,24 +96,39 @@ def publish_version(
     name: str,
     estimator: Any,
     facts: Facts,
-    sample: Sample,
+    table: Table,
     *,
     reason: str,
     activate: bool = True,
 ) -> Manifest:
     """Stores the estimator as the next version, tries it, and makes it active if asked.
 
-    `reason` is what the history of activations will say. Raises `StorageFailed`, or `VersionRejected`, with what was
-    served before still active.
+    `table` are rows as the estimator takes them; a few dozen become golden rows. `reason` is what the history of
+    activations will say. Raises `NotPublishable`, `StorageFailed` or `VersionRejected`, with what was served before
+    still active.
     """
     with _refusals_told():
-        golden = record(sample.table, sample.original, answering(estimator))
+        facts, golden = complete(facts, estimator, some_rows(table))
     manifest = store.publish(name, estimator, facts, golden)
-    ensure_accepted(store, name, manifest.version, trial_limits(settings))
     if activate:
-        store.activate(name, manifest.version, reason, unless_newer=True)
+        activate_accepted(store, name, manifest.version, reason, trial_limits(settings), unless_newer=True)
+    else:
+        ensure_accepted(store, name, manifest.version, trial_limits(settings))
     store.clean(name, settings.keep_versions)
     return manifest
+
+
+def complete(facts: Facts, estimator: Any, table: Table) -> tuple[Facts, Golden]:
+    """The facts with what only trying can tell, and the golden rows, which have to be rows that the schema takes."""
+    methods = working_methods(estimator, table)
+    schema = with_unknown_tried(facts.schema_, estimator, table, methods)
+    golden = record(schema, table, lambda rows: asked(estimator, rows, methods[0]))
+    try:
+        Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows)
+    except InvalidInput as error:
+        raise NotPublishable(f"The schema does not take the sample: {error.problems[0].detail}.") from error
+    known = {"schema_": schema, "methods": methods, "classes": classes_of(estimator)}
+    return facts.model_copy(update=known), golden
 
 
 @contextmanager
@@ -133,44 +136,13 @@ def _refusals_told() -> Iterator[None]:
     """What the estimator or the schema says against a sample becomes a sentence."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (FlaskmlError, MemoryError):
+        raise
+    except Exception as error:  # A foreign estimator may raise anything.
         # What it says may hold values of rows, and a job's detail is told to anybody.
         raised = type(error).__name__
         reason = "it is not fitted" if raised == "NotFittedError" else f"it raised {raised}"
         raise NotPublishable(f"The estimator does not answer the sample: {reason}.") from error
-
-
-def understand(estimator: Any, X: Any) -> tuple[pd.DataFrame, Schema]:
-    """The sample as a frame, and the schema of what the estimator takes.
-
-    An estimator that knows column names was fitted on a frame and is given one; any other is given an array.
-    """
-    import pandas as pd
-
-    if not isinstance(X, pd.DataFrame):
-        array = np.asarray(X)
-        if array.ndim != 2:
-            raise NotPublishable("The sample must be a DataFrame or an array of shape (rows, features).")
-        names = getattr(estimator, "feature_names_in_", [f"x{index}" for index in range(array.shape[1])])
-        X = pd.DataFrame(array, columns=list(names)).infer_objects()
-    if not len(X):
-        raise NotPublishable("The sample has no row.")
-    X = X.rename(columns=str)
-    if not X.columns.is_unique:
-        raise NotPublishable("The sample has two columns with the same name.")
-    _check_width(estimator, X)
-    schema = learn(X)
-    numbers = schema.layout == "array"
-    layout: Layout = "frame" if hasattr(estimator, "feature_names_in_") else "array" if numbers else "objects"
-    return X, schema.model_copy(update={"layout": layout})
-
-
-def _check_width(estimator: Any, frame: pd.DataFrame) -> None:
-    names, width = getattr(estimator, "feature_names_in_", None), getattr(estimator, "n_features_in_", None)
-    if names is not None and list(names) != list(frame.columns):
-        raise NotPublishable(f"The estimator was fitted on the columns {', '.join(map(str, names))}, in this order.")
-    if width is not None and width != frame.shape[1]:
-        raise NotPublishable(f"The estimator was fitted on {width} features; the sample has {frame.shape[1]} columns.")
 
 
 class _Scout(pickle.Pickler):
@@ -198,7 +170,7 @@ def refuse_unportable(estimator: Any) -> None:
     """Raises `NotPublishable` for an estimator that only this process could load, or that answers nothing."""
     if isinstance(estimator, type):
         raise NotPublishable(f"{estimator.__name__} is a class; publish a fitted instance of it.")
-    answering(estimator)
+    methods_of(estimator)
     try:
         _Scout(_Nowhere(), protocol=5).dump(estimator)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -234,6 +206,7 @@ def _score(estimator: Any, X: Any, y: Any) -> Score | None:
         return None
     if len(y) != len(X):
         raise NotPublishable(f"The sample has {len(X)} rows and {len(y)} targets.")
-    value = float(estimator.score(X, y))
+    with warnings.catch_warnings(action="ignore"):
+        value = float(estimator.score(X, y))
     metric = {"classification": "accuracy", "regression": "r2"}.get(task_of(estimator), "score")
     return Score(metric=metric, value=value, rows=len(y), on="the sample") if math.isfinite(value) else None

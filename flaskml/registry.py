@@ -5,16 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flaskml.errors import DamagedFile, FlaskmlError, ModelNotFound, NoActiveVersion, Unavailable, VersionNotFound
+from flaskml.errors import Busy, DamagedFile, FlaskmlError, Unavailable, VersionNotFound
 from flaskml.model import Absent, ModelSlot, Predictor, open_predictor
+from flaskml.processes import PATIENCE, Member, Roster
 from flaskml.state import UNUSED, State
 from flaskml.store import Store
 from flaskml.trial import Limits, ensure_accepted
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A state of a model that could not be shown, and when to try again."""
+
+    mark: str
+    tries: int
+    again: float
+    """On the monotonic clock."""
 
 
 @dataclass
@@ -29,16 +42,17 @@ class Registry:
     limits: Limits
     max_rows: int
     slots: dict[str, ModelSlot] = field(default_factory=dict)
-    generations: dict[str, int] = field(default_factory=dict)
-    """Which state of each model its slot shows."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """The mark of the state of each model that its slot shows."""
 
     adopted: str | None = None
     """The model whose slot was filled by somebody else."""
 
-    failed: dict[str, int] = field(default_factory=dict)
-    """Which state of a model could not be shown, so that it is not tried again and again."""
+    failures: dict[str, Failure] = field(default_factory=dict)
+    """The models whose state could not be shown, or not all of it."""
 
     _mutex: threading.Lock = field(default_factory=threading.Lock)
+    _change: threading.Lock = field(default_factory=threading.Lock)
 
     def adopt(self, slot: ModelSlot) -> ModelSlot:
         """Takes a slot that somebody else has filled, and shows no other version in it."""
@@ -51,61 +65,98 @@ class Registry:
         if name not in self.slots:
             slot = self.slots[name] = ModelSlot(name, Absent(self.store.nothing_active(name)))
             try:
-                self._show(slot, self._state(name))
-            except FlaskmlError as error:
-                reason = error if isinstance(error, NoActiveVersion) else Unavailable(error, name, self.store.names())
-                slot.swap(Absent(reason))
+                self._show(slot, self.store.state_or_unused(name))
+            except Exception as error:  # Whatever is wrong with one model, the others must start.
+                reason = (
+                    error if isinstance(error, FlaskmlError) else FlaskmlError(f"{type(error).__name__} at its load.")
+                )
+                slot.swap(Absent(Unavailable(reason, name, self.store.names())))
+                self._note(name, error)
         return self.slots[name]
 
-    def refresh(self) -> Mapping[str, int]:
-        """Brings every slot to the state that its model has now, and returns the generation that each shows.
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Lets one request change the registry at a time, for each may wait for seconds. Raises `Busy`."""
+        if not self._change.acquire(blocking=False):
+            raise Busy
+        try:
+            yield
+        finally:
+            self._change.release()
 
-        A version is loaded, tried and warmed before it takes the place of the old one; if that fails, the old stays.
+    def look(self) -> object:
+        """Something that differs whenever a refresh may find news: a change, or a failure that is to be tried again."""
+        now = time.monotonic()
+        return self.store.look(), [failure.tries for failure in self.failures.values() if failure.again > now]
+
+    def refresh(self) -> Mapping[str, str]:
+        """Brings every slot to the state that its model has now, and returns the mark of what each shows.
+
+        A version is loaded, tried and warmed before it takes the place of the old one; if that fails, the old stays,
+        and it is tried again later.
         """
         with self._mutex:
             for name in {*self.store.names(), *self.slots}:
                 try:
-                    self._follow(name, self._state(name))
+                    self._follow(name, self.store.state_or_unused(name))
                 except Exception as error:  # One model's trouble, of whatever kind, must not keep the others back.
-                    logger.error("Model %s: %s", name, getattr(error, "detail", type(error).__name__))
-            return dict(self.generations)
-
-    def _state(self, name: str) -> State:
-        try:
-            return self.store.state(name)
-        except ModelNotFound:
-            return UNUSED
+                    self._note(name, error)
+            return dict(self.marks)
 
     def _follow(self, name: str, state: State) -> None:
-        known = max(self.generations.get(name, -1), self.failed.get(name, -1))
         if name == self.adopted:
-            self.generations[name] = state.generation
-        if state.generation <= known or state.active is None or name == self.adopted:
+            self.marks[name] = state.mark
             return
+        failure, slot = self.failures.get(name), self.slots.get(name) or ModelSlot(name)
+        if state.active is None and slot.serving is not None:  # Somebody has removed it, perhaps to restore it.
+            return
+        if failure is None and state.mark == self.marks.get(name, UNUSED.mark):
+            return
+        if failure is None or failure.mark != state.mark or failure.again <= time.monotonic():
+            self._show(slot, state, warm=True)
+
+    def _note(self, name: str, error: BaseException, mark: str | None = None) -> None:
+        """Remembers that something could not be shown, so that it is tried again, less and less often."""
+        mark = self._mark(name) if mark is None else mark
+        before = self.failures.get(name)
+        tries = before.tries + 1 if before and before.mark == mark else 1
+        self.failures[name] = Failure(mark, tries, time.monotonic() + min(5 * 2 ** (tries - 1), 60))
+        if tries == 1:
+            logger.error("Model %s: %s", name, getattr(error, "detail", type(error).__name__))
+
+    def _mark(self, name: str) -> str:
         try:
-            self._show(self.slots.get(name) or ModelSlot(name), state, warm=True)
-        except Exception:
-            self.failed[name] = state.generation
-            raise
+            return self.store.state_or_unused(name).mark
+        except FlaskmlError:
+            return ""
 
     def _show(self, slot: ModelSlot, state: State, *, warm: bool = False) -> None:
         """Fills the slot with what the state names, keeping what it holds already."""
-        if state.active is None:
-            raise self.store.nothing_active(slot.name)
-        held = slot.versions
-        current = held.get(state.active) or self._open(slot.name, state.active, warm=warm)
-        versions = {state.active: current}
+        name, held = slot.name, slot.versions
+        versions = {}
+        if state.active is not None:
+            versions[state.active] = self._open(name, state.active, held, warm=warm)
+        troubles = []
         for version in state.served() - {state.active}:
             try:
-                versions[version] = held.get(version) or self._open(slot.name, version, warm=warm)
+                versions[version] = self._open(name, version, held, warm=warm)
             except (FlaskmlError, MemoryError) as error:  # What has only an alias must not take the active one down.
-                logger.error("Model %s: %s", slot.name, getattr(error, "detail", type(error).__name__))
+                troubles.append(error)
+        current = Absent(self.store.nothing_active(name)) if state.active is None else versions[state.active]
         slot.swap(current, versions)
-        self.slots[slot.name] = slot
-        self.generations[slot.name] = state.generation
+        self.slots[name] = slot
+        if state.mark:
+            self.marks[name] = state.mark
+        self.failures.pop(name, None)
+        for trouble in troubles:
+            self._note(name, trouble, state.mark)
 
-    def _open(self, name: str, version: str, *, warm: bool) -> Predictor:
+    def _open(self, name: str, version: str, held: Mapping[str, Predictor], *, warm: bool) -> Predictor:
+        """The predictor of a version: the one that is held, if it is of the very same version, or a new one."""
+        predictor = held.get(version)
         try:
+            if predictor is not None and predictor.manifest == self.store.manifest(name, version):
+                return predictor
             ensure_accepted(self.store, name, version, self.limits)
         except VersionNotFound as error:
             raise DamagedFile(
@@ -116,3 +167,8 @@ class Registry:
             with contextlib.suppress(Exception):  # A made-up row may be none that it answers; its golden rows it did.
                 predictor.warm()
         return predictor
+
+
+def lagging(store: Store, roster: Roster, name: str, state: State) -> list[Member]:
+    """The live processes that do not serve the state of a model, or a later one, within a few seconds."""
+    return roster.lagging(name, state.mark, lambda: store.state_or_unused(name).mark, PATIENCE)

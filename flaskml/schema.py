@@ -1,36 +1,36 @@
-"""What an estimator takes: its features, in order, and the shape that it was fitted on.
+"""What an estimator takes: its features, in order, and the table that it was fitted on.
 
-A schema is learnt from a training table (`learn`), stored in the manifest, and compiled into a parser (`parsing`).
-`Schema.table` makes both the training table and the tables of requests, so the estimator meets the same columns, types
-and missing markers (NaN throughout) in both.
+A schema is learnt from a sample (`learning`), stored in the manifest, and compiled into a parser (`parsing`) and into
+what makes the tables of requests (`tables`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind: TypeAlias = Literal["float", "integer", "boolean", "category", "text"]
-Layout: TypeAlias = Literal["array", "objects", "frame"]
+Kind: TypeAlias = Literal["float", "integer", "boolean", "category", "text", "datetime"]
+Layout: TypeAlias = Literal["array", "frame"]
+Marker: TypeAlias = Literal["NaN", "None", "NaT", "NA"]
 Value: TypeAlias = float | int | bool | str | None
+Bound: TypeAlias = StrictInt | StrictFloat | StrictStr
 Table: TypeAlias = "np.ndarray | pd.DataFrame"
-
-CATEGORIES_KEPT = 50
-"""A text column with at most this many distinct values is a closed set; with more, it is text."""
 
 LISTED = 10
 """How many categories a sentence names."""
 
+EXACT = 2**53
+"""The largest number up to which a float holds every whole number."""
+
 
 class Feature(BaseModel):
-    """One column: its name, what it may hold, and what training saw in it."""
+    """One column: its name, what it may hold, what it is made of, and what the sample held."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -38,24 +38,53 @@ class Feature(BaseModel):
     """The name that requests use; any text."""
 
     kind: Kind
-    """What a value is; `category` is a closed set of strings, `text` any string."""
+    """What a value is: `category` one of a set of strings or whole numbers, `text` any string, `datetime` ISO 8601."""
 
     nullable: bool = False
-    """Whether training saw a missing value, and so a request may send null."""
+    """Whether the sample had a missing value, and so a request may send null."""
 
-    minimum: float | None = None
-    """Smallest value in training, for numbers."""
+    dtype: str
+    """What the column is made of, as pandas names it; a categorical says of what: `category[object]`."""
 
-    maximum: float | None = None
-    """Largest value in training, for numbers."""
+    missing: Marker = "NaN"
+    """What stands for a missing value in the column; some encoders tell these apart."""
 
-    categories: tuple[str, ...] | None = None
-    """The closed set, sorted, for a category."""
+    minimum: Bound | None = None
+    """The smallest value of the sample, for numbers and, as ISO 8601, for datetimes."""
+
+    maximum: Bound | None = None
+    """The largest."""
+
+    quantiles: tuple[float, ...] | None = None
+    """Of numbers, the values below which 5, 25, 50, 75 and 95 of a hundred lie."""
+
+    categories: tuple[StrictStr, ...] | tuple[StrictInt, ...] | None = None
+    """The closed set of a category, in the order that the column has it."""
+
+    counts: tuple[int, ...] | None = None
+    """How often the sample held each category."""
+
+    ordered: bool = False
+    """Whether the order of the categories means something."""
+
+    unknown: Literal["accept", "refuse"] | None = None
+    """What becomes of a category beyond the set; None until the estimator was tried with one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _made_of(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A feature that does not say so is made of what numpy has for its kind."""
+        kind = values.get("kind")
+        gaps = values.get("nullable") and kind in ("integer", "boolean")
+        return {"dtype": "float64" if gaps else _MADE_OF.get(str(kind), "object"), **values}
 
     @model_validator(mode="after")
-    def _closed(self) -> Feature:
+    def _coherent(self) -> Feature:
         if (self.kind == "category") != bool(self.categories):
             raise ValueError("a category has categories, and nothing else has")
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        if any(isinstance(bound, str) != (self.kind == "datetime") for bound in bounds):
+            raise ValueError("a datetime has ISO 8601 texts as minimum and maximum, and a number numbers")
         return self
 
     @property
@@ -64,36 +93,64 @@ class Feature(BaseModel):
         return self.kind in ("float", "integer")
 
     @property
+    def is_aware(self) -> bool:
+        """Whether a datetime has an offset from UTC."""
+        return "," in self.dtype
+
+    @property
+    def numeric_limits(self) -> tuple[int | float, int | float]:
+        """The numbers that a request may send: those that the column holds, whole ones in 64 bits at most."""
+        kind = np.dtype(self.dtype.lower()) if self.dtype.lower().startswith(("int", "uint", "float")) else None
+        if self.kind == "integer":
+            whole = np.iinfo(kind) if kind is not None and kind.kind in "iu" else np.iinfo(np.int64)
+            return int(whole.min), int(whole.max)
+        finite = np.finfo(kind) if kind is not None and kind.kind == "f" else np.finfo(np.float64)
+        return float(finite.min), float(finite.max)
+
+    @property
     def wanted(self) -> str:
         """What a value must be, as the end of a sentence."""
+        offset = "+01:00, with an offset" if self.is_aware else ", without an offset"
         wanted = {
             "float": "a finite number",
             "integer": "a whole number",
             "boolean": "true or false",
             "text": "a string",
             "category": f"one of {self._categories_listed()}",
+            "datetime": f"a date and time such as 2024-01-31T12:00:00{offset}",
         }[self.kind]
         return f"{wanted} or null" if self.nullable else wanted
 
     @property
     def example(self) -> Value:
-        """A value made up from the range: no row of the training table holds it on purpose."""
+        """A value made up from the range: no row of the sample holds it on purpose."""
         if self.categories is not None:
             return self.categories[0]
         if self.is_number:
             return self._middle()
+        if self.kind == "datetime":
+            return f"{str(self.minimum or '2024-01-31')[:10]}T00:00:00{'+00:00' if self.is_aware else ''}"
         return False if self.kind == "boolean" else "text"
 
     def _middle(self) -> float | int:
-        middle = ((self.minimum or 0.0) + (self.maximum or 0.0)) / 2
+        low, high = self.minimum or 0, self.maximum or 0
+        assert not isinstance(low, str) and not isinstance(high, str)
         if self.kind == "integer":
-            return round(middle)
+            return round((int(low) + int(high)) / 2) if abs(low) + abs(high) < EXACT else (int(low) + int(high)) // 2
+        middle = low / 2 + high / 2
         return float(f"{middle:.3g}") if math.isfinite(middle) else 0.0
 
     def _categories_listed(self) -> str:
         categories = self.categories or ()
-        names = ", ".join(f'"{category[:40]}"' for category in categories[:LISTED])
+        names = ", ".join(_quoted(category) for category in categories[:LISTED])
         return names if len(categories) <= LISTED else f"{names}, … ({len(categories)} in all)"
+
+
+_MADE_OF = {"float": "float64", "integer": "int64", "boolean": "bool", "datetime": "datetime64[us]"}
+
+
+def _quoted(category: str | int) -> str:
+    return str(category) if isinstance(category, int) else f'"{category[:40]}"'
 
 
 def _named_apart(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
@@ -103,7 +160,7 @@ def _named_apart(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
 
 
 class Schema(BaseModel):
-    """The features of an estimator in the order it was fitted on, and whether it takes an array or a named frame."""
+    """The features of an estimator in the order it was fitted on, the table that it takes, and what is let pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -111,87 +168,31 @@ class Schema(BaseModel):
     """At least one, with different names."""
 
     layout: Layout
-    """`array`: float64, shape (rows, features). `objects`: the same of Python objects. `frame`: a DataFrame."""
+    """`array`: shape (rows, features), of one type. `frame`: a DataFrame with the features' names."""
+
+    dtype: str = "float64"
+    """The type of an array, as numpy names it."""
+
+    extra: Literal["refuse", "ignore"] = "refuse"
+    """What becomes of a value for which there is no feature."""
+
+    out_of_range: Literal["warn", "accept", "refuse"] = "warn"
+    """What becomes of a number or a datetime beyond those of the sample; `warn` answers, and says so."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the features, in order."""
         return tuple(feature.name for feature in self.features)
 
+    def bounds(self, feature: Feature) -> tuple[int | float, int | float]:
+        """The smallest and the largest number that a request may send for a feature."""
+        low, high = feature.numeric_limits
+        if self.out_of_range == "refuse" and feature.minimum is not None and feature.maximum is not None:
+            assert not isinstance(feature.minimum, str) and not isinstance(feature.maximum, str)
+            low, high = max(low, feature.minimum), min(high, feature.maximum)
+        return low, high
+
     @property
     def example(self) -> dict[str, Value]:
         """A made-up row that the parser takes."""
         return {feature.name: feature.example for feature in self.features}
-
-    def table(self, rows: Sequence[Sequence[Value]]) -> Table:
-        """The table that the estimator takes, from valid rows with their values in schema order; null becomes NaN."""
-        if self.layout == "array":
-            return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.features))
-        if self.layout == "objects":
-            values = [[np.nan if value is None else value for value in row] for row in rows]
-            return np.array(values, dtype=object).reshape(len(rows), len(self.features))
-        return self.frame(list(zip(*rows, strict=True)) if rows else [()] * len(self.features))
-
-    def frame(self, columns: Sequence[Sequence[Any] | np.ndarray]) -> pd.DataFrame:
-        """The DataFrame of the given columns, each in the type that its feature has."""
-        import pandas as pd
-
-        typed = (_column(feature, values) for feature, values in zip(self.features, columns, strict=True))
-        return pd.DataFrame(dict(zip(self.names, typed, strict=True)), copy=False)
-
-
-def _column(feature: Feature, values: Sequence[Any] | np.ndarray) -> Any:
-    """Numbers and booleans without nulls keep their type, with nulls become float64; strings are Python objects."""
-    if feature.kind in ("category", "text"):
-        import pandas as pd
-
-        # The type is said, because pandas 3 would make its own string type of one batch and not of another.
-        return pd.Series([np.nan if value is None else value for value in values], dtype=object)
-    if feature.kind == "float" or feature.nullable:
-        return np.asarray(values, dtype=np.float64)
-    return np.asarray(values, dtype=np.int64 if feature.kind == "integer" else np.bool_)
-
-
-def learn(frame: pd.DataFrame) -> Schema:
-    """The schema of a training table.
-
-    A column of numbers is an integer if all its values are whole and its type says so, else a float; a boolean column a
-    boolean; any other a category with at most 50 distinct values, else text. A missing value makes it nullable. A table
-    of numbers alone is fitted as an array, which costs a request no frame.
-    """
-    features = tuple(_feature(str(name), frame[name]) for name in frame.columns)
-    numbers_only = all(feature.is_number for feature in features)
-    return Schema(features=features, layout="array" if numbers_only else "frame")
-
-
-def _feature(name: str, column: pd.Series) -> Feature:
-    from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
-
-    known = column.dropna()
-    nullable = len(known) < len(column)
-    if is_bool_dtype(known) or (len(known) and set(known.map(type)) == {bool}):
-        return Feature(name=name, kind="boolean", nullable=nullable)
-    if is_numeric_dtype(known):
-        whole = is_integer_dtype(known) and (not len(known) or -(2**63) <= known.min() <= known.max() < 2**63)
-        kind: Kind = "integer" if whole else "float"
-        return Feature(name=name, kind=kind, nullable=nullable, minimum=known.min(), maximum=known.max())
-    distinct = sorted(set(known.map(str)))
-    if len(distinct) > CATEGORIES_KEPT:
-        return Feature(name=name, kind="text", nullable=nullable)
-    return Feature(name=name, kind="category", nullable=nullable, categories=tuple(distinct))
-
-
-def conform(frame: pd.DataFrame, schema: Schema) -> Table:
-    """The training table in the form that `Schema.table` gives to requests."""
-    columns = [_training_values(frame[feature.name], feature) for feature in schema.features]
-    if schema.layout == "frame":
-        return schema.frame(columns)
-    return np.column_stack(columns).astype(np.float64 if schema.layout == "array" else object)
-
-
-def _training_values(column: pd.Series, feature: Feature) -> np.ndarray:
-    if feature.kind in ("category", "text"):
-        return column.astype(object).map(str, na_action="ignore").to_numpy(dtype=object, na_value=np.nan)
-    if feature.kind == "float" or feature.nullable:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    return column.to_numpy()

@@ -74,6 +74,9 @@ class Settings(BaseModel):
     trial_memory: Annotated[int, Field(ge=2**26)] = 2 * 1024**3
     """Memory that a trial may take beside four times the size of the model file and what the libraries hold."""
 
+    error_detail: Literal["full", "terse"] = "full"
+    """Whether errors and warnings name features, categories and values, or, for the public, only rows."""
+
     trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """Host names that requests may be addressed to (`.example.org` takes its subdomains too); with none, any."""
 

@@ -26,9 +26,15 @@ class Signer:
         self.disk = disk
         self._key: bytes | None = None
 
-    def sign(self, content: bytes) -> bytes:
-        """The signature, in hex. Makes the key if there is none. Raises OSError if it cannot be written."""
-        return self._digest(self._read() or self._make(), content)
+    def sign(self, content: bytes, *, new_key: bool) -> bytes:
+        """The signature, in hex; with `new_key`, a key is made if there is none.
+
+        Raises OSError if it cannot be written, and `DamagedFile` if there is none and none is to be made.
+        """
+        key = self._read() or (self._make() if new_key else None)
+        if key is None:
+            raise self._unusable("it is gone, and what is stored was signed with it")
+        return self._digest(key, content)
 
     def verify(self, content: bytes, signature: bytes) -> bool:
         """Whether the signature is ours for exactly this content; False if there is no key."""

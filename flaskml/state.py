@@ -5,8 +5,9 @@ Every method of `State` returns the state after one change; nothing here reads o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -60,7 +61,10 @@ class State(BaseModel):
 
     format: Literal[1]
     generation: int
-    """Counts the changes; whoever sees a larger one has old news."""
+    """Counts the changes, for people."""
+
+    mark: str
+    """Differs for every state there ever was: numbers come again where a model is removed and trained anew."""
 
     highest: int
     """The largest version number ever given out: a deleted one is not used again."""
@@ -80,19 +84,24 @@ class State(BaseModel):
         entry = Activation(version=version, at=now(), reason=reason)
         return self._after(active=version, history=(*self.history, entry))
 
-    def previous(self, name: str) -> str:
-        """The version that was active before the present one. Raises `NothingToRollBackTo`."""
-        if (version := self._former()) is None:
+    def previous(self, name: str, stored: Collection[str]) -> str:
+        """The version that was active before the present one, of those still stored. Raises `NothingToRollBackTo`."""
+        if (version := self._former(stored)) is None:
             raise NothingToRollBackTo(name)
         return version
 
-    def _former(self) -> str | None:
+    def _former(self, stored: Collection[str]) -> str | None:
         others = (entry.version for entry in reversed(self.history) if entry.version != self.active)
-        return next(others, None)
+        return next((version for version in others if version in stored), None)
 
     def alias(self, alias: str, version: str) -> State:
         """`alias` means `version`."""
         return self._after(aliases={**self.aliases, alias: version})
+
+    def remove_alias(self, alias: str) -> State:
+        """`alias` means nothing."""
+        left = {key: version for key, version in self.aliases.items() if key != alias}
+        return self._after(aliases=left) if left != self.aliases else self
 
     def judge(self, version: str, environment: str, verdict: Verdict) -> State:
         """The trial of `version` in `environment` said `verdict`."""
@@ -110,20 +119,24 @@ class State(BaseModel):
         """What the trial of `version` said in `environment`; None if there was none."""
         return self.verdicts.get(version, {}).get(environment)
 
+    def awaits_verdict(self, version: str) -> bool:
+        """Whether the version has had no trial and may yet become active, as one that was just published."""
+        return version not in self.verdicts and (self.active is None or int(version) > int(self.active))
+
     def served(self) -> set[str]:
         """The versions that answer requests: the active one and every one with an alias."""
         return {*self.aliases.values(), *([self.active] if self.active else [])}
 
-    def kept(self) -> set[str]:
-        """The versions that housekeeping leaves alone: those served and the one that a rollback returns to."""
-        former = self._former()
+    def kept(self, stored: Collection[str]) -> set[str]:
+        """The stored versions that housekeeping leaves alone: those served and the one that a rollback returns to."""
+        former = self._former(stored)
         return self.served() | ({former} if former else set())
 
     def _after(self, **changes: Any) -> State:
-        return self.model_copy(update={**changes, "generation": self.generation + 1})
+        return self.model_copy(update={**changes, "generation": self.generation + 1, "mark": token_hex(8)})
 
 
-UNUSED = State(format=1, generation=0, highest=0, active=None, history=(), aliases={}, verdicts={})
+UNUSED = State(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={})
 """The state of a model of which nothing has been published yet."""
 
 

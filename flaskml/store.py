@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,12 @@ from secrets import token_hex
 from typing import Any
 
 from flaskml.archive import Archive
-from flaskml.bundle import Bundle, Facts, Manifest, environment
+from flaskml.bundle import Bundle, Facts, Manifest, environment_key
 from flaskml.custody import Custody
 from flaskml.errors import (
+    FlaskmlError,
     InvalidAlias,
+    InvalidName,
     ModelNotFound,
     NoActiveVersion,
     StorageFailed,
@@ -36,6 +39,8 @@ from flaskml.state import UNUSED, State
 
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
+GRACE = 3600
+"""Seconds for which a version without a verdict is left alone: the longest that a trial is thought to take."""
 
 _NAME = re.compile(MODEL_NAME, re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
@@ -55,12 +60,21 @@ class Store:
 
     def names(self) -> list[str]:
         """The models that have a version, in order."""
-        folders = self.root.iterdir() if self.root.is_dir() else ()
-        return sorted(folder.name for folder in folders if _NAME.fullmatch(folder.name) and self._numbers(folder))
+        return [name for name in self.folders() if self._has_version(name)]
+
+    def folders(self) -> list[str]:
+        """The models that have a folder, in order, whatever is in it."""
+        with contextlib.suppress(OSError):
+            return sorted(folder.name for folder in self.root.iterdir() if _NAME.fullmatch(folder.name))
+        return []
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, oldest first. Raises `ModelNotFound`."""
-        numbers = self._numbers(self._folder(name))
+        folder = self._folder(name)
+        try:
+            numbers = self._numbers(folder)
+        except OSError as error:
+            raise self.archive.unreadable(folder, error, name) from error
         if not numbers:
             raise ModelNotFound(name, self.names())
         return [str(number) for number in numbers]
@@ -68,7 +82,7 @@ class Store:
     def look(self) -> object:
         """Something that differs whenever the state of any model does; it reads no file."""
         stamps = []
-        for name in self.names():
+        for name in self.folders():
             with contextlib.suppress(OSError):
                 found = self._state_file(name).stat()
                 stamps.append((name, found.st_ino, found.st_mtime_ns, found.st_size))
@@ -78,12 +92,29 @@ class Store:
         """What is active. Raises `ModelNotFound`, or `DamagedFile` if the state cannot be read."""
         path = self._state_file(name)
         try:
+            self.archive.custody.check_file(path)
             return self.archive.document(path, State, name, self.disk.read(path))
         except FileNotFoundError:
             self.versions(name)
             return UNUSED
         except OSError as error:
             raise self.archive.unreadable(path, error, name) from error
+
+    def state_or_unused(self, name: str) -> State:
+        """The state of a model; `UNUSED` if nothing of it is stored. Raises `DamagedFile`."""
+        try:
+            return self.state(name)
+        except ModelNotFound:
+            return UNUSED
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """A model in a few words, for people and for JSON. Raises `ModelNotFound` or `DamagedFile`."""
+        versions, state = self.versions(name), self.state(name)
+        return {"name": name, "active": state.active, "versions": versions, "aliases": dict(state.aliases)}
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Every model in a few words; one that is damaged does not hide the others."""
+        return [self._summary_or_fault(name) for name in self.names()]
 
     def manifest(self, name: str, version: str) -> Manifest:
         """What the version says about itself. Raises `VersionNotFound`, or `DamagedFile`."""
@@ -99,9 +130,7 @@ class Store:
 
     def check_state(self, name: str) -> State:
         """Checks the state of a model, and who could have changed it. Raises `DamagedFile` or `VersionNotFound`."""
-        if self._state_file(name).exists():
-            self.archive.custody.check_file(self._state_file(name))
-        state = self.state(name)
+        state = self.state_or_unused(name)
         for version in state.served():
             self.folder(name, version)
         return state
@@ -123,10 +152,7 @@ class Store:
 
     def load_active(self, name: str) -> Bundle:
         """The active version in memory. Raises `NoActiveVersion` if there is none, else as `load`."""
-        try:
-            active = self.state(name).active
-        except ModelNotFound:
-            active = None
+        active = self.state_or_unused(name).active
         if active is None:
             raise self.nothing_active(name)
         return self.load(name, active)
@@ -136,11 +162,14 @@ class Store:
         return NoActiveVersion(name, self.names(), [str(number) for number in self._numbers(self._folder(name))])
 
     def publish(self, name: str, estimator: Any, facts: Facts, golden: Golden) -> Manifest:
-        """Stores the estimator as the next version of the model. It is not active yet. Raises `StorageFailed`."""
+        """Stores the estimator as the next version of the model. It is not active yet.
+
+        Raises `StorageFailed` or `InvalidName`.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidName(name)
         with self.writing(name, make=True) as folder:
-            highest = max(self._numbers(folder), default=0)
-            if self._state_file(name).exists():
-                highest = max(highest, self.state(name).highest)
+            highest = max([self.state_or_unused(name).highest, *self._numbers(folder)])
             staged = folder / f"{STAGING}{token_hex(8)}"
             try:
                 manifest = self.archive.write(staged, str(highest + 1), name, estimator, facts, golden)
@@ -158,12 +187,13 @@ class Store:
         """
 
         def change(state: State) -> State:
+            if unless_newer and state.active is not None and int(state.active) > int(version):
+                return state
             self.check(name, version)
             verdict = state.verdict(version, environment_key())
             if verdict is None or not verdict.accepted:
                 raise VersionRejected(name, version, verdict.reason if verdict else "it has had no trial here.")
-            keep = unless_newer and state.active is not None and int(state.active) > int(version)
-            return state if keep else state.activate(version, reason)
+            return state.activate(version, reason)
 
         return self.change(name, change)
 
@@ -193,9 +223,11 @@ class Store:
         """Removes all but the newest `keep` versions and those that are still needed."""
         with self.writing(name) as folder:
             versions = self.versions(name)
-            kept = self.state(name).kept() | set(versions[-keep:])
+            state = self.state(name)
+            kept = state.kept(versions) | set(versions[-keep:])
             for version in versions:
-                if version not in kept:
+                fresh = time.time() - (folder / version).stat().st_mtime < GRACE
+                if version not in kept and not (fresh and state.awaits_verdict(version)):
                     self._delete(name, folder / version)
 
     @contextmanager
@@ -221,6 +253,12 @@ class Store:
         if not _VERSION.fullmatch(version) or (must_exist and not path.is_dir()):
             raise VersionNotFound(name, version[:20])
         return path
+
+    def _summary_or_fault(self, name: str) -> dict[str, Any]:
+        try:
+            return self.summary(name)
+        except FlaskmlError as error:
+            return {"name": name, "fault": error.detail}
 
     def _delete(self, name: str, path: Path) -> None:
         if path.is_dir():
@@ -250,7 +288,7 @@ class Store:
         entries = folder.iterdir() if folder.is_dir() else ()
         return sorted(int(entry.name) for entry in entries if _VERSION.fullmatch(entry.name) and entry.is_dir())
 
-
-def environment_key() -> str:
-    """What runs now, as one text: a verdict holds for as long as it stays the same."""
-    return ", ".join(f"{name} {version}" for name, version in environment().items())
+    def _has_version(self, name: str) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self._numbers(self.root / name))
+        return False

@@ -7,19 +7,23 @@ Whatever the version does to the child, crash, hang, eat memory or answer wrongl
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flaskml.answers import values
 from flaskml.archive import is_large
-from flaskml.bundle import MODEL_FILE, Manifest
+from flaskml.bundle import MODEL_FILE, Manifest, environment_key
+from flaskml.children import child_group
 from flaskml.errors import FlaskmlError, VersionRejected
 from flaskml.runtimes import open_runtime
-from flaskml.state import Verdict, now
-from flaskml.store import Store, environment_key
+from flaskml.state import State, Verdict, now
+from flaskml.store import Store
 
 SIZES_ALLOWED = 4
 """How many times the size of its file a model may take: read, unpickled, and copied once by its own compiled parts."""
@@ -47,16 +51,17 @@ class Order(BaseModel):
     limits: Limits
 
 
-def ensure_accepted(store: Store, name: str, version: str, limits: Limits) -> None:
+def ensure_accepted(store: Store, name: str, version: str, limits: Limits, *, again: bool = False) -> None:
     """Returns if the version has been accepted in this environment, after a trial if it has had none here.
 
+    A rejected version is tried once more if limits have changed, or if somebody asks `again`.
     The verdict is kept with the state of the model, where that can be written. Raises `VersionRejected`, and
     `VersionNotFound` or `DamagedFile` for what cannot even be tried.
     """
     store.folder(name, version)
     allowed = limits.model_dump()
     verdict = store.state(name).verdict(version, environment_key())
-    if verdict is None or (not verdict.accepted and verdict.limits not in (None, allowed)):
+    if verdict is None or (not verdict.accepted and (again or verdict.limits not in (None, allowed))):
         store.check(name, version)
         verdict = judge(store, name, version, limits).model_copy(update={"limits": allowed})
         if not verdict.passing:
@@ -66,9 +71,41 @@ def ensure_accepted(store: Store, name: str, version: str, limits: Limits) -> No
         raise VersionRejected(name, version, verdict.reason)
 
 
+def activate_accepted(
+    store: Store, name: str, version: str, reason: str, limits: Limits, *, unless_newer: bool = False
+) -> State:
+    """Makes a version the active one, after its trial. `unless_newer` and all that is raised are as in `Store`."""
+    ensure_accepted(store, name, version, limits, again=True)
+    return store.activate(name, version, reason, unless_newer=unless_newer)
+
+
+def roll_back(store: Store, name: str, limits: Limits) -> State:
+    """Makes the version active again that was so before the last activation. Raises `NothingToRollBackTo`."""
+    return activate_accepted(store, name, store.state(name).previous(name, store.versions(name)), "rolled back", limits)
+
+
 def judge(store: Store, name: str, version: str, limits: Limits) -> Verdict:
     """Tries the version in a child process."""
-    order = Order(
+    order = order_for(store, name, version, limits)
+    command = [sys.executable, "-m", "flaskml.trial"]
+    try:
+        # What it writes as its errors may hold values of rows, and there may be any amount of it.
+        with child_group(command, threads=1, stderr=subprocess.DEVNULL) as child:
+            answer, _ = child.communicate(order.model_dump_json().encode(), timeout=limits.seconds)
+    except subprocess.TimeoutExpired:
+        return _rejected(f"it took longer than {limits.seconds:g} seconds (setting TRIAL_TIMEOUT).")
+    if child.returncode != 0 or not answer:
+        died = f"its process died (exit code {child.returncode})"
+        return _rejected(f"{died}; it may need more memory (setting TRIAL_MEMORY).")
+    try:
+        return Verdict.model_validate_json(answer)
+    except ValidationError:
+        return _rejected("its process wrote something else than a verdict.")
+
+
+def order_for(store: Store, name: str, version: str, limits: Limits) -> Order:
+    """What the child is to try, and by which rules it opens the store."""
+    return Order(
         instance_path=store.instance_path,
         key_file=store.archive.signer.path,
         strict=store.archive.custody.strict,
@@ -76,23 +113,6 @@ def judge(store: Store, name: str, version: str, limits: Limits) -> Verdict:
         version=version,
         limits=limits,
     )
-    command = [sys.executable, "-m", "flaskml.trial"]
-    try:
-        done = subprocess.run(
-            command,
-            input=order.model_dump_json().encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # It may hold values of rows, and there may be any amount of it.
-            timeout=limits.seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _rejected(f"it took longer than {limits.seconds:g} seconds (setting TRIAL_TIMEOUT).")
-    if done.returncode != 0 or not done.stdout:
-        return _rejected(
-            f"its process died (exit code {done.returncode}); it may need more memory (setting TRIAL_MEMORY)."
-        )
-    return Verdict.model_validate_json(done.stdout)
 
 
 def _rejected(reason: str) -> Verdict:
@@ -127,10 +147,11 @@ def _try(store: Store, order: Order) -> Verdict:
 
 def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:
     golden = store.golden(manifest)
-    runtime = open_runtime(store.load(manifest.model, manifest.version, mapped=mapped))
+    bundle, method = store.load(manifest.model, manifest.version, mapped=mapped), manifest.methods[0]
     try:
-        difference = golden.replay(manifest.schema_, runtime.predict)
-    except MemoryError:
+        runtime = open_runtime(bundle)
+        difference = golden.replay(manifest.schema_, lambda table: values(runtime.compute(table, method), method))
+    except (MemoryError, FlaskmlError):
         raise
     except Exception as error:  # A model may raise anything; that it did is the verdict.
         return _rejected(f"it raised {type(error).__name__} where it should have answered its golden rows.")
@@ -142,7 +163,9 @@ def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:
 
 
 def _limit(limits: Limits, size: int) -> None:
-    """Bounds the memory of this process, where the system can."""
+    """Bounds the time and the memory of this process, where the system can."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(limits.seconds) + 1)  # It ends even if who started it has died before.
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -37,6 +37,9 @@ from flaskml.trial import Limits
 PROBLEM_LIMIT = 16 * 1024
 """Bytes of an error's body: whatever was sent, the answer to it stays small."""
 
+TERSE = "it is not as the model wants it"
+"""What is said of a row where details are terse."""
+
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -112,12 +115,25 @@ def problem(error: FlaskmlError) -> Response:
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
+def told(found: Problem) -> dict[str, Any]:
+    """A problem as JSON; where details are terse, the row alone."""
+    if is_terse():
+        found = Problem(found.row, None, TERSE)
+    return {"row": found.row, "feature": found.feature, "detail": found.detail[:1_000]}
+
+
+def is_terse() -> bool:
+    """Whether answers name no feature, category or value."""
+    return settings().error_detail == "terse"
+
+
 def _problem_body(error: FlaskmlError) -> bytes:
-    document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": error.detail[:1_000]}
+    detail = error.terse if is_terse() else error.detail
+    document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": detail[:1_000]}
     room = PROBLEM_LIMIT - len(json.dumps(document)) - 100
     errors = []
-    for told in error.problems:  # Escapes can make a sentence six times as long, so what fits is counted in bytes.
-        entry = {"row": told.row, "feature": told.feature, "detail": told.detail[:1_000]}
+    for found in error.problems:  # Escapes can make a sentence six times as long, so what fits is counted in bytes.
+        entry = told(found)
         room -= len(json.dumps(entry)) + 2
         if room >= 0:
             errors.append(entry)
@@ -135,8 +151,9 @@ def checked(validate: Callable[[], Body]) -> Body:
     try:
         return validate()
     except ValidationError as error:
+        error_kinds = {detail["type"] for detail in error.errors(include_url=False, include_input=False)}
         problems = [_key_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
-    if problems[0].feature is None:
+    if problems[0].feature is None and error_kinds & {"json_invalid", "json_type"}:
         raise NotParseable(problems[0].detail)
     raise InvalidInput(problems[:PROBLEMS_SHOWN], more=len(problems) > PROBLEMS_SHOWN)
 

@@ -31,7 +31,6 @@ from flaskml.bundle import Facts
 from flaskml.errors import FlaskmlError
 from flaskml.files import STAGING
 from flaskml.golden import Golden
-from flaskml.runtimes.sklearn import answering
 from flaskml.schema import Feature, Schema
 from flaskml.state import UNUSED, State
 from flaskml.store import LOCK_FILE, Store
@@ -56,7 +55,7 @@ def activate(store):
 
 
 def rollback(store):
-    return store.activate(NAME, store.state(NAME).previous(NAME), "rolled back")
+    return store.activate(NAME, store.state(NAME).previous(NAME, store.versions(NAME)), "rolled back")
 
 
 def alias(store):
@@ -158,7 +157,7 @@ def _look(instance):
     assert state.served() <= set(versions), f"{sorted(state.served())} serve, {versions} are there"
     for version in versions:
         manifest = store.check(NAME, version)
-        answer = answering(store.load(NAME, version).estimator)
+        answer = store.load(NAME, version).estimator.predict
         assert store.golden(manifest).replay(manifest.schema_, answer) is None
     if state.active is not None:
         assert store.load_active(NAME).manifest.version == state.active

@@ -11,8 +11,8 @@ import pytest
 
 from flaskml.bundle import Facts
 from flaskml.golden import record
-from flaskml.schema import conform, learn
 from flaskml.store import Store
+from flaskml.training.columns import as_fitted
 from tests.conftest import accept, run_python
 
 COUNT = """
@@ -70,12 +70,10 @@ def estimators():
 @pytest.mark.parametrize(("name", "estimator"), [pytest.param(*pair, id=pair[0]) for pair in estimators()])
 def test_estimators_that_would(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
-    schema = learn(frame)
-    estimator.fit(conform(frame, schema), (frame.a > 0).to_numpy())
+    schema, table = as_fitted(frame, {})
+    estimator.fit(table, (frame.a > 0).to_numpy())
     store = Store(tmp_path)
     facts = Facts(task="classification", estimator=name, data="made", rows=80, schema_=schema)
-    store.publish(
-        "default", estimator, facts, record(conform(frame, schema), conform(frame, schema), estimator.predict)
-    )
+    store.publish("default", estimator, facts, record(schema, table, estimator.predict))
     accept(store, "default", "1")
     assert count(tmp_path, "default") == [[200], []]

@@ -79,7 +79,8 @@ def test_description(slot):
 )
 def test_answers_are_strict_json(store, predictions, single, written):
     predictor = open_predictor(store.load_active("default"), max_rows=1)
-    body = predictor.answer(Rows(predictions, single), predictions)
+    rows = Rows((), predictions, single)
+    body = predictor.answer(rows, predictor.values(predictions, "predict"))
     answer = json.loads(body, parse_constant=lambda token: pytest.fail(token))
     key = "prediction" if single else "predictions"
     assert answer == {key: written, "model": "default", "version": "1"}

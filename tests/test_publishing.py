@@ -113,10 +113,10 @@ KINDS = {
         WORDS,
         TARGET,
         score="r2",
-        layout="objects",
+        layout="array",
         child=True,
     ),
-    "sparse answers": brought(OneHotEncoder, WORDS, task="transformation", layout="objects"),
+    "sparse answers": brought(OneHotEncoder, WORDS, task="transformation", layout="array"),
     "xgboost classifier": brought(
         lambda: xgboost().XGBClassifier(n_estimators=5),
         NUMBERS,

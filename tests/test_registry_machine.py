@@ -64,7 +64,8 @@ class Model:
     @property
     def former(self):
         """What a rollback returns to, or None."""
-        return next((version for version in reversed(self.history) if version != self.active), None)
+        others = (version for version in reversed(self.history) if version != self.active)
+        return next((version for version in others if version in self.answers), None)
 
     def pick(self, place):
         """The version at the place."""
@@ -135,7 +136,10 @@ class Machine(RuleBasedStateMachine):
         former = model.former
         refusal = model.refusal(former) if former else NothingToRollBackTo
         if self.expect(None if model.highest else ModelNotFound, self.store.state, name) and self.expect(
-            refusal, lambda: self.store.activate(name, self.store.state(name).previous(name), "rolled back")
+            refusal,
+            lambda: self.store.activate(
+                name, self.store.state(name).previous(name, self.store.versions(name)), "rolled back"
+            ),
         ):
             model.history.append(former)
 
@@ -208,8 +212,7 @@ class Machine(RuleBasedStateMachine):
 def asked_once(monkeypatch):
     """What is installed is read from files each time it is asked for, which would take most of the time here."""
     found = environment()
-    for module in ("flaskml.store", "flaskml.archive"):
-        monkeypatch.setattr(f"{module}.environment", lambda: found)
+    monkeypatch.setattr("flaskml.archive.environment", lambda: found)
 
 
 def run(machine, examples, steps, **options):

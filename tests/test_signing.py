@@ -26,12 +26,12 @@ def signer(path):
 def test_the_key_is_made_by_the_first_signature_for_its_owner_alone(signer, path):
     assert not signer.verify(b"content", b"")
     assert not path.parent.exists()
-    signer.sign(b"content")
+    signer.sign(b"content", new_key=True)
     assert len(path.read_bytes()) == KEY_BYTES and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_signature_is_good_for_its_content_alone(signer):
-    signature = signer.sign(b"content")
+    signature = signer.sign(b"content", new_key=True)
     assert signer.verify(b"content", signature)
     for content, other in (
         (b"contend", signature),
@@ -46,8 +46,8 @@ def test_a_signature_is_good_for_its_content_alone(signer):
 
 
 def test_all_processes_share_the_key(signer, path):
-    assert Signer(path, Disk()).verify(b"content", signer.sign(b"content"))
-    assert signer.sign(b"content") == Signer(path, Disk()).sign(b"content")
+    assert Signer(path, Disk()).verify(b"content", signer.sign(b"content", new_key=True))
+    assert signer.sign(b"content", new_key=True) == Signer(path, Disk()).sign(b"content", new_key=True)
 
 
 def test_signers_that_are_first_at_once_make_one_key(path):
@@ -57,28 +57,28 @@ def test_signers_that_are_first_at_once_make_one_key(path):
     def sign():
         signer = Signer(path, Disk())
         start.wait()
-        signatures.append(signer.sign(b"content"))
+        signatures.append(signer.sign(b"content", new_key=True))
 
     threads = [threading.Thread(target=sign) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(signatures) == 8 and set(signatures) == {Signer(path, Disk()).sign(b"content")}
+    assert len(signatures) == 8 and set(signatures) == {Signer(path, Disk()).sign(b"content", new_key=True)}
 
 
 def test_another_key_vouches_for_nothing(signer, tmp_path):
-    assert not Signer(tmp_path / "other.key", Disk()).verify(b"content", signer.sign(b"content"))
+    assert not Signer(tmp_path / "other.key", Disk()).verify(b"content", signer.sign(b"content", new_key=True))
     other = Signer(tmp_path / "other.key", Disk())
-    other.sign(b"")
-    assert not other.verify(b"content", signer.sign(b"content"))
+    other.sign(b"", new_key=True)
+    assert not other.verify(b"content", signer.sign(b"content", new_key=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * (KEY_BYTES + 1)])
 def test_a_key_that_is_none_is_told_and_not_replaced(signer, path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    for call in (signer.sign, lambda content: signer.verify(content, b"")):
+    for call in (lambda content: signer.sign(content, new_key=True), lambda content: signer.verify(content, b"")):
         with pytest.raises(DamagedFile, match=r"signing\.key: it is not a signing key"):
             call(b"content")
     assert path.read_bytes() == content
@@ -86,13 +86,28 @@ def test_a_key_that_is_none_is_told_and_not_replaced(signer, path, content):
 
 def test_a_key_that_cannot_be_read_is_told_and_not_replaced(signer, path):
     path.mkdir(parents=True)
-    for call in (signer.sign, lambda content: signer.verify(content, b"")):
+    for call in (lambda content: signer.sign(content, new_key=True), lambda content: signer.verify(content, b"")):
         with pytest.raises(DamagedFile, match=r"signing\.key"):
             call(b"content")
 
 
+def test_a_lost_key_is_told_and_not_replaced(signer, path):
+    with pytest.raises(DamagedFile, match=r"signing\.key: it is gone"):
+        signer.sign(b"content", new_key=False)
+    assert not path.exists()
+
+
+def test_a_publish_without_the_key_of_the_store_is_refused(tmp_path):
+    store = Store(tmp_path)
+    put(store, constant(7))
+    (tmp_path / "signing.key").unlink()
+    with pytest.raises(DamagedFile, match="it is gone"):
+        put(Store(tmp_path), constant(8))
+    assert store.versions("default") == ["1"] and not (tmp_path / "signing.key").exists()
+
+
 def test_a_key_may_be_a_link_as_mounted_secrets_are(signer, path, tmp_path):
-    signature = signer.sign(b"content")
+    signature = signer.sign(b"content", new_key=True)
     (tmp_path / "secret").symlink_to(path)
     assert Signer(tmp_path / "secret", Disk()).verify(b"content", signature)
 
@@ -135,7 +150,7 @@ def test_nothing_is_unpickled_that_the_key_does_not_vouch_for(tmp_path, change):
         signature.unlink()
     else:
         manifest.write_bytes(changed)
-        signature.write_bytes(Signer(tmp_path / "attacker.key", Disk()).sign(changed))
+        signature.write_bytes(Signer(tmp_path / "attacker.key", Disk()).sign(changed, new_key=True))
     for mapped in (True, False, None):
         with pytest.raises(DamagedFile, match=r"models/default/1/manifest\.(json|sig)"):
             Store(store.instance_path).load("default", "1", mapped=mapped)

@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from flaskml.errors import NothingToRollBackTo, VersionInUse
 from flaskml.state import UNUSED, State, Verdict, now
 
+STORED = [str(number) for number in range(1, 10)]
+
 ACCEPTED = Verdict(accepted=True, reason="32 golden rows answered as in training.", at=now())
 REJECTED = Verdict(accepted=False, reason="no", at=now(), row=3, expected="yes", answered="no")
 
@@ -30,7 +32,7 @@ def test_every_change_counts_and_leaves_what_it_changed_alone():
         after = change(state)
         assert state == before and after.generation == number
         state = after
-    assert State(format=1, generation=0, highest=0, active=None, history=(), aliases={}, verdicts={}) == UNUSED
+    assert State(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={}) == UNUSED
 
 
 def test_activations_are_remembered_in_order_with_time_and_reason():
@@ -45,19 +47,19 @@ def test_activations_are_remembered_in_order_with_time_and_reason():
 
 
 def test_the_previous_version_is_the_one_before_the_last_activation():
-    assert activated("1", "2").previous("default") == "1"
-    assert activated("1", "2", "1").previous("default") == "2"
+    assert activated("1", "2").previous("default", STORED) == "1"
+    assert activated("1", "2", "1").previous("default", STORED) == "2"
 
 
 def test_activating_the_active_version_again_loses_no_way_back():
-    assert activated("1", "2", "2").previous("default") == "1"
-    assert "1" in activated("1", "2", "2").kept()
+    assert activated("1", "2", "2").previous("default", STORED) == "1"
+    assert "1" in activated("1", "2", "2").kept(STORED)
 
 
 @pytest.mark.parametrize("versions", [(), ("1",)])
 def test_nothing_to_roll_back_to(versions):
     with pytest.raises(NothingToRollBackTo, match='"homes"'):
-        activated(*versions).previous("homes")
+        activated(*versions).previous("homes", STORED)
 
 
 def test_an_alias_moves():
@@ -87,9 +89,9 @@ def test_verdicts_are_kept_by_version_and_environment():
 
 
 def test_what_is_served_and_what_is_kept():
-    assert UNUSED.served() == UNUSED.kept() == set()
+    assert UNUSED.served() == UNUSED.kept(STORED) == set()
     state = activated("1", "2", "3").alias("stable", "7")
-    assert state.served() == {"3", "7"} and state.kept() == {"3", "7", "2"}
+    assert state.served() == {"3", "7"} and state.kept(STORED) == {"3", "7", "2"}
 
 
 def test_a_state_survives_its_document():

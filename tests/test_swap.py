@@ -129,7 +129,7 @@ from flaskml.registry import Registry
 from waitress.runner import run
 
 def refresh(registry):
-    return {name: registry.store.state(name).generation for name in registry.store.names()}
+    return {name: registry.store.state(name).mark for name in registry.store.names()}
 
 Registry.refresh = refresh
 run(["waitress-serve", "--listen=127.0.0.1:0", "wsgi:app"])
@@ -217,7 +217,7 @@ def flip(file):
 
 def sign_elsewhere(file):
     stranger = Signer(file.parents[3] / "other.key", Disk())
-    file.write_bytes(stranger.sign(file.with_name("manifest.json").read_bytes()))
+    file.write_bytes(stranger.sign(file.with_name("manifest.json").read_bytes(), new_key=True))
 
 
 def open_to_all(file):

@@ -1,7 +1,11 @@
 """The trial of a version before it may serve."""
 
+import signal
+import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +22,7 @@ pytestmark = pytest.mark.thorough
 
 
 ODD = '''
-import os, signal, sys, threading, time
+import os, signal, subprocess, sys, threading, time
 import numpy as np
 
 class Seven:
@@ -52,6 +56,11 @@ class Hanging(Seven):
     def first(self):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+
+class Spawning(Seven):
+    def first(self):
+        with open(os.environ["CHILDREN"], "a") as file:
+            print(subprocess.Popen(["sleep", "600"]).pid, file=file)
 
 class Raising(Seven):
     def first(self):
@@ -130,6 +139,31 @@ def test_a_version_that_hangs_is_ended(store, odd):
     verdict = try_out(store, odd.Hanging(), seconds=2.5)
     assert not verdict.accepted
     assert verdict.reason == "it took longer than 2.5 seconds (setting TRIAL_TIMEOUT)."
+
+
+def test_what_a_version_starts_ends_with_its_trial(store, odd, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHILDREN", str(tmp_path / "children"))
+    assert try_out(store, odd.Spawning()).accepted
+    started = [int(pid) for pid in (tmp_path / "children").read_text().split()]
+    assert started
+    deadline = time.monotonic() + 10  # What is killed is gone a moment later.
+    while any(map(is_running, started)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(is_running, started))
+
+
+def is_running(pid):
+    """Whether a process runs; one that was killed and not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_trial_ends_in_time_even_if_nobody_waits_for_it(store, odd):
+    order = trial.order_for(store, "default", put(store, odd.Hanging()), Limits(seconds=1))
+    child = subprocess.run([sys.executable, "-m", "flaskml.trial"], input=order.model_dump_json().encode(), timeout=60)
+    assert child.returncode == -signal.SIGALRM
 
 
 @pytest.mark.parametrize("estimator", ["Hungry", "HungryToLoad"])

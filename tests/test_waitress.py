@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flaskml.tables import TableMaker
 from tests.conftest import HOME, train_into
 
 
@@ -43,7 +44,7 @@ def test_mixed_table_equals_the_estimator(serve, store):
     server = serve(FLASKML_MODEL_NAME="homes")
     rows = [HOME, HOME | {"age": None, "home city": None}, HOME | {"note": None, "member": False, "rooms": 7.0}]
     bundle = store.load_active("homes")
-    table = bundle.manifest.schema_.table([tuple(row.values()) for row in rows])
+    table = TableMaker(bundle.manifest.schema_).table([tuple(row.values()) for row in rows])
     expected = bundle.estimator.predict(table).tolist()
     assert server.json("POST", "/predict", rows)[1]["predictions"] == expected
     assert [server.json("POST", "/predict", row)[1]["prediction"] for row in rows] == expected

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from flaskml import trial
 from flaskml.errors import FlaskmlError
-from flaskml.processes import PATIENCE
+from flaskml.registry import lagging
+from flaskml.schema import Feature
 from flaskml.state import State
-from flaskml.trial import ensure_accepted
-from flaskml.web import limits, registry, reply, roster, store, validated
+from flaskml.web import limit_body, limits, registry, reply, roster, settings, store, validated
 
 bp = Blueprint("models", __name__)
 
@@ -28,7 +30,7 @@ class Choice(BaseModel):
 @bp.get("/models")
 def list_models() -> Response:
     """Every model with its versions and the active one."""
-    return reply({"models": [_summary_or_fault(name) for name in store().names()]})
+    return reply({"models": [{**row, "serving": _serving(row["name"])} for row in store().summaries()]})
 
 
 @bp.get("/models/<model_name:name>")
@@ -49,57 +51,47 @@ def show_model(name: str) -> Response:
 @bp.get("/models/<model_name:name>/versions/<version:version>")
 def show_version(name: str, version: str) -> Response:
     """The manifest of a version."""
-    return reply(store().manifest(name, version).to_json())
+    manifest = store().manifest(name, version)
+    shown = json.loads(manifest.to_json())
+    shown["schema"]["features"] = [_public(feature) for feature in manifest.schema_.features]
+    return reply(shown)
 
 
 @bp.put("/models/<model_name:name>/active")
 def activate(name: str) -> Response:
     """Makes a version the active one; answers when every process serves it."""
     choice = validated(Choice)
-    ensure_accepted(store(), name, choice.version, limits())
-    return _after(name, store().activate(name, choice.version, choice.reason))
+    with registry().changing():
+        return _after(name, trial.activate_accepted(store(), name, choice.version, choice.reason, limits()))
 
 
 @bp.post("/models/<model_name:name>/rollback")
 def roll_back(name: str) -> Response:
     """Makes the version active again that was so before the last activation."""
-    version = store().state(name).previous(name)
-    ensure_accepted(store(), name, version, limits())
-    return _after(name, store().activate(name, version, "rolled back"))
+    limit_body(settings().max_body, "MAX_BODY")
+    with registry().changing():
+        return _after(name, trial.roll_back(store(), name, limits()))
 
 
 @bp.delete("/models/<model_name:name>/versions/<version:version>")
 def delete(name: str, version: str) -> Response:
     """Removes a version that answers no request."""
+    limit_body(settings().max_body, "MAX_BODY")
     store().versions(name)
-    store().delete(name, version)
+    with registry().changing():
+        store().delete(name, version)
     return Response(status=204)
 
 
 def _after(name: str, state: State) -> Response:
     """200 once the whole roster serves the new state, else 202 naming who does not yet."""
-    late = roster().lagging(name, state.generation, PATIENCE)
+    late = lagging(store(), roster(), name, state)
     body = {**_summary(name), "generation": state.generation, "lagging": [{"id": m.id, "pid": m.pid} for m in late]}
     return reply(body, 202 if late else 200, {"Location": f"/models/{name}"} if late else None)
 
 
-def _summary_or_fault(name: str) -> dict[str, Any]:
-    """One model that is damaged does not hide the others."""
-    try:
-        return _summary(name)
-    except FlaskmlError as error:
-        return {"name": name, "fault": error.detail}
-
-
 def _summary(name: str) -> dict[str, Any]:
-    versions, state = store().versions(name), store().state(name)
-    return {
-        "name": name,
-        "active": state.active,
-        "versions": versions,
-        "aliases": dict(state.aliases),
-        "serving": _serving(name),
-    }
+    return {**store().summary(name), "serving": _serving(name)}
 
 
 def _serving(name: str) -> str | None:
@@ -118,5 +110,13 @@ def _verdict(state: State, version: str) -> dict[str, Any]:
 def _features(name: str, state: State) -> list[dict[str, Any]] | None:
     if state.active is None:
         return None
-    schema = store().manifest(name, state.active).schema_
-    return [feature.model_dump(exclude_none=True) for feature in schema.features]
+    try:
+        schema = store().manifest(name, state.active).schema_
+    except FlaskmlError:  # The history is told all the same: now it is needed.
+        return None
+    return [_public(feature) for feature in schema.features]
+
+
+def _public(feature: Feature) -> dict[str, Any]:
+    """What of a feature may be told to anybody: no counts and no quantiles, which few rows may stand behind."""
+    return {**feature.model_dump(exclude_none=True, exclude={"counts", "quantiles"}), "example": feature.example}

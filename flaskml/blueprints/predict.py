@@ -1,24 +1,28 @@
-"""The native door: `POST /predict` with JSON or a form."""
+"""The native door: `POST /predict` with JSON, CSV or a form."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from flask import Blueprint, Response, request
 
 from flaskml.access import changes_nothing
+from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType
 from flaskml.model import Current
 from flaskml.parsing import Rows
-from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot
+from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)
 
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
-ACCEPTED = f"application/json, {URLENCODED} or {MULTIPART}"
+CSV = "text/csv"
+ACCEPTED = f"application/json, {CSV}, {URLENCODED} or {MULTIPART}"
 
 _JSON_START = re.compile(rb"\s*[{\[]")
+_COUNT = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
 _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 
 
@@ -44,23 +48,54 @@ def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
 
 
 def answer(predictor: Current) -> Response | tuple[str, int]:
-    """What the predictor makes of the request: JSON, or the page for a form from a browser."""
+    """What the predictor makes of the request: JSON or CSV, or the page for a form from a browser."""
     limit_body(settings().max_body, "MAX_BODY")
     if is_form() and prefers_page():
         return answer_with_page(predictor)
+    method, top = read_options(predictor)
     rows = read_rows(predictor)
-    return reply(predictor.answer(rows, predictor.predict(rows)))
+    values = predictor.values(predictor.predict(rows, method), method, top)
+    if request.accept_mimetypes and prefers_csv():
+        return csv_reply(predictor, values)
+    doubts = predictor.doubts.of(rows.values, rows.table)
+    return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts]))
+
+
+def prefers_csv() -> bool:
+    """Whether the client would rather have CSV than JSON."""
+    return request.accept_mimetypes.best_match(["application/json", CSV]) == CSV
+
+
+def csv_reply(predictor: Current, values: list[Any]) -> Response:
+    """The values as CSV; which version gave them stands in the headers, for a table has no place for it."""
+    manifest = predictor.manifest
+    headers = {"Model": manifest.model, "Model-Version": manifest.version}
+    return Response(to_csv(values), headers=headers, content_type=f"{CSV}; charset=utf-8; header=present")
+
+
+def read_options(predictor: Current) -> tuple[str, int | None]:
+    """The method that is asked for, and how many classes of it."""
+    if not request.query_string:
+        return predictor.method(None), None
+    method = predictor.method(request.args.get("method"))
+    asked = request.args.get("top_k")
+    if asked is None:
+        return method, None
+    if method not in BY_CLASS:
+        raise InvalidInput([Problem(None, None, '"top_k" is for predict_proba and predict_log_proba only')])
+    if not _COUNT.match(asked):
+        raise InvalidInput([Problem(None, None, '"top_k" must be a whole number from 1 on')])
+    return method, int(asked)
 
 
 def read_rows(predictor: Current) -> Rows:
     """The rows that the request asks about, by what it says it sends."""
-    check_method()
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(f"Content-Encoding {request.headers['Content-Encoding']}", "an unencoded body")
     if is_form():
         return read_form(predictor)
-    if request.mimetype == "text/csv":
-        raise UnsupportedMediaType("text/csv", ACCEPTED)
+    if request.mimetype == CSV:
+        return predictor.parser.parse_csv(request.get_data(cache=False))
     try:
         return predictor.parse(request.get_data(cache=False))
     except NotParseable:
@@ -68,13 +103,6 @@ def read_rows(predictor: Current) -> Rows:
         if _JSON_TYPE.match(request.mimetype) or request.mimetype == URLENCODED:
             raise
         raise UnsupportedMediaType(request.mimetype, ACCEPTED) from None
-
-
-def check_method() -> None:
-    """Refuses every `?method=` but `predict`."""
-    method = request.args.get("method", "predict")
-    if method != "predict":
-        raise InvalidInput([Problem(None, None, f'there is no method "{method[:40]}" here; there is "predict"')])
 
 
 def is_form() -> bool:
@@ -98,5 +126,6 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
         rows = read_rows(predictor)
     except FlaskmlError as error:
         return render_form(predictor, error.status, values=request.form, error=error)
-    prediction = predictor.predict(rows).tolist()[0]
+    method = predictor.method(None)
+    prediction = predictor.values(predictor.predict(rows), method)[0]
     return render_form(predictor, values=request.form, prediction=prediction)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +21,26 @@ def errors_told() -> Iterator[None]:
         yield
     except FlaskmlError as error:
         raise click.ClickException(error.detail) from error
+
+
+def _read_schema(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    try:
+        document = json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise click.BadParameter(f"{file} is no JSON file ({error}).") from None
+    if not isinstance(document, dict):
+        raise click.BadParameter(f"{file} holds no JSON object.")
+    return document
+
+
+schema_option = click.option(
+    "--schema",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_schema,
+    help="A JSON file that corrects the learnt schema: any part of what `flask models show --schema` prints.",
+)
 
 
 def shortest(path: Path) -> str:

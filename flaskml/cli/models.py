@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_told, next_command
+from flaskml.cli import errors_told, next_command, schema_option
 
 if TYPE_CHECKING:
     from flaskml.settings import Settings
@@ -47,24 +47,8 @@ def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
 def list_models(as_json: bool) -> None:
     """Every model, its active version and its aliases."""
     with _opened() as (store, _):
-        rows = [_summary_or_fault(store, name) for name in store.names()]
+        rows = store.summaries()
     _tell(rows, as_json, lambda: "\n".join(_line(row) for row in rows) or "No model yet. Train one: flask train")
-
-
-def _summary(store: Store, name: str) -> dict[str, Any]:
-    state = store.state(name)
-    aliases = dict(state.aliases)
-    return {"name": name, "active": state.active, "versions": store.versions(name), "aliases": aliases}
-
-
-def _summary_or_fault(store: Store, name: str) -> dict[str, Any]:
-    """One model that is damaged does not hide the others."""
-    from flaskml.errors import FlaskmlError
-
-    try:
-        return _summary(store, name)
-    except FlaskmlError as error:
-        return {"name": name, "fault": error.detail}
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -77,14 +61,17 @@ def _line(row: dict[str, Any]) -> str:
 @models.command()
 @click.argument("name")
 @click.argument("version", required=False)
+@click.option("--schema", is_flag=True, help="Print the schema, of the active version if none is given.")
 @as_json
-def show(name: str, version: str | None, as_json: bool) -> None:
+def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
     """One model with its history, or the manifest of one VERSION with what its trials said."""
     with _opened() as (store, _):
         state = store.state(name)
-        if version is None:
+        if schema:
+            shown = store.manifest(name, version or state.active or store.versions(name)[-1]).schema_.model_dump()
+        elif version is None:
             history = [entry.model_dump() for entry in state.history]
-            shown = {**_summary(store, name), "history": history}
+            shown = {**store.summary(name), "history": history}
         else:
             verdicts = {key: verdict.model_dump() for key, verdict in state.verdicts.get(version, {}).items()}
             shown = {**json.loads(store.manifest(name, version).to_json()), "verdicts": verdicts}
@@ -99,9 +86,19 @@ def show(name: str, version: str | None, as_json: bool) -> None:
 @click.option("--target", help="The column of the sample that is predicted; it is no feature.")
 @click.option("--name", required=True, help="The model that the new version belongs to.")
 @click.option("--no-activate", is_flag=True, help="Store and try it, and leave the active version as it is.")
+@schema_option
 @click.option("--trust", is_flag=True, help="Do not ask before a joblib file is loaded, which runs what is in it.")
 @as_json
-def add(file: Path, data: str, target: str | None, name: str, no_activate: bool, trust: bool, as_json: bool) -> None:
+def add(
+    file: Path,
+    data: str,
+    target: str | None,
+    name: str,
+    no_activate: bool,
+    schema: Mapping[str, Any] | None,
+    trust: bool,
+    as_json: bool,
+) -> None:
     """Publish the estimator in FILE (.joblib or .skops) as the next version of a model."""
     from flaskml import adding, publishing
 
@@ -115,10 +112,19 @@ def add(file: Path, data: str, target: str | None, name: str, no_activate: bool,
         estimator = adding.read_estimator(file)
         rows, targets = adding.read_sample(Path(data), target, estimator)
         manifest = publishing.publish_sample(
-            store, settings, name, estimator, rows, targets, data=Path(data).name, activate=not no_activate
+            store,
+            settings,
+            name,
+            estimator,
+            rows,
+            targets,
+            data=Path(data).name,
+            activate=not no_activate,
+            corrections=schema,
         )
-    shown = {"model": name, "version": manifest.version, "active": not no_activate}
-    active = "stored" if no_activate else "active"
+        is_active = store.state(name).active == manifest.version
+    shown = {"model": name, "version": manifest.version, "active": is_active}
+    active = "active" if is_active else "stored"
     next_step = next_command(name, settings.model_name)
     _tell(shown, as_json, lambda: f"{name} version {manifest.version}, {active}\nnext: {next_step}")
 
@@ -129,9 +135,13 @@ def add(file: Path, data: str, target: str | None, name: str, no_activate: bool,
 @as_json
 def activate(name: str, version: str, as_json: bool) -> None:
     """Make VERSION the one that answers; returns when every serving process does."""
+    from flaskml import trial
+    from flaskml.publishing import trial_limits
+
     with _opened() as (store, settings):
-        _tried(store, settings, name, version)
-        _after(settings, name, store.activate(name, version, "flask models activate"), as_json)
+        limits = trial_limits(settings)
+        state = trial.activate_accepted(store, name, version, "flask models activate", limits)
+        _after(store, settings, name, state, as_json)
 
 
 @models.command()
@@ -139,26 +149,22 @@ def activate(name: str, version: str, as_json: bool) -> None:
 @as_json
 def rollback(name: str, as_json: bool) -> None:
     """Make the version active again that was so before the last activation."""
-    with _opened() as (store, settings):
-        version = store.state(name).previous(name)
-        _tried(store, settings, name, version)
-        _after(settings, name, store.activate(name, version, "rolled back"), as_json)
-
-
-def _tried(store: Store, settings: Settings, name: str, version: str) -> None:
+    from flaskml import trial
     from flaskml.publishing import trial_limits
-    from flaskml.trial import ensure_accepted
 
-    ensure_accepted(store, name, version, trial_limits(settings))
+    with _opened() as (store, settings):
+        _after(store, settings, name, trial.roll_back(store, name, trial_limits(settings)), as_json)
 
 
-def _after(settings: Settings, name: str, state: State, as_json: bool) -> None:
-    from flaskml.processes import PATIENCE, Roster
+def _after(store: Store, settings: Settings, name: str, state: State, as_json: bool) -> None:
+    from flaskml.processes import Roster
+    from flaskml.registry import lagging
 
-    late = [member.pid for member in Roster(settings.instance_path).lagging(name, state.generation, PATIENCE)]
+    late = [member.pid for member in lagging(store, Roster(settings.instance_path), name, state)]
     shown = {"name": name, "active": state.active, "generation": state.generation, "lagging": late}
-    lagging = f"; not yet served by process {', '.join(map(str, late))}" if late else ""
-    _tell(shown, as_json, lambda: f"{name} version {state.active}, active{lagging}")
+    aliases = "".join(f", {alias} is {version}" for alias, version in state.aliases.items())
+    waiting = f"; not yet served by process {', '.join(map(str, late))}" if late else ""
+    _tell(shown, as_json, lambda: f"{name} version {state.active or 'none'} is active{aliases}{waiting}")
 
 
 @models.command()
@@ -175,14 +181,23 @@ def delete(name: str, version: str, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 @click.argument("alias")
-@click.argument("version")
+@click.argument("version", required=False)
+@click.option("--delete", is_flag=True, help="Take the alias away.")
 @as_json
-def alias(name: str, alias: str, version: str, as_json: bool) -> None:
+def alias(name: str, alias: str, version: str | None, delete: bool, as_json: bool) -> None:
     """Let ALIAS, such as stable, mean VERSION; the version then answers under its own number too."""
+    if delete is (version is not None):
+        raise click.UsageError("Give a version, or --delete.")
+    from flaskml.publishing import trial_limits
+    from flaskml.trial import ensure_accepted
+
     with _opened() as (store, settings):
-        _tried(store, settings, name, version)
-        state = store.alias(name, alias, version)
-        _after(settings, name, state, as_json)
+        if version is None:
+            state = store.change(name, lambda state: state.remove_alias(alias))
+        else:
+            ensure_accepted(store, name, version, trial_limits(settings))
+            state = store.alias(name, alias, version)
+        _after(store, settings, name, state, as_json)
 
 
 @models.command()
@@ -190,7 +205,7 @@ def alias(name: str, alias: str, version: str, as_json: bool) -> None:
 def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of everything that is stored."""
     with _opened() as (store, _):
-        found = [row for name in store.names() for row in _checked(store, name)]
+        found = [row for name in store.folders() for row in _checked(store, name)]
     _tell(found, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in found))
     if any(row["fault"] for row in found):
         raise SystemExit(1)
@@ -201,7 +216,8 @@ def _checked(store: Store, name: str) -> Iterator[dict[str, Any]]:
     from flaskml.errors import FlaskmlError
 
     checks: dict[str, Callable[[], object]] = {"state": lambda: store.check_state(name)}
-    checks |= {version: partial(store.check, name, version) for version in store.versions(name)}
+    stored = store.versions(name) if name in store.names() else []
+    checks |= {version: partial(store.check, name, version) for version in stored}
     for version, check in checks.items():
         try:
             check()

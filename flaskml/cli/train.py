@@ -6,12 +6,13 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_told, next_command, shortest
+from flaskml.cli import errors_told, next_command, schema_option, shortest
 
 if TYPE_CHECKING:
     from flaskml.bundle import Manifest
@@ -27,7 +28,10 @@ FEATURES_NAMED = 6
 @click.option("--name", default="default", show_default=True, help="The model that the new version belongs to.")
 @click.option("--task", type=click.Choice(["classification", "regression"]), help="Default: read off the target.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of split and fit.")
-def train(data: str, target: str | None, name: str, task: str | None, seed: int) -> None:
+@schema_option
+def train(
+    data: str, target: str | None, name: str, task: str | None, seed: int, schema: Mapping[str, Any] | None
+) -> None:
     """Train a model, store it as a new version and make it the active one.
 
     The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
@@ -38,7 +42,7 @@ def train(data: str, target: str | None, name: str, task: str | None, seed: int)
     with errors_told():
         settings, _ = web.flask_settings()
         file = _csv_file(data)
-        spec = _spec(data=None if file else data, target=target, name=name, task=task, seed=seed)
+        spec = _spec(data=None if file else data, target=target, name=name, task=task, seed=seed, schema=schema)
         source = trainer.Source(file, file.name) if file else trainer.BUILT_IN_SOURCE
         with _Ticker() as ticker:
             training = trainer.train(spec, settings, ticker.report, source)

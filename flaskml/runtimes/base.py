@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
+from flaskml.answers import Answer
 from flaskml.schema import Table
 
 
@@ -21,6 +20,6 @@ class Runtime(Protocol):
     - gives the same answer to the same row whatever the other rows of the table are.
     """
 
-    def predict(self, table: Table) -> np.ndarray:
-        """The predictions for at least one row: shape (rows,), or (rows, outputs)."""
+    def compute(self, table: Table, method: str) -> Answer:
+        """The answer of a method that the manifest names to at least one row, one item a row."""
         ...

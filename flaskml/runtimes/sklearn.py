@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flaskml.bundle import Bundle
+from flaskml.answers import Answer, class_name
+from flaskml.bundle import METHODS, Bundle
 from flaskml.errors import NotPublishable
 from flaskml.schema import Layout, Table
 
@@ -15,24 +16,41 @@ from flaskml.schema import Layout, Table
 class SklearnRuntime:
     """Calls a fitted estimator in the thread that asks."""
 
-    def __init__(self, estimator: Any) -> None:
-        self.predict: Callable[[Table], np.ndarray] = answering(estimator)
+    def __init__(self, estimator: Any, methods: Sequence[str]) -> None:
+        if missing := [method for method in methods if not hasattr(estimator, method)]:
+            raise NotPublishable(f"{type(estimator).__name__} has no {', '.join(missing)} here.")
+        self._methods = {method: getattr(estimator, method) for method in methods}
+
+    def compute(self, table: Table, method: str) -> Answer:
+        """What the method answers: an array, or a list of arrays, one for each output."""
+        return numpy_answer(self._methods[method](table))
 
 
-def answering(estimator: Any) -> Callable[[Any], np.ndarray]:
-    """What answers a table with an array: `predict`, or `transform` of an estimator that only transforms.
+def methods_of(estimator: Any) -> tuple[str, ...]:
+    """The methods that the estimator has, the one that answers when none is named first.
 
-    Raises `NotPublishable` for one that does neither.
+    Raises `NotPublishable` for one that neither predicts nor transforms.
     """
-    if hasattr(estimator, "predict"):
-        return lambda table: np.asarray(estimator.predict(table))
-    if hasattr(estimator, "transform"):
-        return lambda table: _dense(estimator.transform(table))
-    name = type(estimator).__name__
-    raise NotPublishable(f"{name} neither predicts nor transforms new rows; publish one that does.")
+    methods = tuple(method for method in METHODS if hasattr(estimator, method))
+    if not {"predict", "transform"} & set(methods):
+        name = type(estimator).__name__
+        raise NotPublishable(f"{name} neither predicts nor transforms new rows; publish one that does.")
+    return methods if "predict" in methods else ("transform", *(method for method in methods if method != "transform"))
 
 
-def _dense(answer: Any) -> np.ndarray:
+def classes_of(estimator: Any) -> tuple[tuple[str, ...], ...]:
+    """The names of the classes that the estimator tells apart, output by output; none where it tells none apart."""
+    classes = getattr(estimator, "classes_", None)
+    if classes is None or not len(classes):
+        return ()
+    outputs = classes if isinstance(classes, list) and np.ndim(classes[0]) == 1 else [classes]
+    return tuple(tuple(class_name(label) for label in output) for output in outputs)
+
+
+def numpy_answer(answer: Any) -> Answer:
+    """Arrays of numpy's own, from sparse ones and frames too."""
+    if isinstance(answer, list) and answer and hasattr(answer[0], "shape"):
+        return [np.asarray(part) for part in answer]
     return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
 
 
@@ -40,7 +58,15 @@ def open_runtime(bundle: Bundle) -> SklearnRuntime:
     """The runtime of the bundle's estimator, which from now on computes in one thread."""
     rehearse(bundle.manifest.schema_.layout)
     run_in_one_thread(bundle.estimator)
-    return SklearnRuntime(bundle.estimator)
+    if bundle.manifest.schema_.layout == "array":
+        forget_names(bundle.estimator)
+    return SklearnRuntime(bundle.estimator, bundle.manifest.methods)
+
+
+def forget_names(estimator: Any) -> None:
+    """Has an estimator that was fitted on a frame and takes an array no longer warn that the array has no names."""
+    for part in _parts(estimator, set()):
+        vars(part).pop("feature_names_in_", None)
 
 
 def rehearse(layout: Layout) -> None:

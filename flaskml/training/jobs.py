@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from flaskml.children import child_group, end_group
 from flaskml.errors import StorageFailed
 from flaskml.files import Disk
 from flaskml.processes import Roster
@@ -130,10 +132,9 @@ class Jobs:
 
     def _train(self, order: Order) -> Message:
         """Runs the child to its end and returns the last thing it said, or why it said nothing."""
-        command = [sys.executable, "-m", "flaskml.training"]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8") as child:
-            alarm = threading.Timer(self.settings.train_timeout, child.kill)
+        spare = max(1, (os.cpu_count() or 1) - 1)  # One processor is for the predictions.
+        with child_group([sys.executable, "-m", "flaskml.training"], threads=spare) as child:
+            alarm = threading.Timer(self.settings.train_timeout, end_group, (child,))
             alarm.daemon = True
             alarm.start()
             try:
@@ -141,12 +142,11 @@ class Jobs:
             finally:
                 late = not alarm.is_alive()
                 alarm.cancel()
-                child.kill()
         return last or Message(failure=self._silence(child.returncode, late=late))
 
-    def _listen(self, child: subprocess.Popen[str], order: Order) -> Message | None:
+    def _listen(self, child: subprocess.Popen[bytes], order: Order) -> Message | None:
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(order.model_dump_json() + "\n")
+        child.stdin.write(order.model_dump_json().encode() + b"\n")
         child.stdin.flush()  # And left open: its end would end the child.
         for line in child.stdout:
             message = Message.model_validate_json(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flaskml.bundle import Facts, Manifest, Score, Task
 from flaskml.errors import InvalidTraining
-from flaskml.publishing import Sample, name_of, open_store, publish_version
-from flaskml.schema import Schema, Table, conform, learn
+from flaskml.publishing import name_of, open_store, publish_version
+from flaskml.schema import Table
 from flaskml.settings import MODEL_NAME, Settings
+from flaskml.training.columns import as_fitted
 from flaskml.training.datasets import BUILT_IN, Dataset, built_in, read_csv
 from flaskml.training.estimators import build, infer_task
 
@@ -35,7 +36,7 @@ def _known(name: str) -> str:
 class TrainingSpec(BaseModel):
     """What to train. The same for `flask train` and `POST /train`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
     data: Annotated[str, AfterValidator(_known)] | None = "regression"
     """A built-in data set; None where a file is given beside the specification."""
@@ -48,6 +49,9 @@ class TrainingSpec(BaseModel):
 
     task: Task | None = None
     """What to predict, a class or a quantity; None reads it off the target."""
+
+    corrections: Annotated[Mapping[str, Any] | None, Field(alias="schema")] = None
+    """What to take instead of the learnt schema: any part of one, features by name."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the split and of the estimator."""
@@ -109,9 +113,8 @@ def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source
     fitted = fit(spec, report, source)
     report(Stage(STAGES[-1], 1 - 1 / len(STAGES)))
     reason = f"trained on {fitted.facts.data}"
-    sample = Sample(fitted.table, fitted.table)
     store = open_store(settings)
-    manifest = publish_version(store, settings, spec.name, fitted.estimator, fitted.facts, sample, reason=reason)
+    manifest = publish_version(store, settings, spec.name, fitted.estimator, fitted.facts, fitted.table, reason=reason)
     return Training(manifest, store.state(spec.name).active, fitted)
 
 
@@ -121,7 +124,7 @@ def fit(spec: TrainingSpec, report: Report, source: Source = BUILT_IN_SOURCE) ->
     with stages.next():
         dataset = _read(spec, source)
         task, rule = infer_task(dataset.target)
-        run = _Run(spec.task or task, dataset, spec.seed)
+        run = _Run(spec.task or task, dataset, spec.seed, spec.corrections or {})
     with stages.next():
         run.fit_part()
     with stages.next():
@@ -160,11 +163,10 @@ class _Stages:
 class _Run:
     """The table of one run, its split and its estimators."""
 
-    def __init__(self, task: Task, dataset: Dataset, seed: int) -> None:
+    def __init__(self, task: Task, dataset: Dataset, seed: int, corrections: Mapping[str, Any]) -> None:
         self.task = task
         self.seed = seed
-        self.schema: Schema = learn(dataset.features)
-        self.table: Table = conform(dataset.features, self.schema)
+        self.schema, self.table = as_fitted(dataset.features, corrections)
         self.target = _target(dataset, task)
         if len(self.target) < FEWEST_ROWS:
             raise InvalidTraining(

@@ -112,9 +112,8 @@ def test_an_idle_process_compares_before_its_first_answer(make_app, two):
 
 
 def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
-    import flaskml.blueprints.models as models
 
-    monkeypatch.setattr(models, "PATIENCE", 0.3)
+    monkeypatch.setattr("flaskml.registry.PATIENCE", 0.3)
     other = make_app()
     other.test_client().get("/livez")
     other.extensions["watcher"]._stopped.set()
@@ -151,12 +150,13 @@ def test_no_text_of_a_row_leaves(homes, store, home):
     assert not [text for text in texts if text in told]
 
 
-def test_a_rejected_version_is_not_activated(client, store, two):
+def test_a_rejected_version_is_not_activated(client, store, two, monkeypatch):
     from flaskml.state import Verdict, now
     from flaskml.store import environment_key
 
     bad = Verdict(accepted=False, reason="it answered golden row 3 otherwise than in training.", at=now(), row=3)
     store.change("default", lambda state: state.judge("2", environment_key(), bad))
+    monkeypatch.setattr("flaskml.trial.judge", lambda *_: bad)  # Who asks for it has it tried once more.
     answer = client.put("/models/default/active", json={"version": "2"})
     assert answer.status_code == 409 and "golden row 3" in answer.json["detail"]
     assert client.get("/readyz").json["version"] == "1"

@@ -49,7 +49,7 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
         ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv")}}, 422, "target"),
         ({"data": {"name": ["one", "two"]}}, 422, "more than once"),
         ({"json": {"seed": -1}}, 422, "seed"),
-        ({"json": []}, 400, "object"),
+        ({"json": []}, 422, "object"),
         ({"data": b"{", "content_type": "application/json"}, 400, "JSON"),
         ({"data": b"x", "content_type": "text/csv"}, 415, "multipart"),
         ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv"), "extra": "1"}}, 422, "extra"),

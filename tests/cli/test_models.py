@@ -17,7 +17,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from flaskml import processes
 from flaskml.cli.models import models
 from flaskml.processes import Roster
 from flaskml.store import Store, environment_key
@@ -270,7 +269,7 @@ def test_a_skops_file_without_the_library_says_what_to_install(flask_models, fil
 
 
 def test_activate(flask_models, two):
-    assert flask_models("activate", "default", "2").stdout == "default version 2, active\n"
+    assert flask_models("activate", "default", "2").stdout == "default version 2 is active\n"
     generation = two.state("default").generation
     told = json.loads(flask_models("activate", "default", "1", "--json").stdout)
     assert told == {"name": "default", "active": "1", "generation": generation + 1, "lagging": []}
@@ -279,19 +278,19 @@ def test_activate(flask_models, two):
 
 def test_rollback(flask_models, two):
     flask_models("activate", "default", "2")
-    assert flask_models("rollback", "default").stdout == "default version 1, active\n"
+    assert flask_models("rollback", "default").stdout == "default version 1 is active\n"
     assert json.loads(flask_models("rollback", "default", "--json").stdout)["active"] == "2"
     assert [entry.reason for entry in two.state("default").history][-2:] == ["rolled back"] * 2
     assert "No version of" in flask_models("rollback", "homes", code=1).stderr
 
 
 def test_a_process_that_lags_is_named(flask_models, two, instance, monkeypatch):
-    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    monkeypatch.setattr("flaskml.registry.PATIENCE", 0.2)
     other = Roster(instance)
     other.enter()
     try:
         told = flask_models("activate", "default", "2").stdout
-        assert told == f"default version 2, active; not yet served by process {os.getpid()}\n"
+        assert told == f"default version 2 is active; not yet served by process {os.getpid()}\n"
         assert json.loads(flask_models("activate", "default", "1", "--json").stdout)["lagging"] == [os.getpid()]
     finally:
         other.leave()

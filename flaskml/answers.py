@@ -1,0 +1,103 @@
+"""From what an estimator answers to what JSON and CSV have for it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from pydantic_core import to_json
+
+Answer: TypeAlias = "np.ndarray | list[np.ndarray]"
+"""Shape (rows,), or (rows, columns); for several outputs some methods give a list of such, one for each."""
+
+Names: TypeAlias = Sequence[str]
+
+BY_CLASS = frozenset({"predict_proba", "predict_log_proba"})
+"""The methods whose columns are classes."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""Beginnings at which a spreadsheet takes a text for a formula."""
+
+
+def class_name(label: Any) -> str:
+    """The name of a class in JSON, where only texts are keys: booleans as JSON writes them, all else as Python does."""
+    label = label.item() if isinstance(label, np.generic) else label
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def values(answer: Answer, method: str, classes: Sequence[Names] = (), top: int | None = None) -> list[Any]:
+    """One value a row: a number, a label, a list of them, or for probabilities an object from class to number.
+
+    `classes` are the names of the classes, output by output. With `top`, an object has that many of them, the most
+    probable first. Several outputs make a list of objects.
+    """
+    if method not in BY_CLASS:
+        return _plain(np.asarray(answer))
+    if isinstance(answer, list):
+        outputs = [_by_class(part, _names(classes, index, part), top) for index, part in enumerate(answer)]
+        return [list(row) for row in zip(*outputs, strict=True)]
+    return _by_class(answer, _names(classes if len(classes) == 1 else (), 0, answer), top)
+
+
+def _plain(answer: np.ndarray) -> list[Any]:
+    found: list[Any] = (answer.astype(str) if answer.dtype.kind in "mM" else answer).tolist()
+    return found
+
+
+def _names(classes: Sequence[Names], output: int, answer: np.ndarray) -> Names:
+    """The classes that the columns stand for; numbers where the estimator has no name for each."""
+    names = classes[output] if output < len(classes) else ()
+    return names if len(names) == answer.shape[1] else [str(column) for column in range(answer.shape[1])]
+
+
+def _by_class(answer: np.ndarray, names: Names, top: int | None) -> list[dict[str, float]]:
+    if top is None:
+        return [dict(zip(names, row, strict=True)) for row in answer.tolist()]
+    order = np.argsort(-answer, axis=1, kind="stable")[:, :top]
+    return [
+        {names[column]: float(row[column]) for column in columns} for row, columns in zip(answer, order, strict=True)
+    ]
+
+
+def encoded(value: Any) -> bytes:
+    """Strict JSON: what is not finite is null."""
+    return to_json(value, inf_nan_mode="null", fallback=_fallback)
+
+
+def _fallback(value: Any) -> Any:
+    """A label that JSON has no type for: numpy's scalars in an array of objects, and whatever a model may answer."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def to_csv(rows: Sequence[Any]) -> bytes:
+    """The values of `values` as CSV: a column for each number or class, a header, texts that begin no formula."""
+    flat = [_cells(row, "prediction") for row in rows]
+    header = list(dict.fromkeys(name for row in flat for name in row)) or ["prediction"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow([_guarded(name) for name in header])
+    writer.writerows([[_guarded(row.get(name)) for name in header] for row in flat])
+    return out.getvalue().encode()
+
+
+def _cells(value: Any, name: str) -> dict[str, Any]:
+    """A value as cells by their column's name, which says where in the value each was."""
+    if isinstance(value, Mapping):
+        parts = [(f"{name}:{key}", part) for key, part in value.items()]
+    elif isinstance(value, list):
+        parts = [(f"{name}:{index}", part) for index, part in enumerate(value)]
+    else:
+        return {name: value}
+    return {key: cell for label, part in parts for key, cell in _cells(part, label).items()}
+
+
+def _guarded(cell: Any) -> Any:
+    """A text that a spreadsheet would compute gets an apostrophe before it; numbers stay numbers, null is empty."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float) and not np.isfinite(cell):
+        return ""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell

@@ -1,0 +1,67 @@
+"""What an input holds that training did not: answered, and said."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from flaskml.errors import PROBLEMS_SHOWN, Problem
+from flaskml.schema import Feature, Schema, Table, Value
+
+Doubtful: TypeAlias = Callable[[Any], bool]
+
+
+class Doubts:
+    """Finds the values of valid rows that lie beyond what the sample held, where the schema lets these pass."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._checks = [
+            (index, feature, check)
+            for index, feature in enumerate(schema.features)
+            if (check := _check(schema, feature)) is not None
+        ]
+        self._numbers = bool(self._checks) and schema.layout == "array" and np.dtype(schema.dtype).kind in "iuf"
+        if self._numbers:
+            ranged = {index: feature for index, feature, _ in self._checks}
+            columns = range(len(schema.features))
+            self._low = np.array([ranged[i].minimum if i in ranged else -np.inf for i in columns], dtype=np.float64)
+            self._high = np.array([ranged[i].maximum if i in ranged else np.inf for i in columns], dtype=np.float64)
+
+    def of(self, rows: Sequence[Sequence[Value]], table: Table) -> Sequence[Problem]:
+        """The first doubts about the rows, which `table` was made of."""
+        if not self._checks or (self._numbers and not self._any(table)):
+            return ()
+        found = self._found(rows)
+        return [problem for problem, _ in zip(found, range(PROBLEMS_SHOWN), strict=False)]
+
+    def _any(self, table: Any) -> bool:
+        return bool(((table < self._low) | (table > self._high)).any())
+
+    def _found(self, rows: Sequence[Sequence[Value]]) -> Iterator[Problem]:
+        for number, row in enumerate(rows):
+            for index, feature, doubtful in self._checks:
+                value = row[index]
+                if value is not None and doubtful(value):
+                    yield Problem(number, feature.name[:100], f'"{feature.name[:100]}" {_beyond(feature)}')
+
+
+def _check(schema: Schema, feature: Feature) -> Doubtful | None:
+    if feature.kind == "category":
+        known = frozenset(feature.categories or ())
+        return (lambda value: value not in known) if feature.unknown == "accept" else None
+    low, high = feature.minimum, feature.maximum
+    if schema.out_of_range != "warn" or low is None or high is None:
+        return None
+    if isinstance(low, str) or isinstance(high, str):
+        first, last = dt.datetime.fromisoformat(str(low)), dt.datetime.fromisoformat(str(high))
+        return lambda value: not first <= dt.datetime.fromisoformat(value) <= last
+    return lambda value: not low <= value <= high
+
+
+def _beyond(feature: Feature) -> str:
+    if feature.kind == "category":
+        return "is none of the categories of training"
+    return f"lies outside the range of training, {feature.minimum} to {feature.maximum}"

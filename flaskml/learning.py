@@ -1,0 +1,254 @@
+"""Learning a schema from a sample, and correcting what was learnt."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from flaskml.errors import InvalidSchema, nearest
+from flaskml.schema import Feature, Kind, Marker, Schema
+from flaskml.tables import plain_value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CATEGORIES_KEPT = 50
+"""A column of strings is a closed set if at most this many differ, each held twice on average; else it is text."""
+
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""The shares of the values that the quantiles are the bounds of."""
+
+
+def learn(frame: pd.DataFrame) -> Schema:
+    """The schema of a sample, for an estimator that takes it as a frame.
+
+    The type of a column decides; a column of Python objects is what all its objects are. Numbers of a whole type are
+    integers, other numbers floats; booleans, datetimes and pandas' categoricals are what they are called; strings are a
+    category if at most 50 of them differ and each is held twice on average, else text. A missing value makes a column
+    nullable. Raises `InvalidSchema` for a column that no request could fill.
+    """
+    features = tuple(_feature(str(name), frame.iloc[:, index]) for index, name in enumerate(frame.columns))
+    return Schema(features=features, layout="frame")
+
+
+def as_array(schema: Schema, dtype: str) -> Schema:
+    """The same features for an estimator that takes an array of the type `dtype`."""
+    features = tuple(feature.model_copy(update={"dtype": dtype}) for feature in schema.features)
+    return schema.model_copy(update={"features": features, "layout": "array", "dtype": dtype})
+
+
+def _feature(name: str, column: pd.Series) -> Feature:
+    known = column.dropna()
+    made_of: dict[str, Any] = {"name": name, "dtype": str(column.dtype), "nullable": len(known) < len(column)}
+    made_of["missing"] = _marker(column)
+    if str(column.dtype) == "category":
+        return _categorical(made_of, known)
+    kind = _kind(column, known)
+    if kind is None:
+        kinds = sorted({type(value).__name__ for value in known.head(1000)})
+        raise InvalidSchema(
+            f'Column "{name[:100]}" is of {column.dtype} ({", ".join(kinds)}): no request could fill it.'
+        )
+    if kind == "datetime":
+        return Feature(**made_of, kind=kind, **_span(known))
+    if kind in ("float", "integer"):
+        return Feature(**made_of, kind=kind, **_range(name, known))
+    return Feature(**made_of, kind=kind) if kind == "boolean" else _strings(made_of, known)
+
+
+def _kind(column: pd.Series, known: pd.Series) -> Kind | None:
+    """What the values are; None for what has no JSON. Strings are `text` here."""
+    from pandas.api import types
+
+    if types.is_object_dtype(column):
+        return _kind_of_objects({type(value) for value in known})
+    checks: Mapping[Kind, Any] = {
+        "boolean": types.is_bool_dtype,
+        "integer": types.is_integer_dtype,
+        "float": types.is_float_dtype,
+        "datetime": types.is_datetime64_any_dtype,
+        "text": types.is_string_dtype,
+    }
+    foreign = hasattr(column.dtype, "pyarrow_dtype") or hasattr(column.dtype, "fill_value")
+    return None if foreign else next((kind for kind, check in checks.items() if check(column)), None)
+
+
+def _kind_of_objects(types: set[type]) -> Kind | None:
+    if types <= {bool, np.bool_} and types:
+        return "boolean"
+    if all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in types) and types:
+        return "integer"
+    if all(issubclass(kind, (int, float, np.number)) and kind is not bool for kind in types):
+        return "float"
+    return "text" if all(issubclass(kind, str) for kind in types) else None
+
+
+def _marker(column: pd.Series) -> Marker:
+    """What stands for a missing value: as the column has it, or as one of its type would."""
+    if str(column.dtype) == "object":
+        found = next(iter(column[column.isna()]), None if len(column) and not column.isna().any() else np.nan)
+        return {"NoneType": "None", "NAType": "NA", "NaTType": "NaT"}.get(type(found).__name__, "NaN")  # type: ignore[return-value]
+    if str(column.dtype).startswith("datetime64"):
+        return "NaT"
+    import pandas as pd
+
+    return "NA" if getattr(column.dtype, "na_value", None) is pd.NA else "NaN"
+
+
+def _categorical(made_of: dict[str, Any], known: pd.Series) -> Feature:
+    index = known.cat.categories
+    values: list[Any] = [plain_value(value) for value in index]
+    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    if not values or not (whole or all(isinstance(value, str) for value in values)):
+        raise InvalidSchema(
+            f'Categories of column "{made_of["name"][:100]}" are of {index.dtype}; use strings or whole numbers.'
+        )
+    counts = known.value_counts()
+    return Feature(
+        **{**made_of, "dtype": f"category[{index.dtype}]"},
+        kind="category",
+        categories=tuple(values),
+        counts=tuple(int(counts[value]) for value in index),
+        ordered=bool(known.cat.ordered),
+        unknown="refuse",  # There is no place in the column for any other.
+    )
+
+
+def _strings(made_of: dict[str, Any], known: pd.Series) -> Feature:
+    counts = known.map(str).value_counts()
+    if not 0 < len(counts) <= CATEGORIES_KEPT or 2 * len(counts) > len(known):
+        return Feature(**made_of, kind="text")
+    values = sorted(map(str, counts.index))
+    return Feature(
+        **made_of, kind="category", categories=tuple(values), counts=tuple(int(counts[value]) for value in values)
+    )
+
+
+def _range(name: str, known: pd.Series) -> dict[str, Any]:
+    if not len(known):
+        return {}
+    numbers = known.to_numpy(dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise InvalidSchema(f'Column "{name[:100]}" holds infinite values; make them missing or finite.')
+    quantiles = tuple(float(value) for value in np.quantile(numbers, SHARES))
+    return {"minimum": plain_value(known.min()), "maximum": plain_value(known.max()), "quantiles": quantiles}
+
+
+def _span(known: pd.Series) -> dict[str, Any]:
+    return {"minimum": known.min().isoformat(), "maximum": known.max().isoformat()} if len(known) else {}
+
+
+def corrected(schema: Schema, corrections: Mapping[str, Any]) -> Schema:
+    """The schema with what the corrections say instead: any part of a schema, features by name.
+
+    Raises `InvalidSchema` for an unknown feature or key, and for a kind that the column has no place for.
+    """
+    given = corrections.get("features", [])
+    if not isinstance(given, (list, tuple)) or not all(isinstance(part, Mapping) and "name" in part for part in given):
+        raise InvalidSchema('"features" must be a list of objects, each with a "name".')
+    changes = {str(part["name"]): part for part in given}
+    for name in changes:
+        if name not in schema.names:
+            raise InvalidSchema(f'There is no feature "{name[:100]}"{nearest(name, schema.names) or "."}')
+    features = [_changed(feature, changes.get(feature.name, {})) for feature in schema.features]
+    fixed = {"features": features, "layout": schema.layout, "dtype": schema.dtype}
+    document = {**schema.model_dump(), **corrections, **fixed}
+    return Schema.model_validate(_validated(Schema, document, "The schema"))
+
+
+def _changed(feature: Feature, change: Mapping[str, Any]) -> Feature:
+    kept = feature.model_dump()
+    kind = change.get("kind", feature.kind)
+    if kind != feature.kind:  # What was learnt for another kind says nothing of this one.
+        kept |= dict.fromkeys(("minimum", "maximum", "quantiles", "categories", "counts", "unknown"))
+    elif "categories" in change and list(change["categories"] or ()) != list(feature.categories or ()):
+        kept["counts"] = None
+    merged = {**kept, **change, "dtype": feature.dtype, "missing": feature.missing}
+    new: Feature = _validated(Feature, merged, f'Feature "{feature.name[:100]}"')
+    if new.nullable and feature.dtype.startswith(("int", "uint", "bool")) and feature.dtype != "boolean":
+        raise InvalidSchema(
+            f'Feature "{feature.name[:100]}" cannot be null: a column of {feature.dtype} has no place for it.'
+        )
+    if kind != feature.kind and kind not in _kinds_held_by(feature):
+        raise InvalidSchema(f'Feature "{feature.name[:100]}" cannot be a {kind}: its column is of {feature.dtype}.')
+    return new
+
+
+def _kinds_held_by(feature: Feature) -> tuple[Kind, ...]:
+    """The kinds whose values a column has a place for."""
+    if feature.kind in ("category", "text") and not feature.dtype.startswith("category"):
+        return (
+            ("category", "text")
+            if feature.categories is None or isinstance(feature.categories[0], str)
+            else ("integer",)
+        )
+    if feature.kind == "integer":
+        return ("category", "boolean")
+    return ("integer", "boolean", "category") if feature.kind == "float" else ()
+
+
+def _validated(kind: Any, document: Mapping[str, Any], what: str) -> Any:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise InvalidSchema(f"{what}: {where + ': ' if where else ''}{problem['msg']}.") from None
+
+
+def retyped(frame: pd.DataFrame, corrections: Mapping[str, Any]) -> pd.DataFrame:
+    """The table with each column as the kind that the corrections give it, before anything is fitted to it.
+
+    Raises `InvalidSchema` naming a column whose values are not of that kind.
+    """
+    kinds = {part["name"]: part.get("kind") for part in corrections.get("features", ()) if part.get("kind")}
+    changed = {}
+    for name, kind in kinds.items():
+        if name in frame.columns:
+            try:
+                changed[name] = _as_kind(frame[name], kind)
+            except (ValueError, TypeError, KeyError):
+                raise InvalidSchema(f'Column "{name[:100]}" holds values that are no {kind}.') from None
+    return frame.assign(**changed)
+
+
+def _as_kind(column: pd.Series, kind: Kind) -> pd.Series:
+    import pandas as pd
+
+    if kind == "datetime":
+        return pd.to_datetime(column, format="ISO8601")
+    if kind == "float":
+        return column.astype(np.float64)
+    if kind == "integer":
+        return column.astype(np.float64 if column.isna().any() else np.int64)
+    if kind == "boolean":
+        known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+        return column.map(lambda value: known[str(value).lower()], na_action="ignore")
+    if kind == "category" and column.dtype.kind in "iu":
+        return column.astype("category")
+    texts = column.map(str, na_action="ignore").astype(object)
+    return texts.astype("category") if kind == "category" else texts
+
+
+def dates_read(column: pd.Series) -> pd.Series:
+    """A column of strings that are all ISO 8601 dates as datetimes; any other as it is."""
+    import pandas as pd
+
+    known = column.dropna()
+    if not len(known) or not known.map(_is_date).all():
+        return column
+    try:
+        return pd.to_datetime(column, format="ISO8601")
+    except (ValueError, TypeError):  # With and without an offset, or with several.
+        return column
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and len(value) >= len("2024-01-31") and bool(dt.datetime.fromisoformat(value))
+    except ValueError:
+        return False

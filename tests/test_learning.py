@@ -1,0 +1,191 @@
+"""Learning a schema from a sample, and correcting it."""
+
+import datetime as dt
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flaskml.errors import InvalidSchema
+from flaskml.learning import as_array, corrected, dates_read, learn, retyped
+from tests.conftest import mixed_table
+
+
+@pytest.fixture
+def frame():
+    return mixed_table().drop(columns=["empty", "sold"])
+
+
+def test_kinds(frame):
+    features = {feature.name: feature for feature in learn(frame).features}
+    kinds = {name: (feature.kind, feature.nullable) for name, feature in features.items()}
+    assert kinds == {
+        "age": ("float", True),
+        "rooms": ("integer", False),
+        "home city": ("category", True),
+        "member": ("boolean", False),
+        "note": ("text", True),
+    }
+    assert features["home city"].categories == ("Oslo", "Rome", "São Paulo")
+    assert sum(features["home city"].counts) == frame["home city"].notna().sum()
+    assert (features["rooms"].minimum, features["rooms"].maximum) == (1, 8)
+    assert features["age"].quantiles[2] == pytest.approx(frame["age"].median())
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "dtype", "missing"),
+    [
+        (np.array([1, 2], dtype=np.int8), "integer", "int8", "NaN"),
+        (np.array([1.5, 2], dtype=np.float32), "float", "float32", "NaN"),
+        (np.array([2**63, 2**64 - 1], dtype=np.uint64), "integer", "uint64", "NaN"),
+        (pd.Series([True, None], dtype=object), "boolean", "object", "None"),
+        (pd.Series([True, np.nan], dtype=object), "boolean", "object", "NaN"),
+        (pd.Series([1, None], dtype=object), "integer", "object", "None"),
+        (pd.Series([1, 2.5], dtype=object), "float", "object", "None"),
+        (pd.array([1, None], dtype="Int64"), "integer", "Int64", "NA"),
+        (pd.array([1.5, None], dtype="Float32"), "float", "Float32", "NA"),
+        (pd.array([True, None], dtype="boolean"), "boolean", "boolean", "NA"),
+        (pd.array(["a", None], dtype="string"), "text", "string", "NA"),
+        (pd.Series(["a", pd.NA], dtype=object), "text", "object", "NA"),
+        (pd.Categorical(["a", None]), "category", f"category[{pd.Index(['a']).dtype}]", "NaN"),
+        (pd.Categorical([7, 3]), "category", "category[int64]", "NaN"),
+        (np.array(["2024-01-31", "NaT"], dtype="datetime64[s]"), "datetime", "datetime64[s]", "NaT"),
+        (pd.to_datetime(["2024-01-31"]).tz_localize("Europe/Oslo").as_unit("ns").repeat(2), "datetime",
+         "datetime64[ns, Europe/Oslo]", "NaT"),
+    ],
+)  # fmt: skip
+def test_what_a_column_is_made_of(column, kind, dtype, missing):
+    feature = learn(pd.DataFrame({"a": column})).features[0]
+    assert (feature.kind, feature.dtype, feature.missing) == (kind, dtype, missing)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [Decimal(1)],
+        [dt.date(2024, 1, 31)],
+        [b"bytes"],
+        [[1, 2]],
+        ["a", 1],
+        [True, "a"],
+        np.array([1 + 2j]),
+        np.array([5], dtype="timedelta64[s]"),
+        pd.arrays.SparseArray([0.0, 1.0]),
+        pd.Categorical([1.5]),
+        pd.Categorical([None, None]),
+        [np.inf],
+    ],
+    ids=repr,
+)
+def test_columns_that_no_request_could_fill(values):
+    with pytest.raises(InvalidSchema, match='"odd one"'):
+        learn(pd.DataFrame({"odd one": values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a"] * 2, "category"),
+        (["a", "b"] * 2, "category"),
+        (["a", "b", "c"], "text"),
+        ([str(i) for i in range(50)] * 2, "category"),
+        ([str(i) for i in range(51)] * 9, "text"),
+        ([np.nan, "a"], "text"),
+    ],
+)
+def test_a_closed_set_is_one_whose_values_come_again(values, kind):
+    assert learn(pd.DataFrame({"a": pd.Series(values, dtype=object)})).features[0].kind == kind
+
+
+def test_an_array_has_one_type():
+    schema = as_array(learn(pd.DataFrame({"a": [1, 2], "b": [0.5, None]})), "float64")
+    assert [(feature.kind, feature.dtype) for feature in schema.features] == [
+        ("integer", "float64"),
+        ("float", "float64"),
+    ]
+
+
+def test_corrections(frame):
+    schema = corrected(
+        learn(frame),
+        {
+            "extra": "ignore",
+            "features": [
+                {"name": "rooms", "minimum": 0, "maximum": 20},
+                {"name": "home city", "kind": "text"},
+                {"name": "note", "nullable": False},
+            ],
+        },
+    )
+    features = {feature.name: feature for feature in schema.features}
+    assert schema.extra == "ignore" and schema.names == learn(frame).names
+    assert (features["rooms"].minimum, features["rooms"].maximum) == (0, 20)
+    assert features["home city"].kind == "text" and features["home city"].categories is None
+    assert not features["note"].nullable and features["age"] == learn(frame).features[0]
+    assert corrected(learn(frame), learn(frame).model_dump(mode="json")) == learn(frame)
+
+
+@pytest.mark.parametrize(
+    ("correction", "said"),
+    [
+        ({"features": [{"name": "ages"}]}, 'no feature "ages"; did you mean "age"'),
+        ({"features": [{"name": "age", "kind": "text"}]}, "cannot be a text"),
+        ({"features": [{"name": "age", "kind": "colour"}]}, 'Feature "age": kind'),
+        ({"features": [{"name": "age", "colour": 1}]}, "colour"),
+        ({"features": [{"name": "rooms", "nullable": True}]}, "cannot be null"),
+        ({"features": [{"name": "rooms", "kind": "category"}]}, "a category has categories"),
+        ({"features": {"age": {}}}, "must be a list"),
+        ({"features": ["age"]}, "must be a list"),
+        ({"colour": 1}, "colour"),
+        ({"extra": "maybe"}, "extra"),
+    ],
+)
+def test_corrections_that_are_none(frame, correction, said):
+    with pytest.raises(InvalidSchema, match=said):
+        corrected(learn(frame), correction)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "dtype"),
+    [
+        (["2024-01-31", None], "datetime", "datetime64"),
+        ([1, 2], "category", "category"),
+        (["a", "b"], "category", "category"),
+        ([1, 2], "text", "object"),
+        ([1, 2], "float", "float64"),
+        ([1.0, 2.0], "integer", "int64"),
+        ([1.0, None], "integer", "float64"),
+        (["true", "False"], "boolean", "bool"),
+        ([1, 0], "boolean", "bool"),
+    ],
+)
+def test_columns_of_a_training_table_take_the_kind_that_is_said(values, kind, dtype):
+    table = retyped(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
+    assert str(table["a"].dtype).startswith(dtype)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [(["x"], "datetime"), (["x"], "float"), ([2], "boolean"), (["x"], "integer")]
+)
+def test_values_that_are_not_of_the_kind_that_is_said(values, kind):
+    with pytest.raises(InvalidSchema, match=f'"a" holds values that are no {kind}'):
+        retyped(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
+
+
+@pytest.mark.parametrize(
+    ("values", "are_dates"),
+    [
+        (["2024-01-31", "2024-02-01T10:00"], True),
+        (["2024-01-31", None], True),
+        (["2024-01-31T10:00:00+01:00"], True),
+        (["2024-01-31", "soon"], False),
+        (["20240131"], False),
+        (["2024-01-31", "2024-01-31T10:00:00+01:00"], False),
+        (["1234567890"], False),
+        ([None], False),
+    ],
+)
+def test_strings_that_are_all_dates_are_dates(values, are_dates):
+    read = dates_read(pd.Series(values, dtype=object))
+    assert str(read.dtype).startswith("datetime64") is are_dates
