@@ -1,5 +1,6 @@
 """The registry against a small reference: any sequence of changes leaves what a plain description says."""
 
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class Model:
     """What each stored version answers."""
 
     accepted: set = field(default_factory=set)
+    fresh: set = field(default_factory=set)
     history: list = field(default_factory=list)
     aliases: dict = field(default_factory=dict)
     highest: int = 0
@@ -66,6 +68,11 @@ class Model:
         """What a rollback returns to, or None."""
         others = (version for version in reversed(self.history) if version != self.active)
         return next((version for version in others if version in self.answers), None)
+
+    @property
+    def awaited(self):
+        """The versions whose publisher is still about to have them tried."""
+        return {version for version in self.fresh - self.accepted if version > (self.active or 0)}
 
     def pick(self, place):
         """The version at the place."""
@@ -117,6 +124,7 @@ class Machine(RuleBasedStateMachine):
         version = put(self.store, constant(self.published), name)
         assert version == str(model.highest)
         model.answers[model.highest] = self.published
+        model.fresh.add(model.highest)
         if accepted:
             model.accepted.add(model.highest)
             accept(self.store, name, version, active=active)
@@ -150,6 +158,21 @@ class Machine(RuleBasedStateMachine):
         if self.expect(model.missing(version), self.store.alias, name, alias, str(version)):
             model.aliases[alias] = version
 
+    @rule(name=NAMES, alias=ALIASES)
+    def remove_alias(self, name, alias):
+        model = self.models[name]
+        if self.expect(
+            None if model.highest else ModelNotFound,
+            lambda: self.store.change(name, lambda state: state.remove_alias(alias)),
+        ):
+            model.aliases.pop(alias, None)
+
+    @rule(name=NAMES)
+    def hours_pass(self, name):
+        for version in self.models[name].answers:
+            os.utime(self.store.folder(name, str(version)), (0, 0))
+        self.models[name].fresh.clear()
+
     @rule(name=NAMES, place=PLACES)
     def delete(self, name, place):
         model = self.models[name]
@@ -165,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         model = self.models[name]
         if model.answers:
             self.store.clean(name, keep)
-            kept = {*sorted(model.answers)[-keep:], *model.served, model.former}
+            kept = {*sorted(model.answers)[-keep:], *model.served, model.former, *model.awaited}
             model.answers = {version: answer for version, answer in model.answers.items() if version in kept}
             model.accepted &= kept
 
@@ -231,7 +254,7 @@ def run(machine, examples, steps, **options):
 
 
 def test_any_sequence_of_changes():
-    run(Machine, 25, 20)
+    run(Machine, 40, 20)
 
 
 @pytest.mark.gauntlet
@@ -277,4 +300,4 @@ class Tidy(Store):
 def test_a_store_with_a_fault_is_found_out(faulty):
     machine = type("Machine", (Machine,), {"store_class": faulty})
     with pytest.raises((AssertionError, FlaskmlError)):
-        run(machine, 60, 20, phases=[Phase.generate], print_blob=False)
+        run(machine, 300, 20, phases=[Phase.generate], print_blob=False)
