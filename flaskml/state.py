@@ -119,9 +119,11 @@ class State(BaseModel):
         """What the trial of `version` said in `environment`; None if there was none."""
         return self.verdicts.get(version, {}).get(environment)
 
-    def awaits_verdict(self, version: str) -> bool:
-        """Whether the version has had no trial and may yet become active, as one that was just published."""
-        return version not in self.verdicts and (self.active is None or int(version) > int(self.active))
+    def may_become_active(self, version: str) -> bool:
+        """Whether who published the version may be about to activate it: it is the newer, and no trial rejected it."""
+        verdicts = self.verdicts.get(version, {}).values()
+        newer = self.active is None or int(version) > int(self.active)
+        return newer and all(verdict.accepted for verdict in verdicts)
 
     def served(self) -> set[str]:
         """The versions that answer requests: the active one and every one with an alias."""

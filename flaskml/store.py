@@ -40,7 +40,7 @@ from flaskml.state import UNUSED, State
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
 GRACE = 3600
-"""Seconds for which a version without a verdict is left alone: the longest that a trial is thought to take."""
+"""Seconds that a version newer than the active one is left to its publisher: longer than a trial takes."""
 
 _NAME = re.compile(MODEL_NAME, re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
@@ -227,7 +227,7 @@ class Store:
             kept = state.kept(versions) | set(versions[-keep:])
             for version in versions:
                 fresh = time.time() - (folder / version).stat().st_mtime < GRACE
-                if version not in kept and not (fresh and state.awaits_verdict(version)):
+                if version not in kept and not (fresh and state.may_become_active(version)):
                     self._delete(name, folder / version)
 
     @contextmanager

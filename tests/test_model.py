@@ -1,5 +1,6 @@
 """Predictors and slots."""
 
+import dataclasses
 import gc
 import json
 import weakref
@@ -7,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from flaskml.errors import InvalidInput, NoActiveVersion, VersionNotServed
+from flaskml.errors import InvalidInput, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.model import Absent, ModelSlot, describe, open_predictor
 from flaskml.parsing import Rows
 
@@ -36,6 +37,21 @@ def test_an_absent_model_answers_with_its_reason():
 def test_a_slot_refuses_wrong_rows(slot):
     with pytest.raises(InvalidInput, match='"feature"'):
         slot.predict({"feature": "x"})
+
+
+class Picky:
+    """A runtime whose estimator chokes on every row, and repeats it."""
+
+    def compute(self, table, method):
+        raise KeyError(f"no such city: {table[0][0]}")
+
+
+def test_an_estimator_that_raises_refuses_the_rows_and_repeats_none(slot, caplog):
+    slot.swap(dataclasses.replace(slot.current, runtime=Picky()))
+    with pytest.raises(NotAnswerable) as caught:
+        slot.predict({"feature": 0.123456})
+    assert caught.value.status == 422
+    assert "KeyError" in caplog.text and "0.123456" not in caplog.text + caught.value.detail
 
 
 def test_versions_by_number(slot):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import joblib
@@ -326,6 +327,17 @@ def test_where_settings_say_how_many_versions_are_kept(here, swift, monkeypatch)
     for _ in range(5):
         flaskml.publish(fitted(), NUMBERS, instance_path=here)
     assert Store(here).versions("default") == ["4", "5"]
+
+
+@pytest.mark.thorough
+def test_publishers_at_once_take_no_version_from_each_other(here, swift, monkeypatch):
+    monkeypatch.setenv("FLASKML_KEEP_VERSIONS", "1")
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(lambda _: flaskml.publish(fitted(), NUMBERS, instance_path=here), range(8)))
+    store = Store(here)
+    assert sorted(versions, key=int) == [str(number) for number in range(1, 9)]
+    assert store.state("default").active == "8"
+    store.check("default", "8")
 
 
 def test_the_environment_says_where(here, swift, monkeypatch, tmp_path):

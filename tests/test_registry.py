@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app, trial
 from flaskml.bundle import Facts
-from flaskml.errors import NoActiveVersion, Unavailable
+from flaskml.errors import Busy, NoActiveVersion, Unavailable
 from flaskml.files import Disk
 from flaskml.golden import Golden
 from flaskml.model import Absent, ModelSlot, Predictor
@@ -224,6 +225,71 @@ def test_an_active_version_that_is_gone(small):
     slot = registry_of(small).expect("default")
     with pytest.raises(Unavailable, match=r"models/default/state\.json: it names version 1, which is gone"):
         slot.predict([[0.5]])
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_what_could_not_be_shown_is_tried_again_after_a_while(small, caplog, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("flaskml.registry.time", clock)
+    registry = registry_of(small)
+    registry.expect("default")
+    accept(small, "default", put(small, constant(8)))
+    model = small.root / "default/2/model.joblib"
+    content = model.read_bytes()
+    model.write_bytes(b"broken")
+    waits = []
+    for _ in range(6):
+        registry.refresh()
+        waits.append(registry.failures["default"].again - clock.now)
+        clock.now = registry.failures["default"].again
+    assert waits == [5, 10, 20, 40, 60, 60] and caplog.text.count("model.joblib") == 1
+    model.write_bytes(content)
+    clock.now -= 1
+    seen = registry.look()
+    clock.now += 1
+    assert registry.look() != seen, "a watcher would never look again"
+    registry.refresh()
+    assert answer(registry.slots["default"]) == [8.0] and not registry.failures
+
+
+def test_a_model_that_is_removed_goes_on_answering_until_another_takes_its_name(small):
+    registry = registry_of(small)
+    slot = registry.expect("default")
+    shutil.rmtree(small.root / "default")
+    registry.refresh()
+    assert answer(slot) == [7.0]
+    accept(small, "default", put(small, constant(8)))
+    registry.refresh()
+    assert answer(slot) == [8.0] and slot.serving.version == "1"
+
+
+def test_a_model_that_was_never_active_answers_under_its_alias(small):
+    accept(small, "shadow", put(small, constant(9), "shadow"), active=False)
+    small.alias("shadow", "next", "1")
+    registry = registry_of(small)
+    registry.refresh()
+    slot = registry.slots["shadow"]
+    predictor = slot.version("1")
+    assert predictor.predict(predictor.parser.parse_table([[0.5]])).tolist() == [9.0]
+    with pytest.raises(NoActiveVersion, match="flask models activate shadow"):
+        slot.predict([[0.5]])
+
+
+def test_one_change_at_a_time(small):
+    registry = registry_of(small)
+    with registry.changing(), pytest.raises(Busy), registry.changing():
+        pass
+    with registry.changing():
+        pass
 
 
 class ReadOnly(Disk):

@@ -71,8 +71,8 @@ class Model:
 
     @property
     def awaited(self):
-        """The versions whose publisher is still about to have them tried."""
-        return {version for version in self.fresh - self.accepted if version > (self.active or 0)}
+        """The versions that their publisher may be about to activate."""
+        return {version for version in self.fresh if version > (self.active or 0)}
 
     def pick(self, place):
         """The version at the place."""

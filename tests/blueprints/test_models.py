@@ -123,6 +123,27 @@ def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
     assert len(answer.json["lagging"]) == 1 and answer.json["lagging"][0]["pid"]
 
 
+def test_a_second_change_at_once_is_put_off(app, client, two):
+    changes = (
+        lambda: client.put("/models/default/active", json={"version": "2"}),
+        lambda: client.post("/models/default/rollback"),
+        lambda: client.delete("/models/default/versions/2"),
+    )
+    with app.extensions["registry"].changing():
+        answers = [change() for change in changes]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
+    assert two.state("default").active == "1" and two.versions("default") == ["1", "2"]
+    assert changes[0]().json["active"] == "2"
+
+
+def test_the_history_is_told_of_a_model_whose_manifest_is_damaged(client, store):
+    (store.root / "homes/1/manifest.json").write_bytes(b"{")
+    shown = client.get("/models/homes").json
+    assert [entry["version"] for entry in shown["history"]] == ["1"] and shown["features"] is None
+    assert client.get("/models/homes/versions/1").status_code >= 500
+
+
 def test_unknown(client):
     answer = client.get("/models/hommes")
     assert answer.status_code == 404 and "homes" in answer.json["detail"]

@@ -314,6 +314,33 @@ def test_alias(flask_models, two):
         assert "cannot be an alias" in flask_models("alias", "default", alias, "2", code=1).stderr
 
 
+def test_taking_an_alias_away(flask_models, two):
+    flask_models("alias", "default", "next", "2")
+    for _ in range(2):
+        told = json.loads(flask_models("alias", "default", "next", "--delete", "--json").stdout)
+        assert told["active"] == "1" and two.state("default").aliases == {}
+    flask_models("delete", "default", "2")
+    assert two.versions("default") == ["1"]
+
+
+def test_a_rejection_is_tried_once_more_when_asked_for(flask_models, two, trials):  # noqa: F811
+    put(two, constant(9))
+    trials.rejected.add("3")
+    for _ in range(2):
+        flask_models("activate", "default", "3", code=1)
+    trials.rejected.clear()
+    flask_models("activate", "default", "3")
+    assert two.state("default").active == "3"
+
+
+def test_a_rollback_passes_over_what_was_deleted(flask_models, two):
+    put(two, constant(9))
+    for version in ("2", "3", "2"):
+        flask_models("activate", "default", version)
+    flask_models("delete", "default", "3")
+    assert json.loads(flask_models("rollback", "default", "--json").stdout)["active"] == "1"
+
+
 def test_delete(flask_models, two):
     flask_models("alias", "default", "next", "2")
     for version in ("1", "2"):
