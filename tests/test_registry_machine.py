@@ -254,7 +254,7 @@ def run(machine, examples, steps, **options):
 
 
 def test_any_sequence_of_changes():
-    run(Machine, 40, 20)
+    run(Machine, 25, 40)
 
 
 @pytest.mark.gauntlet
@@ -300,4 +300,4 @@ class Tidy(Store):
 def test_a_store_with_a_fault_is_found_out(faulty):
     machine = type("Machine", (Machine,), {"store_class": faulty})
     with pytest.raises((AssertionError, FlaskmlError)):
-        run(machine, 300, 20, phases=[Phase.generate], print_blob=False)
+        run(machine, 1000, 40, phases=[Phase.generate], print_blob=False)
