@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
     def reopen(self):
         self.store = self.store_class(Path(self.folder.name) / "instance")
 
-    @rule(name=NAMES, accepted=st.sampled_from([True, True, False]), active=st.booleans())
+    @rule(name=NAMES, accepted=st.booleans(), active=st.booleans())
     def publish(self, name, accepted, active):
         model = self.models[name]
         self.published += 1
@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
     def roll_back(self, name):
         model = self.models[name]
         former = model.former
-        refusal = model.refusal(former) if former else NothingToRollBackTo
+        refusal = model.refusal(former) if former else NothingToRollBackTo if model.answers else ModelNotFound
         if self.expect(None if model.highest else ModelNotFound, self.store.state, name) and self.expect(
             refusal,
             lambda: self.store.activate(

@@ -198,7 +198,7 @@ BROKEN = {
     "AnswersTexts": (ANSWERING, "return super().predict(rows).astype(str)", "golden row 0 otherwise"),
     "AnswersNothing": (ANSWERING, "return super().predict(rows) * math.nan", "golden row 0 otherwise"),
     "AnswersAloneOtherwise": (ANSWERING, "return rows[:, 0] + 999 + len(rows) // 32", "golden row 0 otherwise"),
-    "IsNoModel": ("predict = property()", "", "neither predicts nor transforms"),
+    "IsNoModel": ("predict = property()", "", "has no predict here"),
     "IsGone": ("", "", "does not load here .AttributeError"),
 }
 """Classes of models that are broken everywhere but where they are published: what they do when they are loaded or asked
