@@ -1,5 +1,6 @@
 """The whole URL map. A route that is not in this table fails the build, and so does a row without a route."""
 
+import base64
 import hashlib
 import re
 
@@ -49,15 +50,25 @@ ACCESS = {
 TOKEN = "a token of the tests"
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
 
+
+def basic(password):
+    """What a browser makes of a password."""
+    return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
+
+
 CREDENTIALS = {
     # name: (are tokens configured, the peer, headers, what a guarded route answers; None is anything but 401 and 403)
     "this machine": (False, "127.0.0.1", {}, None),
     "a stranger": (False, "192.0.2.1", {}, 403),
     "a foreign page": (False, "127.0.0.1", {"Origin": "http://evil.example"}, 403),
     "a rebound name": (False, "127.0.0.1", {"Host": "evil.example"}, 403),
+    "a link on a foreign page": (False, "127.0.0.1", {"Sec-Fetch-Site": "cross-site"}, 403),
+    "its own page": (False, "127.0.0.1", {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, None),
     "no token": (True, "127.0.0.1", {}, 401),
     "a wrong token": (True, "127.0.0.1", {"Authorization": "Bearer wrong"}, 401),
     "a token": (True, "192.0.2.1", {"Authorization": f"Bearer {TOKEN}"}, None),
+    "a token as password": (True, "192.0.2.1", {"Authorization": basic(TOKEN)}, None),
+    "a wrong password": (True, "127.0.0.1", {"Authorization": basic("wrong")}, 401),
     "a token and a foreign page": (True, "127.0.0.1", {"Authorization": f"Bearer {TOKEN}", "Origin": "null"}, 403),
 }
 
