@@ -7,7 +7,7 @@ replaying them, not believed from version numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Golden(BaseModel):
 
     def replay(self, schema: Schema, predict: Any) -> Difference | None:
         """The first row that `predict` answers otherwise, in one batch or alone; None if all answers are the same."""
-        maker, absolute = TableMaker(schema), ABSOLUTE * _largest(self.answers)
+        maker, absolute = TableMaker(schema), ABSOLUTE * largest(self.answers)
         batch = plain(predict(maker.table(self.rows)))
         alone = [plain(predict(maker.table([row])))[0] for row in self.rows]
         for answers in (batch, alone):
@@ -85,19 +85,25 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
-def _largest(answer: Any) -> float:
+def largest(answer: Any) -> float:
     """The largest magnitude of the numbers in an answer."""
+    if isinstance(answer, Mapping):
+        answer = list(answer.values())
     if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return max(map(_largest, answer), default=0.0)
+        return max(map(largest, answer), default=0.0)
     return abs(answer) if isinstance(answer, float) else 0.0
 
 
-def same(expected: Any, answered: Any, absolute: float = 0.0) -> bool:
-    """Whether two answers are the same: numbers nearly, labels exactly, lists item by item."""
+def same(expected: Any, answered: Any, absolute: float = 0.0, relative: float = RELATIVE) -> bool:
+    """Whether two answers are the same: numbers nearly, labels exactly, lists and objects item by item."""
+    if isinstance(expected, Mapping) and isinstance(answered, Mapping):
+        return list(expected) == list(answered) and same(
+            list(expected.values()), list(answered.values()), absolute, relative
+        )
     if isinstance(expected, Sequence) and not isinstance(expected, str):
         if not isinstance(answered, Sequence) or isinstance(answered, str) or len(expected) != len(answered):
             return False
-        return all(same(one, other, absolute) for one, other in zip(expected, answered, strict=True))
+        return all(same(one, other, absolute, relative) for one, other in zip(expected, answered, strict=True))
     if isinstance(expected, float) and isinstance(answered, (int, float)) and not isinstance(answered, bool):
-        return math.isclose(expected, answered, rel_tol=RELATIVE, abs_tol=absolute)
+        return math.isclose(expected, answered, rel_tol=relative, abs_tol=absolute)
     return type(expected) is type(answered) and bool(expected == answered)

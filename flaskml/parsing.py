@@ -50,6 +50,7 @@ class Parser:
         self.maker = TableMaker(schema)
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
+        self._written = {written: name for name in schema.names for written in _as_browsers_write(name)}
         row = _row(schema)
         values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features])
         self._row = SchemaValidator(row)
@@ -101,7 +102,8 @@ class Parser:
     def parse_form(self, fields: Sequence[tuple[str, str]]) -> Rows:
         """One row of text fields. A number is written in ASCII digits; nothing stands for null."""
         texts: dict[str, str] = {}
-        for name, text in fields:
+        for written, text in fields:
+            name = written if written in self._features else self._written.get(written, written)
             if name in texts:
                 raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" was sent more than once')])
             texts[name] = text
@@ -224,6 +226,16 @@ def _as_rows(document: object) -> tuple[Sequence[Any], bool]:
     if isinstance(document, dict) and document.keys() == {"instances"} and isinstance(document["instances"], list):
         return document["instances"], False
     return (document, False) if isinstance(document, list) else ([document], True)
+
+
+def _as_browsers_write(name: str) -> Iterator[str]:
+    """The name as forms may have it: with line ends as CR LF, and in multipart with these and quotes escaped.
+
+    Source: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+    """
+    for ends in (name, re.sub("\r\n|\r|\n", "\r\n", name)):
+        yield ends
+        yield ends.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
 
 
 def read_text(feature: Feature, text: str) -> Value:

@@ -53,7 +53,7 @@ class TableMaker:
         shape = (len(rows), len(self.names))
         if self._dtype.kind in "biuf":
             if self._dtype.kind == "f" and len(rows) == 1:  # numpy reads None as NaN here, and one by one it does not.
-                return np.array(rows, dtype=self._dtype).reshape(shape)
+                return np.array(rows, dtype=self._dtype)
             return _flat(rows, self._dtype, shape)
         if self._markers is not None:
             rows = [[m if v is None else v for v, m in zip(row, self._markers, strict=True)] for row in rows]

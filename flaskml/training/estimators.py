@@ -125,7 +125,7 @@ def date_parts(frame: pd.DataFrame) -> np.ndarray:
     parts = []
     for _, column in frame.items():
         moments = column.dt
-        parts += [_seconds(column), moments.month, moments.dayofweek, moments.hour]
+        parts += [_seconds(column), moments.month, moments.day_of_week, moments.hour]
     return np.column_stack([np.asarray(part, dtype=np.float64) for part in parts])
 
 

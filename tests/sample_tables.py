@@ -1,0 +1,203 @@
+"""Fitted estimators with the tables that they were fitted on, of every kind that people have."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn import datasets
+from sklearn.compose import make_column_transformer
+from sklearn.decomposition import PCA
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from flaskml.training.estimators import date_parts
+from tests.conftest import mixed_table
+
+ROWS = 220
+"""More than the largest batch that is asked for."""
+
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fitted estimator and the rows that it was fitted on, as it takes them."""
+
+    estimator: object
+    X: object
+
+    @property
+    def names(self):
+        """The names that requests use."""
+        return list(self.X.columns) if isinstance(self.X, pd.DataFrame) else [f"x{i}" for i in range(self.X.shape[1])]
+
+    @property
+    def methods(self):
+        return [method for method in METHODS if hasattr(self.estimator, method)]
+
+    def answers(self, method):
+        """What the estimator answers to all rows when it is called itself, row by row."""
+        with np.errstate(divide="ignore"):  # The logarithm of no probability.
+            answer = getattr(self.estimator, method)(self.X)
+        if isinstance(answer, list):
+            return [list(row) for row in zip(*answer, strict=True)]
+        return list(answer.toarray() if hasattr(answer, "toarray") else np.asarray(answer))
+
+
+def rng():
+    return np.random.default_rng(7)
+
+
+def iris():
+    data = datasets.load_iris()
+    return Case(LogisticRegression(max_iter=500).fit(data.data, data.target_names[data.target]), data.data)
+
+
+def diabetes():
+    X, y = datasets.load_diabetes(return_X_y=True, as_frame=True)
+    X, y = X[:ROWS], y[:ROWS]
+    return Case(make_pipeline(StandardScaler(), Ridge()).fit(X, y), X)
+
+
+def wine():
+    X = datasets.load_wine(as_frame=True).data
+    return Case(make_pipeline(StandardScaler(), PCA(3)).fit(X), X)
+
+
+def breast_cancer():
+    X, y = datasets.load_breast_cancer(return_X_y=True, as_frame=True)
+    return Case(GradientBoostingClassifier(n_estimators=20, random_state=0).fit(X[:ROWS], y[:ROWS] == 1), X[:ROWS])
+
+
+def digits():
+    X, y = datasets.load_digits(return_X_y=True)
+    return Case(KNeighborsClassifier(3).fit(X[:ROWS].astype(np.float32), y[:ROWS]), X[:ROWS].astype(np.float32))
+
+
+def mixed():
+    """Numbers, categories, booleans and texts with gaps, under names that have to be quoted somewhere."""
+    frame = mixed_table(ROWS).dropna(subset=["sold"]).drop(columns="empty")
+    target = frame.pop("sold")
+    frame.columns = ["Größe, in m²", 'the "rooms"', "home\ncity", " member's ", "名前 = 🏠"]
+    frame["名前 = 🏠"] = frame["名前 = 🏠"].fillna('=1+1, "quoted"\nand broken')
+    size, rooms, city, member, note = frame.columns
+    frame[city] = frame[city].astype(object).where(frame[city].notna(), None)
+    columns = make_column_transformer(
+        (make_pipeline(SimpleImputer(), StandardScaler()), [size, rooms, member]),
+        (OneHotEncoder(handle_unknown="ignore"), [city]),
+        (TfidfVectorizer(), note),
+    )
+    return Case(make_pipeline(columns, LogisticRegression()).fit(frame, target), frame)
+
+
+def dates():
+    """Datetimes without an offset, with gaps, and with one, in a zone that has a summer time."""
+    days = pd.Series(pd.date_range("2023-01-31 06:30", periods=ROWS, freq="37h"))
+    frame = pd.DataFrame({"sold": days, "seen": days.dt.tz_localize("Europe/Oslo").dt.as_unit("ns")})
+    target = frame["sold"].dt.month.to_numpy() + frame["seen"].dt.hour.to_numpy()
+    frame.loc[::9, "sold"] = pd.NaT
+    pipeline = make_pipeline(FunctionTransformer(date_parts), SimpleImputer(), StandardScaler(), Ridge())
+    return Case(pipeline.fit(frame, target), frame)
+
+
+def wide():
+    X = pd.DataFrame(rng().normal(size=(ROWS, 500)), columns=[f"gene {i}" for i in range(500)])
+    return Case(Ridge().fit(X, X.sum(axis=1)), X)
+
+
+def one_column():
+    X = np.arange(ROWS, dtype=np.float64).reshape(-1, 1)
+    return Case(LinearRegression().fit(X, X[:, 0] * 3 + 1), X)
+
+
+def texts():
+    """Texts that all differ, one of them empty."""
+    frame = pd.DataFrame({"note": [f"{'good' if i % 3 else 'bad'} case {i}, naïve “quoted”" for i in range(ROWS)]})
+    frame.loc[5, "note"] = ""
+    pipeline = make_pipeline(make_column_transformer((TfidfVectorizer(), "note")), LogisticRegression())
+    return Case(pipeline.fit(frame, frame["note"].str.startswith("good")), frame)
+
+
+def whole_numbers():
+    """Numbers that no float tells apart, beside booleans and a column that never changes."""
+    order = rng().permutation(ROWS)
+    frame = pd.DataFrame({"id": 2**60 + order, "yes": order % 2 == 0, "always": 1, "code": (order % 5).astype(np.int8)})
+    columns = make_column_transformer((OrdinalEncoder(), ["id"]), remainder="passthrough")
+    return Case(make_pipeline(columns, DecisionTreeClassifier(random_state=0)).fit(frame, 2**60 + order // 4), frame)
+
+
+def nullable():
+    """The types of pandas that have a place for what is missing."""
+    random = rng()
+    frame = pd.DataFrame(
+        {
+            "count": pd.array(random.integers(0, 9, ROWS), dtype="Int64"),
+            "share": pd.array(random.random(ROWS), dtype="Float64"),
+            "member": pd.array(random.random(ROWS) > 0.5, dtype="boolean"),
+            "town": pd.array(random.choice(["Oslo", "Rome"], ROWS), dtype="string"),
+        }
+    )
+    for place, name in enumerate(frame.columns[:3]):
+        frame.loc[place :: 7 + place, name] = pd.NA
+    numbers = ["count", "share", "member"]
+    columns = make_column_transformer((SimpleImputer(), numbers), (OneHotEncoder(), ["town"]))
+    target = (frame["share"].fillna(0) > 0.5).to_numpy(dtype=bool)
+    return Case(make_pipeline(columns, SVC()).fit(frame, target), frame)
+
+
+def categoricals():
+    """Categories of strings, of numbers, and in an order, with gaps."""
+    random = rng()
+    sizes = pd.CategoricalDtype(["small", "medium", "large"], ordered=True)
+    frame = pd.DataFrame(
+        {
+            "size": pd.Series(random.choice(list(sizes.categories), ROWS), dtype=sizes),
+            "town": pd.Series(random.choice(["Oslo", "Rome", "São Paulo"], ROWS), dtype="category"),
+            "floor": pd.Series(random.choice([1, 2, 10], ROWS), dtype="category"),
+            "area": random.random(ROWS),
+        }
+    )
+    frame.loc[::8, "town"] = None
+    target = np.where((frame["size"] > "small") & (frame["area"] > 0.3), "dear", "cheap")
+    model = HistGradientBoostingClassifier(categorical_features="from_dtype", max_iter=10, random_state=0)
+    return Case(model.fit(frame, target), frame)
+
+
+def outputs():
+    X = rng().normal(size=(ROWS, 3))
+    return Case(DecisionTreeRegressor(random_state=0).fit(X, np.c_[X.sum(axis=1), X[:, 0]]), X)
+
+
+def labels():
+    """Several labels at once, each of its own set."""
+    X = rng().normal(size=(ROWS, 3))
+    y = np.c_[np.where(X[:, 0] > 0, "ja", "nein"), np.where(X[:, 1] > 0, "yes", "no")]
+    return Case(RandomForestClassifier(5, random_state=0).fit(X, y), X)
+
+
+def lightgbm_categoricals():
+    from lightgbm import LGBMClassifier
+
+    case = categoricals()
+    return Case(LGBMClassifier(n_estimators=5, verbose=-1).fit(case.X, case.X["area"] > 0.4), case.X)
+
+
+def xgboost_categoricals():
+    from xgboost import XGBClassifier
+
+    case = categoricals()
+    return Case(XGBClassifier(n_estimators=5, enable_categorical=True).fit(case.X, case.X["area"] > 0.4), case.X)
+
+
+TABLES = (
+    iris, diabetes, wine, breast_cancer, digits, mixed, dates, wide, one_column, texts, whole_numbers, nullable,
+    categoricals, outputs, labels, lightgbm_categoricals, xgboost_categoricals,
+)  # fmt: skip
+"""Each makes its case anew, the same one every time."""

@@ -1,0 +1,209 @@
+"""Every row of every table gets over HTTP what the estimator answers when it is called itself."""
+
+import csv
+import io
+import json
+import math
+import os
+import sys
+from contextlib import closing
+from http.client import HTTPConnection
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import flaskml
+from flaskml import trial
+from tests.conftest import CHECKOUT, Server
+from tests.sample_tables import TABLES
+
+BATCHES = (1, 7, 200)
+
+NEAR = {"lightgbm_categoricals": 1e-6, "xgboost_categoricals": 1e-6}
+"""How far a number may be off as a share of itself or of the largest beside it, where it is not 1e-12."""
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {make.__name__: make() for make in TABLES}
+
+
+@pytest.fixture(scope="module")
+def server(cases, tmp_path_factory):
+    """A server of all tables, each published under its own name."""
+    instance = tmp_path_factory.mktemp("tables") / "instance"
+    with pytest.MonkeyPatch.context() as patch:
+        # The golden rows are replayed in this process, without the second that a child takes to start.
+        patch.setattr(trial, "judge", lambda store, name, version, limits: replayed(store, name, version))
+        for name, case in cases.items():
+            flaskml.publish(case.estimator, case.X, name=name, instance_path=instance)
+    command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"]
+    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), "FLASKML_MODEL_NAME": "iris"}
+    variables["FLASKML_MAX_BODY"] = str(2**23)
+    server = Server(command, cwd=CHECKOUT, env=variables)
+    yield server
+    server.stop()
+
+
+def replayed(store, name, version):
+    return trial._replay(store, store.manifest(name, version), mapped=False)
+
+
+def in_json(value):
+    """A value of a table as a client would write it in JSON."""
+    if value is None or value is pd.NaT or value is pd.NA or value != value:
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def in_text(value):
+    """A value of JSON as a client would write it in a form."""
+    return "" if value is None else str(value)
+
+
+def rows_of(case):
+    """The rows as lists of what JSON has for their values."""
+    columns = [case.X.iloc[:, i] for i in range(case.X.shape[1])] if hasattr(case.X, "iloc") else list(case.X.T)
+    return [list(row) for row in zip(*[[in_json(value) for value in column] for column in columns], strict=True)]
+
+
+def as_object(names, rows):
+    return json.dumps(dict(zip(names, rows[0], strict=True))), "application/json"
+
+
+def as_array(names, rows):
+    return json.dumps([dict(zip(reversed(names), reversed(row), strict=True)) for row in rows]), "application/json"
+
+
+def as_instances(names, rows):
+    return json.dumps({"instances": [dict(zip(names, row, strict=True)) for row in rows]}), "application/json"
+
+
+def as_lists(names, rows):
+    return json.dumps({"instances": rows}), "application/json"
+
+
+def as_csv(names, rows):
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([names, *([in_text(value) for value in row] for row in rows)])
+    return "\ufeff" + text.getvalue(), "text/csv"
+
+
+def as_form(names, rows):
+    texts = [in_text(value) for value in rows[0]]
+    return urlencode(list(zip(names, texts, strict=True))), "application/x-www-form-urlencoded"
+
+
+def as_multipart(names, rows):
+    # As browsers do: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+    escaped = [name.replace("\n", "%0A").replace('"', "%22") for name in names]
+    parts = [
+        f'--part\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{in_text(value)}\r\n'
+        for name, value in zip(escaped, rows[0], strict=True)
+    ]
+    return "".join(parts) + "--part--\r\n", "multipart/form-data; boundary=part"
+
+
+MANY = (as_array, as_instances, as_lists, as_csv)
+ALONE = (as_object, as_form, as_multipart)
+
+
+@pytest.fixture
+def ask(server):
+    """Asks for predictions over one connection."""
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+
+        def answers(name, method, body, content_type):
+            path, headers = f"/models/{name}/predict?method={method}", {"Content-Type": content_type}
+            connection.request("POST", path, body.encode(), headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read(), parse_constant=pytest.fail)
+            assert response.status == 200, answer
+            return answer["predictions"] if "predictions" in answer else [answer["prediction"]]
+
+        yield answers
+
+
+def expected(case, method):
+    """What has to come: for each row a value for JSON, probabilities by class."""
+    answers = [plain(answer) for answer in case.answers(method)]
+    if "proba" not in method:
+        return answers
+    classes = case.estimator.classes_
+    if isinstance(classes, list):
+        return [[by_class(c, part) for c, part in zip(classes, row, strict=True)] for row in answers]
+    return [by_class(classes, row) for row in answers]
+
+
+def by_class(classes, numbers):
+    names = [{True: "true", False: "false"}.get(label, str(label)) if label in (True, False) and isinstance(label, bool)
+             else str(label) for label in np.asarray(classes).tolist()]  # fmt: skip
+    return dict(zip(names, numbers, strict=True))
+
+
+def plain(answer):
+    if isinstance(answer, (list, np.ndarray)):
+        return [plain(part) for part in answer]
+    value = answer.item() if isinstance(answer, np.generic) else answer
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def differs(wanted, got, near, scale):
+    """Whether two answers are not the same."""
+    if isinstance(wanted, float) and isinstance(got, (int, float)) and not isinstance(got, bool):
+        return not math.isclose(wanted, got, rel_tol=near, abs_tol=near * scale)
+    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        return any(differs(one, other, near, scale) for one, other in zip(wanted, got, strict=True))
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        return list(wanted) != list(got) or differs(list(wanted.values()), list(got.values()), near, scale)
+    return type(wanted) is not type(got) or wanted != got
+
+
+def largest(answer):
+    """The largest magnitude of the numbers in an answer: beside it, a smaller one may be rounding alone."""
+    if isinstance(answer, dict):
+        answer = list(answer.values())
+    if isinstance(answer, list):
+        return max(map(largest, answer), default=0.0)
+    return abs(answer) if isinstance(answer, float) else 0.0
+
+
+def compare(ask, cases, name, alone, sevens):
+    """Asks for all rows in batches, for the first `sevens` of them by sevens, and for the first `alone` one by one."""
+    case = cases[name]
+    rows, names, near = rows_of(case), case.names, NEAR.get(name, 1e-12)
+    limits = dict(zip(BATCHES, (alone, sevens, len(rows)), strict=True))
+    for method in case.methods:
+        wanted = expected(case, method)
+        scale = largest(wanted)
+        for size, limit in limits.items():
+            for form in (*MANY, *ALONE) if size == 1 else MANY:
+                for start in range(0, min(limit, len(rows)), size):
+                    body, content_type = form(names, rows[start : start + size])
+                    got = ask(name, method, body, content_type)
+                    here = wanted[start : start + size]
+                    assert len(got) == len(here)
+                    for index, (one, other) in enumerate(zip(here, got, strict=True)):
+                        where = (name, method, form.__name__, size, start + index)
+                        assert not differs(one, other, near, scale), (where, one, other)
+
+
+@pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
+def test_every_answer_is_the_estimators_own(ask, cases, name):
+    compare(ask, cases, name, alone=10, sevens=28)
+
+
+@pytest.mark.gauntlet
+@pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
+def test_every_answer_to_every_row_alone(ask, cases, name):
+    compare(ask, cases, name, alone=10**6, sevens=10**6)
+
+
+def test_the_comparison_finds_what_it_looks_for():
+    assert differs(1.0, 1.0 + 1e-11, 1e-12, 1.0) and not differs(1.0, 1.0 + 1e-13, 1e-12, 1.0)
+    for wanted, got in ((True, 1), (1, 1.0), ("1", 1), (None, 0.0), ({"a": 1.0}, {"b": 1.0}), ([1.0], [1.0, 1.0])):
+        assert differs(wanted, got, 1e-12, 1.0), (wanted, got)
