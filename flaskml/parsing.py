@@ -10,6 +10,7 @@ import csv
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -116,7 +117,7 @@ class Parser:
             header = next(lines, None)
             if not header:
                 raise NotParseable("it is empty; send a header with the names of the features")
-            twice = next((name for name in header if header.count(name) > 1), None)
+            twice = next((name for name, count in Counter(header).items() if count > 1), None)
             if twice is not None:
                 raise InvalidInput([Problem(None, twice[:100], f'"{twice[:100]}" is in the header more than once')])
             rows = [self._read(self._record(number, header, line)) for number, line in self._numbered(lines)]

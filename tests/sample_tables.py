@@ -1,9 +1,12 @@
 """Fitted estimators with the tables that they were fitted on, of every kind that people have."""
 
+import os
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pytest
 from sklearn import datasets
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
@@ -17,8 +20,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+import flaskml
+from flaskml import trial
+from flaskml.store import Store
 from flaskml.training.estimators import date_parts
-from tests.conftest import mixed_table
+from tests.conftest import CHECKOUT, Server, mixed_table
 
 ROWS = 220
 """More than the largest batch that is asked for."""
@@ -201,3 +207,35 @@ TABLES = (
     categoricals, outputs, labels, lightgbm_categoricals, xgboost_categoricals,
 )  # fmt: skip
 """Each makes its case anew, the same one every time."""
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {make.__name__: make() for make in TABLES}
+
+
+@pytest.fixture(scope="module")
+def tables_store(cases, tmp_path_factory):
+    """A store of all tables, each published under its own name."""
+    instance = tmp_path_factory.mktemp("tables") / "instance"
+    with pytest.MonkeyPatch.context() as patch:
+        # The golden rows are replayed in this process, without the second that a child takes to start.
+        patch.setattr(trial, "judge", replayed)
+        for name, case in cases.items():
+            flaskml.publish(case.estimator, case.X, name=name, instance_path=instance)
+    return Store(instance)
+
+
+def replayed(store, name, version, _):
+    return trial._replay(store, store.manifest(name, version), mapped=False)
+
+
+@pytest.fixture(scope="module")
+def server(tables_store):
+    """A server of all tables."""
+    command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"]
+    settings = {"INSTANCE_PATH": str(tables_store.instance_path), "MODEL_NAME": "iris", "MAX_BODY": str(2**23)}
+    variables = {f"FLASKML_{name}": value for name, value in settings.items()}
+    server = Server(command, cwd=CHECKOUT, env={**os.environ, **variables})
+    yield server
+    server.stop()

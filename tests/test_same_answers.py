@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import os
-import sys
 from contextlib import closing
 from http.client import HTTPConnection
 from urllib.parse import urlencode
@@ -14,41 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import flaskml
-from flaskml import trial
-from tests.conftest import CHECKOUT, Server
-from tests.sample_tables import TABLES
+from tests.sample_tables import TABLES, cases, server, tables_store  # noqa: F401 - fixtures
 
 BATCHES = (1, 7, 200)
 
 NEAR = {"lightgbm_categoricals": 1e-6, "xgboost_categoricals": 1e-6}
 """How far a number may be off as a share of itself or of the largest beside it, where it is not 1e-12."""
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return {make.__name__: make() for make in TABLES}
-
-
-@pytest.fixture(scope="module")
-def server(cases, tmp_path_factory):
-    """A server of all tables, each published under its own name."""
-    instance = tmp_path_factory.mktemp("tables") / "instance"
-    with pytest.MonkeyPatch.context() as patch:
-        # The golden rows are replayed in this process, without the second that a child takes to start.
-        patch.setattr(trial, "judge", lambda store, name, version, limits: replayed(store, name, version))
-        for name, case in cases.items():
-            flaskml.publish(case.estimator, case.X, name=name, instance_path=instance)
-    command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"]
-    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), "FLASKML_MODEL_NAME": "iris"}
-    variables["FLASKML_MAX_BODY"] = str(2**23)
-    server = Server(command, cwd=CHECKOUT, env=variables)
-    yield server
-    server.stop()
-
-
-def replayed(store, name, version):
-    return trial._replay(store, store.manifest(name, version), mapped=False)
 
 
 def in_json(value):
@@ -113,7 +82,7 @@ ALONE = (as_object, as_form, as_multipart)
 
 
 @pytest.fixture
-def ask(server):
+def ask(server):  # noqa: F811
     """Asks for predictions over one connection."""
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
 
@@ -172,9 +141,8 @@ def largest(answer):
     return abs(answer) if isinstance(answer, float) else 0.0
 
 
-def compare(ask, cases, name, alone, sevens):
+def compare(ask, case, name, alone, sevens):
     """Asks for all rows in batches, for the first `sevens` of them by sevens, and for the first `alone` one by one."""
-    case = cases[name]
     rows, names, near = rows_of(case), case.names, NEAR.get(name, 1e-12)
     limits = dict(zip(BATCHES, (alone, sevens, len(rows)), strict=True))
     for method in case.methods:
@@ -193,14 +161,14 @@ def compare(ask, cases, name, alone, sevens):
 
 
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
-def test_every_answer_is_the_estimators_own(ask, cases, name):
-    compare(ask, cases, name, alone=10, sevens=28)
+def test_every_answer_is_the_estimators_own(ask, cases, name):  # noqa: F811
+    compare(ask, cases[name], name, alone=10, sevens=28)
 
 
 @pytest.mark.gauntlet
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
-def test_every_answer_to_every_row_alone(ask, cases, name):
-    compare(ask, cases, name, alone=10**6, sevens=10**6)
+def test_every_answer_to_every_row_alone(ask, cases, name):  # noqa: F811
+    compare(ask, cases[name], name, alone=10**6, sevens=10**6)
 
 
 def test_the_comparison_finds_what_it_looks_for():

@@ -115,9 +115,9 @@ def is_form() -> bool:
 def read_form(predictor: Current) -> Rows:
     """The one row of a form. A file is no value."""
     request.max_form_parts = len(predictor.schema.features) + 1
-    if files := list(request.files):
+    if files := [name or "" for name in request.files]:  # The header of a part may leave its name out.
         raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" is a file; send its value') for name in files])
-    return predictor.parser.parse_form(list(request.form.items(multi=True)))
+    return predictor.parser.parse_form([(name or "", text) for name, text in request.form.items(multi=True)])
 
 
 def answer_with_page(predictor: Current) -> tuple[str, int]:

@@ -67,7 +67,7 @@ def _spec(upload: FileStorage | None) -> TrainingSpec:
         return checked(lambda: TrainingSpec.model_validate_json(request.get_data(), strict=True))
     if request.mimetype not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType(request.mimetype or "No Content-Type", "application/json or multipart/form-data")
-    twice = [key for key, sent in request.form.lists() if len(sent) > 1]
+    twice = [key or "" for key, sent in request.form.lists() if len(sent) > 1]
     if twice:
         raise InvalidInput([Problem(None, key[:100], f'"{key[:100]}" was sent more than once') for key in twice])
     values: dict[str, Any] = {key: value for key, value in request.form.items() if value}

@@ -1,5 +1,6 @@
 """The benchmark programs run for real at their smallest; no time is asserted."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy
 import pytest
+from bench_parsing import FORMS, array_cases
 
 pytestmark = pytest.mark.thorough
 
@@ -89,6 +92,25 @@ def test_load_says_which_client_was_used(runs: Runs) -> None:
 def test_load_fails_with_the_reason(runs: Runs, name: str, words: str) -> None:
     assert runs[name].returncode == 1
     assert words in runs[name].stderr
+
+
+def test_parsing_measures_every_case(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    run = _run(("bench_parsing.py", "--rows=3", "--rounds=2", "--seconds=0.0001", f"--json={figures}"))
+    rows = [row for row in _table(run) if row[0] != "form"]
+    arrays = [[form, inputs] for form in FORMS for inputs in ("good", "bad at the end")]
+    assert [[row[0], row[2]] for row in rows] == [*arrays, ["object", "good"], ["[objects]", "good"]]
+    assert all(float(number) > 0 for row in rows for number in row[4:])
+    assert [len(case["microseconds"]) for case in json.loads(figures.read_text())["cases"]] == [2] * len(rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_way_of_parsing_makes_the_same_array(form: str) -> None:
+    case = next(case for case in array_cases(7) if case.form == form and case.good)
+    table = case.calls["parser"](case.body).table
+    assert table.shape == (1 if form == "object" else 7, 20)
+    for name in ("models", "loop"):
+        numpy.testing.assert_array_equal(case.calls[name](case.body), table, strict=True)
 
 
 def test_no_server_remains(runs: Runs) -> None:
