@@ -104,11 +104,15 @@ class Parser:
         """One row of text fields. A number is written in ASCII digits; nothing stands for null."""
         texts: dict[str, str] = {}
         for written, text in fields:
-            name = written if written in self._features else self._written.get(written, written)
+            name = self.feature_meant(written)
             if name in texts:
                 raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" was sent more than once')])
             texts[name] = text
         return self._checked([self._read(texts)], single=True)
+
+    def feature_meant(self, written: str) -> str:
+        """The feature that a form means by a name, which browsers do not send as it stands."""
+        return written if written in self._features else self._written.get(written, written)
 
     def parse_csv(self, body: bytes) -> Rows:
         """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""

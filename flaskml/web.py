@@ -197,14 +197,14 @@ class VersionConverter(BaseConverter):
 
 def compile_templates(app: Flask) -> None:
     """Compiles every template now, so that no page has to."""
-    app.add_template_filter(_number, "number")
+    app.add_template_filter(_brief, "brief")
     for name in app.jinja_env.list_templates():
         app.jinja_env.get_template(name)
 
 
-def _number(value: float) -> str:
-    """A number in six digits, without the zeros that say nothing."""
-    return f"{value:.6g}"
+def _brief(bound: float | str) -> str:
+    """A bound for people: a float in six digits, without the zeros that say nothing."""
+    return f"{bound:.6g}" if isinstance(bound, float) else str(bound)
 
 
 def install(app: Flask) -> None:

@@ -125,7 +125,13 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
     try:
         rows = read_rows(predictor)
     except FlaskmlError as error:
-        return render_form(predictor, error.status, values=request.form, error=error)
+        return render_form(predictor, error.status, values=typed(predictor), error=error)
     method = predictor.method(None)
     prediction = predictor.values(predictor.predict(rows), method)[0]
-    return render_form(predictor, values=request.form, prediction=prediction)
+    doubts = predictor.doubts.of(rows.values, rows.table)
+    return render_form(predictor, values=typed(predictor), prediction=prediction, doubts=doubts)
+
+
+def typed(predictor: Current) -> dict[str, str]:
+    """What stands in the fields of the form, by the names of the features."""
+    return {predictor.parser.feature_meant(name): text for name, text in request.form.items()}

@@ -1,6 +1,35 @@
 """The page with the form."""
 
 import re
+from html.parser import HTMLParser
+
+import pytest
+
+from flaskml import create_app
+from tests.conftest import stop
+from tests.sample_tables import TABLES, cases, tables_store  # noqa: F401 - fixtures
+
+
+class Form(HTMLParser):
+    """What a browser would send of the form that it reads, without anything typed in."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.fields = {}
+        self._name = None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        if tag == "input":
+            self.fields[known["name"]] = known["value"]
+        elif tag == "select":
+            self._name = known["name"]
+        elif tag == "option" and (self._name not in self.fields or "selected" in known):
+            self.fields[self._name] = known["value"]
+
+    def as_sent(self):
+        return {re.sub("\r?\n", "\r\n", name): value for name, value in self.fields.items()}
 
 
 def test_the_form_is_made_from_the_schema(homes):
@@ -19,6 +48,25 @@ def test_what_the_page_offers_is_accepted(homes):
     for name, options in re.findall(r'<select [^>]*name="([^"]+)".*?>(.*?)</select>', page, re.DOTALL):
         fields[name] = re.findall(r'<option value="([^"]*)" selected>', options)[0]
     assert homes.post("/predict", data=fields).status_code == 200
+
+
+@pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
+def test_what_the_page_offers_is_accepted_whatever_the_table(tables_store, name):  # noqa: F811
+    app = create_app({"INSTANCE_PATH": tables_store.instance_path, "MODEL_NAME": name})
+    try:
+        client = app.test_client()
+        form = Form(client.get("/").text)
+        assert list(form.fields) == list(tables_store.manifest(name, "1").schema_.names)
+        answer = client.post("/predict", data=form.as_sent(), headers={"Accept": "text/html"})
+        assert answer.status_code == 200 and "<output>" in answer.text, answer.text
+        assert Form(answer.text).fields == form.fields
+    finally:
+        stop(app)
+
+
+def test_what_training_did_not_see_is_said_beside_the_prediction(homes, home):
+    answer = homes.post("/predict", data={**home, "age": 400}, headers={"Accept": "text/html"})
+    assert answer.status_code == 200 and "lies outside the range of training" in answer.text
 
 
 def test_without_a_model(make_app):
