@@ -1,5 +1,7 @@
 """The native prediction door."""
 
+import csv
+import io
 import json
 from io import BytesIO
 
@@ -183,3 +185,69 @@ def test_text_is_never_a_template(homes, home):
     form = {name: str(value) for name, value in home.items()} | {"note": "{{7*7}}"}
     answer = homes.post("/predict", data=form, headers={"Accept": "text/html"})
     assert "{{7*7}}" in answer.text and "49" not in answer.text
+
+
+def test_probabilities_by_class(homes, home):
+    shares = homes.post("/predict?method=predict_proba", json=home).json["prediction"]
+    assert list(shares) == ["no", "yes"] and sum(shares.values()) == pytest.approx(1)
+    label = homes.post("/predict", json=home).json["prediction"]
+    best = homes.post("/predict?method=predict_proba&top_k=1", json=[home]).json["predictions"]
+    assert best == [{label: max(shares.values())}]
+
+
+@pytest.mark.parametrize("query", ["top_k=1", "method=decision_function&top_k=1", "method=predict_proba&top_k=0",
+                                   "method=predict_proba&top_k=x", "method=predict_proba&top_k=-1",
+                                   "method=predict_proba&top_k=", "method=predict_proba&top_k=1.0",
+                                   "method=predict_proba&top_k=١"])  # fmt: skip
+def test_options_that_are_none(homes, home, query):
+    answer = homes.post(f"/predict?{query}", json=home)
+    assert answer.status_code == 422 and "top_k" in answer.json["detail"]
+
+
+def test_a_method_that_the_estimator_has_not_names_those_it_has(homes, home):
+    answer = homes.post("/predict?method=transform", json=home)
+    assert answer.status_code == 422
+    for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+        assert method in answer.json["detail"]
+
+
+def test_csv_in_and_out(homes, home):
+    rows = [home, {**home, "age": None, "note": 'good, "quoted"\nand broken', "member": False}]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(home))
+    table.writeheader()
+    table.writerows(rows)
+    wanted = homes.post("/predict", json=rows).json["predictions"]
+    for mark, booleans in (("", str), ("\ufeff", str.upper)):
+        body = (mark + text.getvalue()).replace("True", booleans("true")).replace("False", booleans("false"))
+        answer = homes.post("/predict", data=body.encode(), content_type="text/csv")
+        assert answer.json["predictions"] == wanted
+    answer = homes.post("/predict", json=rows, headers={"Accept": "text/csv"})
+    assert (answer.mimetype, answer.headers["Model"], answer.headers["Model-Version"]) == ("text/csv", "homes", "1")
+    assert answer.text.split("\r\n") == ["prediction", *wanted, ""]
+    both = homes.post("/predict?method=predict_proba", data=body.encode(), content_type="text/csv; charset=utf-8",
+                      headers={"Accept": "text/csv"})  # fmt: skip
+    assert both.text.startswith("prediction:no,prediction:yes\r\n") and both.text.count("\r\n") == 3
+
+
+def test_errors_in_csv_name_row_and_feature(homes, home):
+    header = ",".join(home)
+    good = ",".join(str(value) for value in home.values())
+    body = f"{header}\n{good}\n{good.replace('4', 'four')}\n\n{good.replace('33.5', '1e')}\n".encode()
+    answer = homes.post("/predict", data=body, content_type="text/csv")
+    assert answer.status_code == 422
+    assert [(error["row"], error["feature"]) for error in answer.json["errors"]] == [(1, "rooms"), (2, "age")]
+
+
+def test_what_training_did_not_see_is_answered_and_said(homes, home):
+    answer = homes.post("/predict", json=[home, {**home, "age": 400, "home city": "Bern"}])
+    assert answer.status_code == 200 and len(answer.json["predictions"]) == 2
+    assert [(doubt["row"], doubt["feature"]) for doubt in answer.json["warnings"]] == [(1, "age"), (1, "home city")]
+    assert "warnings" not in homes.post("/predict", json=home).json
+
+
+def test_terse_warnings_name_nothing(make_app, home):
+    client = make_app(MODEL_NAME="homes", ERROR_DETAIL="terse").test_client()
+    answer = client.post("/predict", json={**home, "age": 400, "home city": "Bern"})
+    assert answer.status_code == 200 and {doubt["row"] for doubt in answer.json["warnings"]} == {0}
+    assert not any(word in json.dumps(answer.json["warnings"]) for word in ("age", "city", "400", "Bern", "80"))

@@ -170,6 +170,17 @@ def test_a_sample_may_have_its_columns_in_any_order_and_more_of_them(flask_model
     assert store.manifest("mine", "1").schema_.names == ("a", "b")
 
 
+def test_what_was_learnt_is_shown_and_can_be_corrected(flask_models, files, store, swift):  # noqa: F811
+    flask_models(*added(files), "--trust")
+    shown = json.loads(flask_models("show", "mine", "--schema").stdout)
+    assert [feature["name"] for feature in shown["features"]] == ["a", "b"] and shown["out_of_range"] == "warn"
+    shown["out_of_range"] = "refuse"
+    shown["features"][0]["maximum"] = 7.5
+    (files / "schema.json").write_text(json.dumps(shown))
+    flask_models(*added(files), "--trust", "--schema", files / "schema.json")
+    assert json.loads(flask_models("show", "mine", "2", "--schema", "--json").stdout) == shown
+
+
 @pytest.mark.parametrize(
     ("sample", "said"),
     [

@@ -1,5 +1,6 @@
 """The commands, as a user types them."""
 
+import json
 import os
 import pty
 import subprocess
@@ -140,3 +141,36 @@ def test_flask_run_in_debug_mode(instance):
         with urlopen(request, timeout=60) as answer:
             assert answer.status == 200
         os.killpg(process.pid, 15)
+
+
+def test_what_was_learnt_can_be_corrected(runner, store, mixed_csv, tmp_path):
+    corrections = tmp_path / "schema.json"
+    changes = [{"name": "rooms", "kind": "category"}, {"name": "age", "minimum": 0, "maximum": 120}]
+    corrections.write_text(json.dumps({"extra": "ignore", "features": changes}))
+    options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--schema", str(corrections)]
+    result = runner.invoke(train, options)
+    assert result.exit_code == 0, result.output
+    schema = store.manifest("mine", "1").schema_
+    features = {feature.name: feature for feature in schema.features}
+    assert schema.extra == "ignore" and features["rooms"].kind == "category"
+    assert (features["age"].minimum, features["age"].maximum) == (0, 120)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "schema.json"),
+        ("[]", "schema.json"),
+        ('{"features": [{"name": "romms"}]}', 'did you mean "rooms"'),
+        ('{"features": [{"name": "note", "kind": "float"}]}', '"note" holds values that are no float'),
+        ('{"features": [{"name": "age", "colour": 1}]}', "colour"),
+        ('{"extra": "maybe"}', "extra"),
+    ],
+)
+def test_corrections_that_are_none(runner, store, mixed_csv, tmp_path, content, said):
+    corrections = tmp_path / "schema.json"
+    corrections.write_text(content)
+    options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--schema", str(corrections)]
+    result = runner.invoke(train, options)
+    assert result.exit_code in (1, 2) and said in result.output, result.output
+    assert "mine" not in store.names()

@@ -1,0 +1,83 @@
+"""Answers as JSON and CSV."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from flaskml.answers import class_name, encoded, to_csv, values
+
+SHARES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("a", "a"), (np.str_("a"), "a"), (True, "true"), (np.False_, "false"), (np.int64(3), "3"), (1.5, "1.5")],
+)
+def test_names_of_classes(label, name):
+    assert class_name(label) == name
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain"),
+    [
+        (np.array([1, 2], dtype=np.int8), [1, 2]),
+        (np.array([2**60 + 1]), [2**60 + 1]),
+        (np.array([True, False]), [True, False]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        (np.array([np.str_("a"), np.int64(3), np.float32(0.5), None], dtype=object), ["a", 3, 0.5, None]),
+        (np.array([np.nan, -np.inf, 0.5]), [None, None, 0.5]),
+        (np.array([[1.0, np.nan]]), [[1.0, None]]),
+        (np.array(["2024-01-31"], dtype="datetime64[D]"), ["2024-01-31"]),
+    ],
+)
+def test_every_type_of_an_answer_has_its_json(answer, plain):
+    found = json.loads(encoded(values(answer, "predict")), parse_constant=pytest.fail)
+    assert found == plain and list(map(type, found)) == list(map(type, plain))
+
+
+def test_probabilities_by_class():
+    rows = values(SHARES, "predict_proba", [("a", "b", "c")])
+    assert rows == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"a": 0.3, "b": 0.3, "c": 0.4}]
+
+
+def test_columns_that_are_no_classes_have_numbers():
+    assert values(SHARES, "predict_proba", [("a", "b")])[0] == {"0": 0.1, "1": 0.7, "2": 0.2}
+
+
+def test_several_outputs_have_classes_of_their_own():
+    rows = values([SHARES, SHARES[:, :2]], "predict_proba", [("a", "b", "c"), ("ja", "nein")])
+    assert rows[0] == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"ja": 0.1, "nein": 0.7}]
+
+
+def test_the_most_probable_come_first_and_equals_in_the_order_of_classes():
+    rows = values(SHARES, "predict_proba", [("a", "b", "c")], top=2)
+    assert [list(row) for row in rows] == [["b", "c"], ["c", "a"]]
+    assert list(values(SHARES, "predict_log_proba", [("a", "b", "c")], top=9)[0]) == ["b", "c", "a"]
+
+
+def read(content):
+    return list(csv.reader(io.StringIO(content.decode(), newline="")))
+
+
+@pytest.mark.parametrize(
+    ("rows", "table"),
+    [
+        ([0.5, None, True], [["prediction"], ["0.5"], [""], ["true"]]),
+        (["a,b", 'c"d\ne'], [["prediction"], ["a,b"], ['c"d\ne']]),
+        ([[1, 2], [3, 4]], [["prediction:0", "prediction:1"], ["1", "2"], ["3", "4"]]),
+        ([{"a": 0.5}, {"b": 1.0}], [["prediction:a", "prediction:b"], ["0.5", ""], ["", "1.0"]]),
+        ([[{"a": 0.5}, {"a": float("nan")}]], [["prediction:0:a", "prediction:1:a"], ["0.5", ""]]),
+        ([], [["prediction"]]),
+    ],
+)
+def test_csv(rows, table):
+    assert read(to_csv(rows)) == table
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
+def test_no_cell_is_a_formula(text):
+    assert read(to_csv([text])) == [["prediction"], [f"'{text}"]]
+    assert read(to_csv([-1, -0.5])) == [["prediction"], ["-1"], ["-0.5"]]

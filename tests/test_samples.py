@@ -1,0 +1,100 @@
+"""What is found out by trying an estimator on a sample."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+from sklearn.svm import SVC
+
+from flaskml.errors import InvalidSchema, NotPublishable
+from flaskml.runtimes.sklearn import methods_of
+from flaskml.samples import answers_alike, understand, with_unknown_tried, working_methods
+
+NUMBERS = np.random.default_rng(2).normal(size=(60, 3))
+FRAME = pd.DataFrame(NUMBERS, columns=["a", "b", "c"])
+TARGET = NUMBERS @ [1.0, 2.0, 3.0]
+TOWNS = pd.DataFrame({"town": ["Oslo", "Rome", "Bern"] * 20, "floor": pd.Series([1, 2, 3] * 20, dtype="category")})
+
+
+def test_a_frame_of_numbers_is_asked_as_an_array_where_that_makes_no_difference():
+    sample = understand(Ridge().fit(FRAME, TARGET), FRAME)
+    assert sample.schema.layout == "array" and sample.schema.names == ("a", "b", "c")
+    assert isinstance(sample.table, np.ndarray)
+
+
+def test_a_pipeline_that_picks_columns_by_name_gets_a_frame():
+    pipeline = make_pipeline(make_column_transformer(("passthrough", ["c", "a"])), Ridge()).fit(FRAME, TARGET)
+    assert understand(pipeline, FRAME).schema.layout == "frame"
+
+
+class Namely(Ridge):
+    """Answers a frame otherwise than its array."""
+
+    def predict(self, X):
+        return super().predict(X) + (1e-6 if hasattr(X, "columns") else 0)
+
+
+def test_a_small_difference_is_a_difference():
+    assert not answers_alike(Namely().fit(FRAME, TARGET), FRAME, NUMBERS)
+    assert answers_alike(Ridge().fit(FRAME, TARGET), FRAME, NUMBERS)
+
+
+def test_a_method_that_only_raises_is_none():
+    late = SGDClassifier(loss="hinge").fit(NUMBERS, TARGET > 0)
+    assert "predict_proba" not in methods_of(late)
+    late.predict_proba = lambda X: 1 / 0
+    assert "predict_proba" in methods_of(late)
+    assert working_methods(late, NUMBERS) == ("predict", "decision_function")
+
+
+def encoded(encoder):
+    pipeline = make_pipeline(encoder, LogisticRegression()).fit(
+        TOWNS.assign(floor=TOWNS["floor"].astype(str)), [0, 1] * 30
+    )
+    return pipeline, TOWNS.assign(floor=TOWNS["floor"].astype(str))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "unknown"),
+    [
+        (OneHotEncoder(handle_unknown="ignore"), "accept"),
+        (OneHotEncoder(), "refuse"),
+        (OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), "accept"),
+    ],
+)
+def test_a_category_that_training_did_not_have_is_tried(encoder, unknown):
+    pipeline, table = encoded(encoder)
+    sample = understand(pipeline, table)
+    schema = with_unknown_tried(sample.schema, pipeline, sample.table, methods_of(pipeline))
+    assert [feature.unknown for feature in schema.features] == [unknown, unknown]
+
+
+def test_a_categorical_has_no_place_for_another():
+    pipeline = make_pipeline(OneHotEncoder(handle_unknown="ignore"), SVC()).fit(TOWNS, [0, 1] * 30)
+    sample = understand(pipeline, TOWNS.assign(town=TOWNS["town"].astype("category")))
+    schema = with_unknown_tried(sample.schema, pipeline, sample.table, methods_of(pipeline))
+    assert [feature.unknown for feature in schema.features] == ["refuse", "refuse"]
+
+
+def test_what_is_said_about_a_category_is_not_tried():
+    pipeline, table = encoded(OneHotEncoder(handle_unknown="ignore"))
+    sample = understand(pipeline, table, {"features": [{"name": "town", "unknown": "refuse"}]})
+    schema = with_unknown_tried(sample.schema, pipeline, sample.table, methods_of(pipeline))
+    assert [feature.unknown for feature in schema.features] == ["refuse", "accept"]
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (FRAME[["b", "a", "c"]], "was fitted on the columns a, b, c, in this order"),
+        (FRAME[:0], "no row"),
+        (FRAME.rename(columns={"b": "a"}), "two columns with the same name"),
+        (NUMBERS[0], "shape"),
+    ],
+)
+def test_samples_that_the_estimator_was_not_fitted_on(sample, said):
+    with pytest.raises((NotPublishable, InvalidSchema), match=said):
+        understand(Ridge().fit(FRAME, TARGET), sample)
