@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.sample_tables import TABLES, cases, server, tables_store  # noqa: F401 - fixtures
+from flaskml.training.columns import as_fitted
+from flaskml.training.datasets import read_csv
+from tests.sample_tables import TABLES, Case, cases, server, tables_store  # noqa: F401 - fixtures
 
 BATCHES = (1, 7, 200)
 
@@ -169,6 +171,19 @@ def test_every_answer_is_the_estimators_own(ask, cases, name):  # noqa: F811
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
 def test_every_answer_to_every_row_alone(ask, cases, name):  # noqa: F811
     compare(ask, cases[name], name, alone=10**6, sevens=10**6)
+
+
+def test_a_model_that_was_trained_answers_as_its_estimator(homes, store, mixed_csv):
+    _, table = as_fitted(read_csv(mixed_csv, "homes.csv", "sold").features, {})
+    case = Case(store.load_active("homes").estimator, table)
+    rows = [dict(zip(case.names, row, strict=True)) for row in rows_of(case)]
+    for method in case.methods:
+        wanted = expected(case, method)
+        for form in (rows, {"instances": rows_of(case)}):
+            got = homes.post(f"/predict?method={method}", json=form).json["predictions"]
+            assert not differs(wanted, got, 1e-12, largest(wanted)), method
+        alone = [homes.post(f"/predict?method={method}", json=row).json["prediction"] for row in rows[:20]]
+        assert not differs(wanted[:20], alone, 1e-12, largest(wanted)), method
 
 
 def test_the_comparison_finds_what_it_looks_for():

@@ -46,6 +46,30 @@ def test_a_mixed_table(tmp_path, rows):
     assert set(predict(fitted, features)) == {"yes", "no"}
 
 
+def test_dates_are_learnt_from_text(tmp_path):
+    """Their values, moved by an offset or written in another way, are the same moments to the estimator."""
+    sold = pd.date_range("2022-01-01", periods=300, freq="29h")
+    table = pd.DataFrame(
+        {
+            "sold": sold.strftime("%Y-%m-%d"),
+            "seen": sold.tz_localize("UTC").strftime("%Y-%m-%dT%H:%M:%S+00:00"),
+            "price": sold.month * 10.0 + sold.hour,
+        }
+    )
+    table.loc[::10, "sold"] = None
+    fitted = fit_on(tmp_path, table, target="price")
+    sold, seen = fitted.facts.schema_.features
+    assert [(f.kind, f.nullable, f.is_aware) for f in (sold, seen)] == [
+        ("datetime", True, False),
+        ("datetime", False, True),
+    ]
+    assert fitted.facts.score.value > 0.5
+    same = [["2022-03-01", "2022-03-01T10:00:00+00:00"], ["2022-03-01T00:00:00", "2022-03-01 12:00:00+02:00"]]
+    one, other = predict(fitted, same)
+    assert one == other != predict(fitted, [["2022-07-01", "2022-07-01T10:00:00+00:00"]])[0]
+    assert np.isfinite(predict(fitted, [[None, "2022-03-01T10:00:00Z"]])).all()
+
+
 def test_the_stored_model_is_fitted_on_all_rows(tmp_path):
     table = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20.0) * 3 + np.random.default_rng(0).normal(size=20)})
     fitted = fit_on(tmp_path, table, target="y")
