@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from itertools import islice
 from typing import Any
 
 from pydantic_core import ErrorDetails, ValidationError
@@ -49,6 +50,16 @@ def named(schema: Schema, row: object) -> object:
     if isinstance(row, (list, tuple)) and len(row) == len(schema.features):
         return dict(zip(schema.names, row, strict=True))
     return row
+
+
+def shortened(schema: Schema, row: object) -> object:
+    """A row with far too many names as one with just too many: an error is made, and told, for each."""
+    most = len(schema.features) + PROBLEMS_SHOWN + 1
+    if not isinstance(row, dict) or len(row) <= most:
+        return row
+    known = {name: row[name] for name in schema.names if name in row}
+    unknown = (name for name in row if name not in known)
+    return {**known, **{name: row[name] for name in islice(unknown, PROBLEMS_SHOWN + 1)}}
 
 
 class Report:

@@ -52,11 +52,13 @@ class Parser:
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
         self._written = {written: name for name in schema.names for written in _as_browsers_write(name)}
-        row = _row(schema)
-        values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features])
-        self._row = SchemaValidator(row)
-        self._rows = SchemaValidator(self._list(row))
-        self._instances = SchemaValidator(_only("instances", self._list(row)))
+        # To pydantic each missing value is an error with a copy of the row, which may be large: here none is missed.
+        quick = _row(schema, required=False)
+        values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features], fail_fast=True)
+        self._row = SchemaValidator(_row(schema, required=True))
+        self._quick_row = SchemaValidator(quick)
+        self._rows = SchemaValidator(self._list(quick))
+        self._instances = SchemaValidator(_only("instances", self._list(quick)))
         self._value_instances = SchemaValidator(_only("instances", self._list(values)))
 
     def _list(self, item: CoreSchema) -> CoreSchema:
@@ -66,24 +68,32 @@ class Parser:
     def parse_json(self, body: bytes) -> Rows:
         """One object of features, a list of them, or `{"instances": [...]}` with rows as objects or as lists."""
         try:
-            return self._parse(body)
+            if (rows := self._parse(body)) is not None:
+                return rows
         except ValidationError:
-            document = diagnosis.decode(body)
-        rows, single = _as_rows(document)
-        if len(rows) > self.max_rows:
+            pass  # Its errors may be many times the size of the body, and are gone before the second reading.
+        document = diagnosis.decode(body)
+        sent, single = _as_rows(document)
+        if len(sent) > self.max_rows:
             raise TooManyRows(self.max_rows)
-        return self._checked(rows, single=single, lists=not isinstance(document, list))
+        return self._checked(sent, single=single, lists=not isinstance(document, list))
 
-    def _parse(self, body: bytes) -> Rows:
+    def _parse(self, body: bytes) -> Rows | None:
         start = _INSTANCES.match(body)
         if start is None:
             if body.lstrip(b" \t\n\r")[:1] == b"[":
-                return self._of_objects(self._rows.validate_json(body))
-            return self._of_objects([self._row.validate_json(body)], single=True)
+                return self._of_whole(self._rows.validate_json(body))
+            return self._of_whole([self._quick_row.validate_json(body)], single=True)
         if start[1]:
             values = self._value_instances.validate_json(body)["instances"]
             return Rows(values, self.maker.table(values), single=False)
-        return self._of_objects(self._instances.validate_json(body)["instances"])
+        return self._of_whole(self._instances.validate_json(body)["instances"])
+
+    def _of_whole(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows | None:
+        """The rows, unless one of them misses a feature."""
+        width = len(self.schema.features)
+        whole = min(map(len, rows), default=width) == width
+        return self._of_objects(rows, single=single) if whole else None
 
     def _checked(self, rows: Sequence[object], *, single: bool, lists: bool = False) -> Rows:
         """The rows, validated one by one so that every problem is told; `lists` says that a row may be a list."""
@@ -91,6 +101,7 @@ class Parser:
         valid = []
         for index, row in enumerate(rows):
             row = diagnosis.named(self.schema, row) if lists else row
+            row = diagnosis.shortened(self.schema, row)
             try:
                 valid.append(self._row.validate_python(row))
             except ValidationError as error:
@@ -129,7 +140,15 @@ class Parser:
             raise NotParseable(f"byte {error.start} is not UTF-8") from None
         except csv.Error as error:
             raise NotParseable(f"it is no CSV ({error})") from None
+        if not rows:
+            self._check_header(header)
         return self._checked(rows, single=False)
+
+    def _check_header(self, header: Sequence[str]) -> None:
+        """Refuses a table without rows that could have none; or it is a row, and the header was forgotten."""
+        missing = [name for name in self.schema.names if name not in header]
+        if missing:
+            raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
 
     def _numbered(self, lines: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
         """The lines that are not blank, counted. A line of a table with one column is never blank: it is null."""
@@ -215,8 +234,11 @@ _FIELDS: Mapping[str, Callable[[Schema, Feature], CoreSchema]] = {
 }
 
 
-def _row(schema: Schema) -> CoreSchema:
-    fields = {feature.name: core_schema.typed_dict_field(_field(schema, feature)) for feature in schema.features}
+def _row(schema: Schema, *, required: bool) -> CoreSchema:
+    fields = {
+        feature.name: core_schema.typed_dict_field(_field(schema, feature), required=required)
+        for feature in schema.features
+    }
     return core_schema.typed_dict_schema(fields, extra_behavior=_EXTRA[schema.extra], strict=True)
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from flaskml.access import changes_nothing
 from flaskml.answers import BY_CLASS, to_csv
@@ -115,9 +116,18 @@ def is_form() -> bool:
 def read_form(predictor: Current) -> Rows:
     """The one row of a form. A file is no value."""
     request.max_form_parts = len(predictor.schema.features) + 1
+    if request.mimetype == URLENCODED:
+        limit_urlencoded(request.max_form_parts)
     if files := [name or "" for name in request.files]:  # The header of a part may leave its name out.
         raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" is a file; send its value') for name in files])
     return predictor.parser.parse_form([(name or "", text) for name, text in request.form.items(multi=True)])
+
+
+def limit_urlencoded(fields: int) -> None:
+    """Holds a urlencoded body to what a multipart one is held to; Werkzeug reads it whole, into many small strings."""
+    body = request.get_data(parse_form_data=False)
+    if len(body) > (request.max_form_memory_size or settings().max_body) or body.count(b"&") >= fields:
+        raise RequestEntityTooLarge
 
 
 def answer_with_page(predictor: Current) -> tuple[str, int]:

@@ -71,7 +71,7 @@ def _spec(upload: FileStorage | None) -> TrainingSpec:
     if twice:
         raise InvalidInput([Problem(None, key[:100], f'"{key[:100]}" was sent more than once') for key in twice])
     values: dict[str, Any] = {key: value for key, value in request.form.items() if value}
-    if upload is not None:
+    if upload is not None or FILE_FIELD not in values:  # A form that arrived empty asks for nothing.
         values[FILE_FIELD] = None
     return checked(lambda: TrainingSpec.model_validate(values))
 

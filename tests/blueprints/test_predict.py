@@ -239,6 +239,13 @@ def test_errors_in_csv_name_row_and_feature(homes, home):
     assert [(error["row"], error["feature"]) for error in answer.json["errors"]] == [(1, "rooms"), (2, "age")]
 
 
+def test_a_forgotten_header_is_no_empty_table(homes, home):
+    header, row = ",".join(home), ",".join(map(str, home.values()))
+    answer = homes.post("/predict", data=row.encode(), content_type="text/csv")
+    assert answer.status_code == 422 and [error["feature"] for error in answer.json["errors"]] == list(home)
+    assert homes.post("/predict", data=header.encode(), content_type="text/csv").json["predictions"] == []
+
+
 def test_what_training_did_not_see_is_answered_and_said(homes, home):
     answer = homes.post("/predict", json=[home, {**home, "age": 400, "home city": "Bern"}])
     assert answer.status_code == 200 and len(answer.json["predictions"]) == 2

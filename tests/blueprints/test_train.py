@@ -45,7 +45,7 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
         ({"json": {"seed": True}}, 422, "seed"),
         ({"json": {"data": None}}, 422, "CSV file"),
         ({"json": {f"key {i}": i for i in range(5_000)}}, 422, "more than 20"),
-        ({"data": {"data": (io.BytesIO(b""), "")}}, 202, None),
+        ({"data": {"data": (io.BytesIO(b""), "")}}, 422, "CSV file"),
         ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv")}}, 422, "target"),
         ({"data": {"name": ["one", "two"]}}, 422, "more than once"),
         ({"json": {"seed": -1}}, 422, "seed"),
@@ -60,6 +60,13 @@ def test_specifications(train, client, options, status, said):
     assert answer.status_code == status
     if said:
         assert said in answer.text and client.get("/jobs").json["jobs"] == []
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("body", [b"", b"--x--", b"garbage"])
+def test_a_form_that_arrived_empty_trains_nothing(client, kind, body):
+    answer = client.post("/train", data=body, content_type=kind)
+    assert answer.status_code == 422 and client.get("/jobs").json["jobs"] == []
 
 
 def test_uploads_have_their_own_limit(make_app):
