@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -242,9 +243,11 @@ def dates_read(column: pd.Series) -> pd.Series:
     if not len(known) or not known.map(_is_date).all():
         return column
     try:
-        return pd.to_datetime(column, format="ISO8601")
+        with warnings.catch_warnings(action="ignore"):  # Of several offsets pandas 2 warns, where pandas 3 raises.
+            moments = pd.to_datetime(column, format="ISO8601")
     except (ValueError, TypeError):  # With and without an offset, or with several.
         return column
+    return moments if moments.dtype.kind == "M" else column
 
 
 def _is_date(value: object) -> bool:

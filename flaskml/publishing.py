@@ -186,12 +186,17 @@ def task_of(estimator: Any) -> Task:
     checks: tuple[tuple[Task, Any], ...] = (
         ("classification", base.is_classifier),
         ("outliers", base.is_outlier_detector),
-        ("clustering", base.is_clusterer),
+        ("clustering", getattr(base, "is_clusterer", _is_clusterer)),
     )
     try:
         return next((task for task, check in checks if check(estimator)), "regression")
     except (AttributeError, TypeError):  # It has scikit-learn's methods and not its tags.
         return "regression"
+
+
+def _is_clusterer(estimator: Any) -> bool:
+    """What scikit-learn has a function for from 1.6 on."""
+    return getattr(estimator, "_estimator_type", None) == "clusterer"
 
 
 def name_of(estimator: Any) -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -202,16 +203,29 @@ def xgboost_categoricals():
     return Case(XGBClassifier(n_estimators=5, enable_categorical=True).fit(case.X, case.X["area"] > 0.4), case.X)
 
 
-TABLES = (
+OWN = (
     iris, diabetes, wine, breast_cancer, digits, mixed, dates, wide, one_column, texts, whole_numbers, nullable,
-    categoricals, outputs, labels, lightgbm_categoricals, xgboost_categoricals,
+    categoricals, outputs, labels,
 )  # fmt: skip
-"""Each makes its case anew, the same one every time."""
+"""What scikit-learn alone can make. Each makes its case anew, the same one every time."""
+
+FOREIGN = (lightgbm_categoricals, xgboost_categoricals)
+"""What needs another library, too."""
+
+TABLES = OWN + FOREIGN
+
+
+class Cases(dict):
+    """The cases by name, but for those whose library is not installed."""
+
+    def __missing__(self, name):
+        pytest.skip(f"{name} needs a library that is not installed")
 
 
 @pytest.fixture(scope="module")
 def cases():
-    return {make.__name__: make() for make in TABLES}
+    found = [make for make in FOREIGN if find_spec(make.__name__.partition("_")[0])]
+    return Cases({make.__name__: make() for make in (*OWN, *found)})
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,9 @@ def run(test, examples):
     quiet(given(st.data())(test))()
 
 
-def attack(ask, schema, name, examples):
+def attack(ask, store, case, name, examples):
+    schema = store.manifest(name, "1").schema_
+    assert list(schema.names) == case.names
     some = schema.features[:8]  # Of 500 columns, the first tell as much as all.
     whole = rows(schema, lambda feature: known(feature) if feature in some else st.just(feature.example))
 
@@ -147,11 +149,11 @@ def attack(ask, schema, name, examples):
 
 
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
-def test_rows_and_mutants(ask, tables_store, name):  # noqa: F811
-    attack(ask, tables_store.manifest(name, "1").schema_, name, 20)
+def test_rows_and_mutants(ask, tables_store, cases, name):  # noqa: F811
+    attack(ask, tables_store, cases[name], name, 20)
 
 
 @pytest.mark.gauntlet
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
-def test_many_rows_and_mutants(ask, tables_store, name):  # noqa: F811
-    attack(ask, tables_store.manifest(name, "1").schema_, name, 500)
+def test_many_rows_and_mutants(ask, tables_store, cases, name):  # noqa: F811
+    attack(ask, tables_store, cases[name], name, 500)

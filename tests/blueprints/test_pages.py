@@ -7,7 +7,7 @@ import pytest
 
 from flaskml import create_app
 from tests.conftest import stop
-from tests.sample_tables import TABLES, cases, tables_store  # noqa: F401 - fixtures
+from tests.sample_tables import OWN, cases, tables_store  # noqa: F401 - fixtures
 
 
 class Form(HTMLParser):
@@ -50,7 +50,7 @@ def test_what_the_page_offers_is_accepted(homes):
     assert homes.post("/predict", data=fields).status_code == 200
 
 
-@pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
+@pytest.mark.parametrize("name", [make.__name__ for make in OWN])
 def test_what_the_page_offers_is_accepted_whatever_the_table(tables_store, name):  # noqa: F811
     app = create_app({"INSTANCE_PATH": tables_store.instance_path, "MODEL_NAME": name})
     try:
