@@ -9,7 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flaskml.errors import PROBLEMS_SHOWN, Problem
-from flaskml.schema import Feature, Schema, Table, Value
+from flaskml.parsing import Rows
+from flaskml.schema import Feature, Schema, Value
+
+FEW = 4
+"""Rows up to which looking at one value after the other is faster than numpy is with all."""
 
 Doubtful: TypeAlias = Callable[[Any], bool]
 
@@ -30,11 +34,11 @@ class Doubts:
             self._low = np.array([ranged[i].minimum if i in ranged else -np.inf for i in columns], dtype=np.float64)
             self._high = np.array([ranged[i].maximum if i in ranged else np.inf for i in columns], dtype=np.float64)
 
-    def of(self, rows: Sequence[Sequence[Value]], table: Table) -> Sequence[Problem]:
-        """The first doubts about the rows, which `table` was made of."""
-        if not self._checks or (self._numbers and not self._any(table)):
+    def of(self, rows: Rows) -> Sequence[Problem]:
+        """The first doubts about the rows."""
+        if not self._checks or (self._numbers and len(rows.values) > FEW and not self._any(rows.table)):
             return ()
-        found = self._found(rows)
+        found = self._found(rows.values)
         return [problem for problem, _ in zip(found, range(PROBLEMS_SHOWN), strict=False)]
 
     def _any(self, table: Any) -> bool:

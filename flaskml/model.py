@@ -11,12 +11,12 @@ import numpy as np
 from pydantic_core import to_json
 
 from flaskml.answers import Answer, encoded, values
+from flaskml.batching import Batcher
 from flaskml.bundle import Bundle, Manifest
 from flaskml.doubts import Doubts
 from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.parsing import Parser, Rows
 from flaskml.runtimes import open_runtime
-from flaskml.runtimes.base import Runtime
 from flaskml.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Predictor:
 
     manifest: Manifest
     parser: Parser
-    runtime: Runtime
+    batcher: Batcher
     doubts: Doubts
     signature: bytes
     """The end of every JSON answer: which model and version gave it."""
@@ -48,10 +48,10 @@ class Predictor:
         Without a `method`, the first one of the manifest answers. Raises `NotAnswerable` for rows that the estimator
         refuses.
         """
-        if not len(rows.table):
+        if not rows.values:
             return np.empty(0)
         try:
-            return self.runtime.compute(rows.table, method or self.manifest.methods[0])
+            return self.batcher.ask(rows, method or self.manifest.methods[0])
         except MemoryError:
             raise
         except Exception as error:  # An estimator may raise anything at rows that it does not like.
@@ -141,11 +141,12 @@ class ModelSlot:
 def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
     """The predictor of a bundle: all that can be computed before the first request is computed here."""
     manifest = bundle.manifest
+    parser = Parser(manifest.schema_, max_rows=max_rows)
     signature = to_json({"model": manifest.model, "version": manifest.version})
     return Predictor(
         manifest=manifest,
-        parser=Parser(manifest.schema_, max_rows=max_rows),
-        runtime=open_runtime(bundle),
+        parser=parser,
+        batcher=Batcher(open_runtime(bundle).compute, parser.maker.table, manifest.methods),
         doubts=Doubts(manifest.schema_),
         signature=b"," + signature[1:],
     )

@@ -12,7 +12,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -32,15 +31,25 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 
 
-@dataclass(frozen=True, slots=True)
 class Rows:
-    """What a request asks about: its values, their table, and whether they came as one row rather than a list."""
+    """What a request asks about: its values, and whether they came as one row rather than a list."""
 
-    values: Sequence[Sequence[Value]]
-    """Valid values in schema order, null as None."""
+    __slots__ = ("_maker", "_table", "single", "values")
 
-    table: Table
-    single: bool
+    def __init__(self, values: Sequence[Sequence[Value]], maker: TableMaker, *, single: bool) -> None:
+        self.values = values
+        """Valid values in schema order, null as None."""
+
+        self.single = single
+        self._maker = maker
+        self._table: Table | None = None
+
+    @property
+    def table(self) -> Table:
+        """The same as the estimator takes it, made when it is asked for: rows of several requests share a table."""
+        if self._table is None:
+            self._table = self._maker.table(self.values)
+        return self._table
 
 
 class Parser:
@@ -86,7 +95,7 @@ class Parser:
             return self._of_whole([self._quick_row.validate_json(body)], single=True)
         if start[1]:
             values = self._value_instances.validate_json(body)["instances"]
-            return Rows(values, self.maker.table(values), single=False)
+            return Rows(values, self.maker, single=False)
         return self._of_whole(self._instances.validate_json(body)["instances"])
 
     def _of_whole(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows | None:
@@ -175,7 +184,7 @@ class Parser:
     def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows:
         # A validated row has its values in schema order, whatever the order they were sent in.
         values = [tuple(row.values()) for row in rows]
-        return Rows(values, self.maker.table(values), single=single)
+        return Rows(values, self.maker, single=single)
 
     def parse_table(self, rows: object) -> Rows:
         """Rows from Python, any number of them: a mapping, a list of mappings or of lists, a 2-D array, a DataFrame."""

@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
+from flaskml.batching import Batcher
 from flaskml.errors import InvalidInput, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.model import Absent, ModelSlot, describe, open_predictor
 from flaskml.parsing import Rows
@@ -47,7 +48,11 @@ class Picky:
 
 
 def test_an_estimator_that_raises_refuses_the_rows_and_repeats_none(slot, caplog):
-    slot.swap(dataclasses.replace(slot.current, runtime=Picky()))
+    slot.swap(
+        dataclasses.replace(
+            slot.current, batcher=Batcher(Picky().compute, slot.current.parser.maker.table, ["predict"])
+        )
+    )
     with pytest.raises(NotAnswerable) as caught:
         slot.predict({"feature": 0.123456})
     assert caught.value.status == 422
@@ -95,7 +100,7 @@ def test_description(slot):
 )
 def test_answers_are_strict_json(store, predictions, single, written):
     predictor = open_predictor(store.load_active("default"), max_rows=1)
-    rows = Rows((), predictions, single)
+    rows = Rows((), predictor.parser.maker, single=single)
     body = predictor.answer(rows, predictor.values(predictions, "predict"))
     answer = json.loads(body, parse_constant=lambda token: pytest.fail(token))
     key = "prediction" if single else "predictions"

@@ -58,7 +58,7 @@ def answer(predictor: Current) -> Response | tuple[str, int]:
     values = predictor.values(predictor.predict(rows, method), method, top)
     if request.accept_mimetypes and prefers_csv():
         return csv_reply(predictor, values)
-    doubts = predictor.doubts.of(rows.values, rows.table)
+    doubts = predictor.doubts.of(rows)
     return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts]))
 
 
@@ -138,7 +138,7 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
         return render_form(predictor, error.status, values=typed(predictor), error=error)
     method = predictor.method(None)
     prediction = predictor.values(predictor.predict(rows), method)[0]
-    doubts = predictor.doubts.of(rows.values, rows.table)
+    doubts = predictor.doubts.of(rows)
     return render_form(predictor, values=typed(predictor), prediction=prediction, doubts=doubts)
 
 

@@ -1,0 +1,155 @@
+"""Many callers, one call."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from flaskml.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs
+from flaskml.parsing import Rows
+from flaskml.schema import Feature, Schema
+from flaskml.tables import TableMaker
+
+MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="float")), layout="array"))
+
+
+class Estimator:
+    """Answers with twice the first column, and remembers how many rows it was asked about at a time."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+        self.sizes = []
+
+    def compute(self, table, method):
+        self.sizes.append(len(table))
+        time.sleep(self.seconds)
+        if (table[:, 1] < 0).any():
+            raise ValueError("a negative value")
+        if method == "outputs":
+            return [table[:, 0] * 2, table[:, :1]]
+        return table[:1, 0] if method == "short" else table[:, 0] * 2
+
+
+def rows(*values, b=0.0):
+    return Rows([(value, b) for value in values], MAKER, single=False)
+
+
+def batcher_of(estimator):
+    return Batcher(estimator.compute, MAKER.table, ["predict", "outputs", "short"])
+
+
+def told_to_wait(batcher, method="predict"):
+    """Has threads queue for each other, as for an estimator that is known to be slow."""
+    batcher.costs[method].note(1, 10 * WORTH_WAITING)
+
+
+def test_each_call_gets_its_own_rows():
+    estimator = Estimator()
+    batcher = batcher_of(estimator)
+    calls = [Call(batcher, rows(*range(n, 2 * n)), "predict") for n in range(1, 6)]
+    batcher.together(calls)
+    assert estimator.sizes == [15]
+    for n, call in enumerate(calls, 1):
+        assert call.result().tolist() == [2.0 * value for value in range(n, 2 * n)]
+
+
+def test_several_outputs_are_shared_out_one_by_one():
+    batcher = batcher_of(Estimator())
+    calls = [Call(batcher, rows(1, 2), "outputs"), Call(batcher, rows(3), "outputs")]
+    batcher.together(calls)
+    assert [part.tolist() for part in calls[1].result()] == [[6.0], [[3.0]]]
+
+
+@pytest.mark.parametrize("method", ["predict", "outputs"])
+def test_a_bad_row_harms_no_neighbour(method):
+    estimator = Estimator()
+    batcher = batcher_of(estimator)
+    calls = [Call(batcher, rows(1), method), Call(batcher, rows(2, b=-1), method), Call(batcher, rows(3), method)]
+    batcher.together(calls)
+    assert estimator.sizes == [3, 1, 1, 1]
+    with pytest.raises(ValueError, match="negative"):
+        calls[1].result()
+    for call, value in ((calls[0], 2.0), (calls[2], 6.0)):
+        assert np.ravel(call.result()[0])[0] == value
+
+
+def test_an_estimator_that_answers_too_few_rows_is_asked_for_each_alone():
+    batcher = batcher_of(Estimator())
+    calls = [Call(batcher, rows(1), "short"), Call(batcher, rows(2), "short")]
+    batcher.together(calls)
+    assert [call.result().tolist() for call in calls] == [[1.0], [2.0]]
+
+
+def test_batches_keep_the_order_and_are_no_larger_than_pays():
+    batcher = batcher_of(Estimator())
+    calls = [Call(batcher, rows(*range(BATCH_ROWS // 4)), "predict") for _ in range(9)]
+    batches = batcher.batches(calls)
+    assert [len(batch) for batch in batches] == [4, 4, 1] and [call for batch in batches for call in batch] == calls
+    batcher.costs["predict"].note(1, BATCH_SECONDS / 10)
+    batcher.costs["predict"].note(16, 2 * BATCH_SECONDS)
+    alone = [Call(batcher, rows(1), "predict") for _ in range(20)]
+    assert [len(batch) for batch in batcher.batches(alone)] == [8, 8, 4]
+
+
+def test_costs_are_known_by_size_and_follow_what_they_see():
+    costs = Costs()
+    assert costs.of(1) is None
+    costs.note(4, 0.004)
+    assert costs.of(1) == costs.of(3) == 0.004 and costs.of(8) == 0.008 and costs.of(1000) == 0.004 * 256
+    costs.note(3, 0.002)
+    assert costs.of(4) == pytest.approx(0.003)
+    for _ in range(1000):
+        costs.note(4, 0.02)
+    assert costs.of(4) == pytest.approx(0.02, rel=0.01)
+
+
+def ask_from_threads(batcher, questions, method="predict"):
+    """The answers to questions that threads ask at once, errors among them."""
+    answers = [None] * len(questions)
+    start = threading.Barrier(len(questions))
+
+    def ask(index):
+        start.wait()
+        try:
+            answers[index] = batcher.ask(questions[index], method)
+        except Exception as error:
+            answers[index] = error
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(questions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return answers
+
+
+def test_threads_that_wait_are_answered_together():
+    estimator = Estimator(0.02)
+    batcher = batcher_of(estimator)
+    told_to_wait(batcher)
+    answers = ask_from_threads(batcher, [rows(value) for value in range(16)])
+    assert [answer.tolist() for answer in answers] == [[2.0 * value] for value in range(16)]
+    assert sum(estimator.sizes) == 16 and len(estimator.sizes) < 16
+
+
+def test_threads_do_not_wait_for_what_is_cheap():
+    estimator = Estimator()
+    batcher = batcher_of(estimator)
+    batcher.costs["predict"].note(1, WORTH_WAITING / 10)
+    ask_from_threads(batcher, [rows(value) for value in range(16)])
+    assert estimator.sizes == [1] * 16
+
+
+def test_in_any_mixture_every_thread_gets_its_own():
+    batcher = batcher_of(Estimator(0.001))
+    told_to_wait(batcher)
+    for turn in range(20):
+        questions = [rows(value, value + turn, b=-1 if value % 5 == 4 else 0) for value in range(12)]
+        for value, answer in enumerate(ask_from_threads(batcher, questions)):
+            if value % 5 == 4:
+                assert isinstance(answer, ValueError)
+            else:
+                assert answer.tolist() == [2.0 * value, 2.0 * (value + turn)]
+        assert not any(queue.is_led or queue.calls for queue in batcher.queues.values())
