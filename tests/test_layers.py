@@ -12,7 +12,12 @@ STEPS = {
     "flaskml.files": 1,
     "flaskml.children": 1,
     "flaskml.schema": 1,
-    "flaskml.serving": 2,
+    "flaskml.serving.plain": 2,
+    "flaskml.serving.framing": 2,
+    "flaskml.serving.greenlets": 2,
+    "flaskml.serving.channel": 2.1,
+    "flaskml.serving.loop": 2.2,
+    "flaskml.serving": 2.3,
     "flaskml.state": 1,
     "flaskml.custody": 1,
     "flaskml.signing": 2,
@@ -51,6 +56,7 @@ STEPS = {
     "flaskml.cli": 10,
     "flaskml.cli.train": 10.1,
     "flaskml.cli.models": 10.1,
+    "flaskml.cli.serve": 13,
     "flaskml": 12,
 }
 """The step of each module; one that is not named stands where its package does, a blueprint's file at 10."""

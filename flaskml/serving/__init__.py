@@ -1,1 +1,76 @@
-"""How the app meets its server."""
+"""How the app meets its server: the engine, a loop over waitress's own classes, and plain `waitress-serve`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from flaskml.errors import FlaskmlError
+
+if TYPE_CHECKING:
+    from flaskml.serving.loop import Loop
+
+LIMITS = {
+    "connection_limit": 10_000,
+    "channel_request_lookahead": 0,
+    "send_bytes": 18_000,
+    "inbuf_overflow": 64 * 2**20,
+    "outbuf_overflow": 64 * 2**20,
+    "recv_bytes": 65_536,
+    "backlog": 2048,
+    "clear_untrusted_proxy_headers": False,
+    "ident": "flaskml",
+}
+"""How the engine differs from waitress's defaults.
+
+Header and body leave in one send; no body and no answer below 64 MiB opens a temporary file; and forwarding headers are
+refused where they would matter (`access`) instead of being removed from each request.
+"""
+
+
+class EngineNotHere(FlaskmlError):
+    """The engine cannot run with what is installed."""
+
+    status = 500
+    title = "Engine not available"
+
+
+def has_engine() -> bool:
+    """Whether what the engine needs is here: greenlets, and epoll, which Linux has."""
+    import select
+
+    return find_spec("greenlet") is not None and hasattr(select, "epoll")
+
+
+def make_engine(app: Any, *, host: str = "127.0.0.1", port: int = 8080, unix_socket: str | None = None) -> Loop:
+    """An engine that listens, and serves once told to `run`. Raises `EngineNotHere`, or OSError for the address."""
+    check_waitress()
+    from waitress.adjustments import Adjustments
+
+    from flaskml.serving.loop import TcpEngine, UnixEngine
+
+    if unix_socket is not None:
+        import socket
+
+        adj = Adjustments(unix_socket=unix_socket, **LIMITS)
+        return UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None))
+    adj = Adjustments(host=host, port=port, **LIMITS)
+    return TcpEngine(app, adj, adj.listen[0])
+
+
+def check_waitress() -> None:
+    """Raises `EngineNotHere` unless waitress has inside what the engine builds on."""
+    from waitress import channel, parser, server, task
+
+    needed = {
+        channel.HTTPChannel: ("_flush_some", "_flush_exception", "_flush_outbufs_below_high_watermark", "service"),
+        parser.HTTPRequestParser: ("parse_header", "get_body_stream"),
+        task.WSGITask: ("get_environment", "build_response_header", "has_body"),
+        server.TcpWSGIServer: ("add_task", "pull_trigger", "maintenance", "readable", "handle_accept"),
+    }
+    missing = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]
+    found = version("waitress")
+    if missing or not found.startswith("3."):
+        lacks = f", which lacks {', '.join(missing)}" if missing else ""
+        raise EngineNotHere(f"The engine is made for waitress 3, and waitress {found} is installed{lacks}.")

@@ -1,0 +1,102 @@
+"""A connection of the engine: waitress's channel on one thread, where nobody waits by holding the thread up."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent, greenlet
+from waitress.channel import HTTPChannel
+
+from flaskml.serving.framing import Parser, Task, template
+
+if TYPE_CHECKING:
+    from flaskml.serving.loop import Loop
+
+
+class NoLock:
+    """Stands in for the locks of a channel, which only one thread ever uses."""
+
+    def __enter__(self) -> None:
+        """Always at once."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was held."""
+
+    def acquire(self, *_: object) -> bool:
+        """Always at once."""
+        return True
+
+    def release(self) -> None:
+        """Nothing was held."""
+
+    def notify(self) -> None:
+        """Who waits for room asks for it with `Channel.wait_for_room`."""
+
+
+class Channel(HTTPChannel):
+    """One connection."""
+
+    parser_class = Parser
+    task_class = Task
+    events = 0
+    """What the loop is told of: the flags of epoll."""
+
+    def __init__(self, server: Loop, *arguments: Any, **named: Any) -> None:
+        self._in_need_of_room: greenlet | None = None
+        super().__init__(server, *arguments, **named)
+        self.requests_lock = self.outbuf_lock = NoLock()
+        self.template = template(self)
+
+    def service(self) -> None:
+        """Executes one request, and sends what can be sent of the answer."""
+        super().service()
+        self.server.touch(self)
+
+    def handle_write(self) -> None:
+        """Sends what can be sent, and lets a call go on that waited for room."""
+        super().handle_write()
+        self._give_room()
+
+    def handle_close(self) -> None:
+        """Closes the connection; a call that waits for room learns of it when it goes on."""
+        super().handle_close()
+        self._give_room()
+
+    def _give_room(self) -> None:
+        worker = self._in_need_of_room
+        if worker is not None and (not self.connected or self.total_outbufs_len <= self.adj.outbuf_high_watermark):
+            self._in_need_of_room = None
+            self.server.calls.wake(worker)
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Lets others run until the client has read enough. Waitress would hold up the thread, which is everybody's."""
+        while self.connected and self.total_outbufs_len > self.adj.outbuf_high_watermark:
+            self._flush_exception(self._flush_some, do_close=False)
+            if self.will_close or self.total_outbufs_len <= self.adj.outbuf_high_watermark:
+                return
+            self._in_need_of_room = getcurrent()
+            self.server.touch(self)
+            self.server.calls.park()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection still has a socket."""
+        return self._fileno is not None
+
+    @property
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        found: int = self._fileno
+        return found
+
+    def add_channel(self, map: Any = None) -> None:
+        """Has the loop read from the connection."""
+        super().add_channel(map)
+        self.events = select.EPOLLIN
+        self.server.epoll.register(self._fileno, self.events)
+
+    def del_channel(self, map: Any = None) -> None:
+        """Has the loop forget the connection."""
+        super().del_channel(map)
+        self.server.forget(self)

@@ -1,0 +1,156 @@
+"""The engine's loop: one thread that reads, starts calls, computes what they wait for, and writes."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
+
+from flaskml.serving.channel import Channel
+from flaskml.serving.framing import Clock
+from flaskml.serving.greenlets import Greenlets
+
+STARTED_AT_ONCE = 64
+"""Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
+
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted in one turn."""
+
+PATIENCE = 5.0
+"""Seconds that calls in progress have once the engine is told to stop."""
+
+
+class _NoThreads:
+    """Stands where waitress has its threads."""
+
+    def shutdown(self, *_: object, **__: object) -> None:
+        """There is none to end."""
+
+
+class Loop(BaseWSGIServer):
+    """What makes a waitress server an engine: its calls run on its own thread, in greenlets.
+
+    What epoll is told is kept between turns, so whatever changes a channel outside of an event has to touch it.
+    """
+
+    channel_class = Channel
+
+    def __init__(self, application: Any, adj: Adjustments, sockinfo: Any) -> None:
+        self.epoll = select.epoll()
+        self.clock = Clock()
+        self._ready: deque[Channel] = deque()
+        self._touched: set[Channel] = set()
+        self._is_stopping = False
+        self._is_listening = True
+        super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo)
+        self.calls = Greenlets(self.trigger.pull_trigger)
+        for fd in self._map:
+            self.epoll.register(fd, select.EPOLLIN)
+
+    # What channels tell.
+
+    def add_task(self, channel: Channel) -> None:
+        """The channel has a request to serve."""
+        self._ready.append(channel)
+
+    def pull_trigger(self) -> None:
+        """Needs nothing: a channel is looked at after each call. Other threads pull the trigger itself."""
+
+    def touch(self, channel: Channel) -> None:
+        """Something has changed in the channel that its flags depend on."""
+        self._touched.add(channel)
+
+    def forget(self, channel: Channel) -> None:
+        """The connection is closed, and epoll has forgotten it by itself."""
+        self._touched.discard(channel)
+
+    def handle_accept(self) -> None:
+        """Accepts all who wait, up to a limit."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            super().handle_accept()
+            if len(self.active_channels) == before or len(self._map) >= self.adj.connection_limit:
+                return
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serves until `stop`, then finishes what has begun."""
+        try:
+            while not self._is_stopping:
+                self._turn(self.adj.asyncore_loop_timeout)
+            self._finish()
+        finally:
+            self.calls.close()
+            self.epoll.close()
+
+    def stop(self) -> None:
+        """Has the loop end after its turn. May be called from a signal or another thread."""
+        self._is_stopping = True
+        self.trigger.pull_trigger()
+
+    def _finish(self) -> None:
+        """Accepts nobody, and gives calls in progress some seconds."""
+        self.accepting = False
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self._is_in_progress():
+            self._turn(0.1)
+        wasyncore.close_all(self._map, ignore_all=True)
+
+    def _is_in_progress(self) -> bool:
+        channels = self.active_channels.values()
+        return self.calls.is_busy or any(channel.requests or channel.total_outbufs_len for channel in channels)
+
+    def _turn(self, timeout: float) -> None:
+        """What has come is read, what is ready starts, what is parked is computed, what is written is sent."""
+        self._listen_if_there_is_room()
+        is_idle = not (self._ready or self.calls.is_busy or self._touched)
+        for fd, flags in self.epoll.poll(timeout if is_idle else 0):
+            channel = self._map.get(fd)
+            if channel is not None:
+                wasyncore.readwrite(channel, flags)
+                if isinstance(channel, Channel):
+                    self._touched.add(channel)
+        for _ in range(min(len(self._ready), STARTED_AT_ONCE)):
+            self.calls.is_last = len(self._ready) == 1
+            self.calls.start(self._ready.popleft().service)
+        self.calls.is_last = False  # Those who are woken may share with each other.
+        self.calls.proceed()
+        touched, self._touched = self._touched, set()
+        for channel in touched:
+            self._look_after(channel)
+
+    def _listen_if_there_is_room(self) -> None:
+        """Follows waitress's own rule for the limit of connections."""
+        is_listening = self.accepting and self.readable()
+        if is_listening != self._is_listening:
+            self._is_listening = is_listening
+            self.epoll.modify(self._fileno, select.EPOLLIN if is_listening else 0)
+
+    def maintenance(self, now: float) -> None:
+        """Closes connections that were idle for long."""
+        super().maintenance(now)
+        self._touched.update(self.active_channels.values())
+
+    def _look_after(self, channel: Channel) -> None:
+        """Sends what can be sent, and has epoll wait for what the channel now waits for."""
+        if channel.is_open and channel.writable() and not channel.events & select.EPOLLOUT:
+            channel.handle_write()
+        if channel.is_open:
+            events = (select.EPOLLIN if channel.readable() else 0) | (select.EPOLLOUT if channel.writable() else 0)
+            if events != channel.events:
+                channel.events = events
+                self.epoll.modify(channel.fileno, events)
+
+
+class TcpEngine(Loop, TcpWSGIServer):
+    """An engine on a TCP port."""
+
+
+class UnixEngine(Loop, UnixWSGIServer):
+    """An engine on a Unix socket."""

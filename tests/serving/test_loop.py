@@ -1,0 +1,49 @@
+"""The engine, as `flask serve` runs it."""
+
+import json
+import os
+import sys
+import threading
+from contextlib import closing
+from http.client import HTTPConnection
+
+import pytest
+
+from tests.conftest import CHECKOUT, Server
+
+pytest.importorskip("greenlet")
+
+
+@pytest.fixture
+def engine(instance):
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "serve", "--port", "0"]
+    server = Server(command, cwd=CHECKOUT, env={**os.environ, "FLASKML_INSTANCE_PATH": str(instance)})
+    yield server
+    server.stop()
+
+
+def test_requests_at_once_get_their_own_answers(engine):
+    answers = []
+
+    def ask(offset):
+        with closing(HTTPConnection("127.0.0.1", engine.port, timeout=30)) as connection:
+            for index in range(100):
+                values = [(offset * 100 + index) / 1_000 + row for row in range(index % 4 + 1)]
+                connection.request("POST", "/predict", json.dumps([{"feature": value} for value in values]))
+                answers.append((values, json.loads(connection.getresponse().read())["predictions"]))
+
+    threads = [threading.Thread(target=ask, args=(offset,)) for offset in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    low, high = engine.json("POST", "/predict", [{"feature": 0}, {"feature": 1}])[1]["predictions"]
+    assert len(answers) == 800
+    for values, predictions in answers:  # The model is a line, which two points tell.
+        assert predictions == pytest.approx([low + value * (high - low) for value in values], rel=1e-9)
+
+
+def test_it_stops_on_a_signal_and_frees_its_port(engine):
+    assert engine.json("GET", "/readyz")[0] == 200
+    engine.process.terminate()
+    assert engine.process.wait(10) == 0
