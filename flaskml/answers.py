@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic_core import to_json
 
+from flaskml.tables import plain_value
+
 Answer: TypeAlias = "np.ndarray | list[np.ndarray]"
 """Shape (rows,), or (rows, columns); for several outputs some methods give a list of such, one for each."""
 
@@ -24,6 +26,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def class_name(label: Any) -> str:
     """The name of a class in JSON, where only texts are keys: booleans as JSON writes them, all else as Python does."""
+    if isinstance(label, (np.datetime64, np.timedelta64)):
+        return str(label)
     label = label.item() if isinstance(label, np.generic) else label
     return str(label).lower() if isinstance(label, bool) else str(label)
 
@@ -43,8 +47,16 @@ def values(answer: Answer, method: str, classes: Sequence[Names] = (), top: int 
 
 
 def _plain(answer: np.ndarray) -> list[Any]:
-    found: list[Any] = (answer.astype(str) if answer.dtype.kind in "mM" else answer).tolist()
-    return found
+    if answer.dtype.kind in "mM":
+        missing, answer = np.isnat(answer), answer.astype(str).astype(object)
+        answer[missing] = None
+    found: list[Any] = answer.tolist()
+    return _plain_items(found) if answer.dtype.hasobject else found
+
+
+def _plain_items(items: list[Any]) -> list[Any]:
+    """The values of an array of objects, whatever stands for a missing one as None."""
+    return [_plain_items(item) if isinstance(item, list) else plain_value(item) for item in items]
 
 
 def _names(classes: Sequence[Names], output: int, answer: np.ndarray) -> Names:

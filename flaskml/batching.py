@@ -104,7 +104,7 @@ class Batcher:
         table: Callable[[Sequence[Sequence[Any]]], Any],
         methods: Sequence[str],
     ) -> None:
-        self._compute = compute
+        self.compute = compute
         self._table = table
         self.costs: Mapping[str, Costs] = {method: Costs() for method in methods}
         self.queues: Mapping[str, Queue] = {method: Queue() for method in methods}
@@ -119,7 +119,7 @@ class Batcher:
 
     def _timed(self, table: Any, count: int, method: str) -> Answer:
         start = time.perf_counter()
-        answer = self._compute(table, method)
+        answer = self.compute(table, method)
         self.costs[method].note(count, time.perf_counter() - start)
         return answer
 

@@ -108,7 +108,7 @@ class Report:
         if feature.kind == "datetime" and isinstance(value, str) and self._schema.out_of_range == "refuse":
             with contextlib.suppress(ValueError):
                 moment_checker(feature, closed=False)(value)
-                return f"must be a date and time from {feature.minimum} to {feature.maximum}"
+                return f"must be a date and time, {feature.ranged}"
         return None
 
     def _wrong_row(self, row: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from flaskml.errors import PROBLEMS_SHOWN, Problem
 from flaskml.parsing import Rows
-from flaskml.schema import Feature, Schema, Value
+from flaskml.schema import Feature, Schema, Value, moment
 
 FEW = 4
 """Rows up to which looking at one value after the other is faster than numpy is with all."""
@@ -31,8 +30,9 @@ class Doubts:
         if self._numbers:
             ranged = {index: feature for index, feature, _ in self._checks}
             columns = range(len(schema.features))
-            self._low = np.array([ranged[i].minimum if i in ranged else -np.inf for i in columns], dtype=np.float64)
-            self._high = np.array([ranged[i].maximum if i in ranged else np.inf for i in columns], dtype=np.float64)
+            spans = [ranged[i].span if i in ranged else (None, None) for i in columns]
+            self._low = np.array([-np.inf if low is None else low for low, _ in spans], dtype=np.float64)
+            self._high = np.array([np.inf if high is None else high for _, high in spans], dtype=np.float64)
 
     def of(self, rows: Rows) -> Sequence[Problem]:
         """The first doubts about the rows."""
@@ -56,16 +56,22 @@ def _check(schema: Schema, feature: Feature) -> Doubtful | None:
     if feature.kind == "category":
         known = frozenset(feature.categories or ())
         return (lambda value: value not in known) if feature.unknown == "accept" else None
-    low, high = feature.minimum, feature.maximum
-    if schema.out_of_range != "warn" or low is None or high is None:
+    low, high = feature.span
+    if schema.out_of_range != "warn" or (low is None and high is None):
         return None
-    if isinstance(low, str) or isinstance(high, str):
-        first, last = dt.datetime.fromisoformat(str(low)), dt.datetime.fromisoformat(str(high))
-        return lambda value: not first <= dt.datetime.fromisoformat(value) <= last
-    return lambda value: not low <= value <= high
+    read: Callable[[Any], Any] = moment if feature.kind == "datetime" else _unchanged
+    if low is None:
+        return lambda value: bool(read(value) > high)
+    if high is None:
+        return lambda value: bool(read(value) < low)
+    return lambda value: not low <= read(value) <= high
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def _beyond(feature: Feature) -> str:
     if feature.kind == "category":
         return "is none of the categories of training"
-    return f"lies outside the range of training, {feature.minimum} to {feature.maximum}"
+    return f"lies outside the range of training, {feature.ranged}"

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+COMPARED = 500
+"""Names beyond which none is offered for a wrong one: comparing all takes longer than the hint is worth."""
+
 PROBLEMS_SHOWN = 20
 """How many problems of one input are told: enough to mend a table by, few enough to read and to send."""
 
@@ -25,7 +28,10 @@ class Problem:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence that offers the known name closest to `name`, or nothing if none is close."""
-    matches = get_close_matches(name[:100], list(known), n=1)
+    names = list(known)
+    if len(names) > COMPARED:
+        return ""
+    matches = get_close_matches(name[:100], names, n=1)
     return f'; did you mean "{matches[0]}"?' if matches else ""
 
 
@@ -280,7 +286,19 @@ class NotAnswerable(FlaskmlError):
     title = "Input not acceptable"
 
     def __init__(self) -> None:
-        super().__init__("The model cannot compute an answer to these rows; a number may be too large for it.")
+        super().__init__(
+            "The model cannot compute an answer to these rows; a number may be too large for it, or a value missing."
+        )
+
+
+class EngineNotHere(FlaskmlError):
+    """The engine is not made for what is installed."""
+
+    title = "Engine not available"
+
+    def __init__(self, found: str, missing: Sequence[str]) -> None:
+        lacks = f", which lacks {', '.join(missing)}" if missing else ""
+        super().__init__(f"The engine is made for waitress 3, and waitress {found} is installed{lacks}.")
 
 
 def train_command(name: str) -> str:

@@ -42,10 +42,10 @@ class Golden(BaseModel):
         maker, absolute = TableMaker(schema), ABSOLUTE * largest(self.answers)
         batch = plain(predict(maker.table(self.rows)))
         alone = [plain(predict(maker.table([row])))[0] for row in self.rows]
-        for answers in (batch, alone):
+        for answers, is_alone in ((batch, False), (alone, True)):
             for index, (expected, answered) in enumerate(zip(self.answers, answers, strict=True)):
                 if not same(expected, answered, absolute):
-                    return Difference(row=index, expected=expected, answered=answered)
+                    return Difference(row=index, expected=expected, answered=answered, alone=is_alone)
         return None
 
 
@@ -55,6 +55,8 @@ class Difference(BaseModel):
     row: int
     expected: Any
     answered: Any
+    alone: bool = False
+    """Whether it was answered alone, and in a batch as expected."""
 
 
 def record(schema: Schema, table: Table, predict: Any) -> Golden:
@@ -66,10 +68,10 @@ def record(schema: Schema, table: Table, predict: Any) -> Golden:
     return Golden(rows=tuple(plain_rows(schema, part)), answers=tuple(plain(predict(part))))
 
 
-def some_rows(table: Any) -> Any:
-    """A few dozen rows of a table, from the first to the last."""
+def some_rows(table: Any, most: int = ROWS_KEPT) -> Any:
+    """A few dozen rows of a table, or `most`, from the first to the last."""
     count = len(table)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, ROWS_KEPT)).round().astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
     return table.iloc[chosen] if hasattr(table, "iloc") else table[chosen]
 
 

@@ -1,4 +1,4 @@
-"""Learning a schema from a sample, and correcting what was learnt."""
+"""Learning a schema from a sample."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from flaskml.errors import InvalidSchema, nearest
+from flaskml.errors import InvalidSchema
 from flaskml.schema import Feature, Kind, Marker, Schema
 from flaskml.tables import plain_value
 
@@ -88,11 +87,19 @@ def _kind_of_objects(types: set[type]) -> Kind | None:
     return "text" if all(issubclass(kind, str) for kind in types) else None
 
 
+_MARKERS: Mapping[str, Marker] = {"NoneType": "None", "NAType": "NA", "NaTType": "NaT"}
+
+
 def _marker(column: pd.Series) -> Marker:
     """What stands for a missing value: as the column has it, or as one of its type would."""
     if str(column.dtype) == "object":
-        found = next(iter(column[column.isna()]), None if len(column) and not column.isna().any() else np.nan)
-        return {"NoneType": "None", "NAType": "NA", "NaTType": "NaT"}.get(type(found).__name__, "NaN")  # type: ignore[return-value]
+        gaps: set[Marker] = {_MARKERS.get(type(gap).__name__, "NaN") for gap in column[column.isna()]}
+        if len(gaps) > 1:
+            raise InvalidSchema(
+                f'Column "{str(column.name)[:100]}" marks missing values in several ways ({", ".join(sorted(gaps))}); '
+                "use one of them."
+            )
+        return gaps.pop() if gaps else "None"
     if str(column.dtype).startswith("datetime64"):
         return "NaT"
     import pandas as pd
@@ -141,98 +148,6 @@ def _range(name: str, known: pd.Series) -> dict[str, Any]:
 
 def _span(known: pd.Series) -> dict[str, Any]:
     return {"minimum": known.min().isoformat(), "maximum": known.max().isoformat()} if len(known) else {}
-
-
-def corrected(schema: Schema, corrections: Mapping[str, Any]) -> Schema:
-    """The schema with what the corrections say instead: any part of a schema, features by name.
-
-    Raises `InvalidSchema` for an unknown feature or key, and for a kind that the column has no place for.
-    """
-    given = corrections.get("features", [])
-    if not isinstance(given, (list, tuple)) or not all(isinstance(part, Mapping) and "name" in part for part in given):
-        raise InvalidSchema('"features" must be a list of objects, each with a "name".')
-    changes = {str(part["name"]): part for part in given}
-    for name in changes:
-        if name not in schema.names:
-            raise InvalidSchema(f'There is no feature "{name[:100]}"{nearest(name, schema.names) or "."}')
-    features = [_changed(feature, changes.get(feature.name, {})) for feature in schema.features]
-    fixed = {"features": features, "layout": schema.layout, "dtype": schema.dtype}
-    document = {**schema.model_dump(), **corrections, **fixed}
-    return Schema.model_validate(_validated(Schema, document, "The schema"))
-
-
-def _changed(feature: Feature, change: Mapping[str, Any]) -> Feature:
-    kept = feature.model_dump()
-    kind = change.get("kind", feature.kind)
-    if kind != feature.kind:  # What was learnt for another kind says nothing of this one.
-        kept |= dict.fromkeys(("minimum", "maximum", "quantiles", "categories", "counts", "unknown"))
-    elif "categories" in change and list(change["categories"] or ()) != list(feature.categories or ()):
-        kept["counts"] = None
-    merged = {**kept, **change, "dtype": feature.dtype, "missing": feature.missing}
-    new: Feature = _validated(Feature, merged, f'Feature "{feature.name[:100]}"')
-    if new.nullable and feature.dtype.startswith(("int", "uint", "bool")) and feature.dtype != "boolean":
-        raise InvalidSchema(
-            f'Feature "{feature.name[:100]}" cannot be null: a column of {feature.dtype} has no place for it.'
-        )
-    if kind != feature.kind and kind not in _kinds_held_by(feature):
-        raise InvalidSchema(f'Feature "{feature.name[:100]}" cannot be a {kind}: its column is of {feature.dtype}.')
-    return new
-
-
-def _kinds_held_by(feature: Feature) -> tuple[Kind, ...]:
-    """The kinds whose values a column has a place for."""
-    if feature.kind in ("category", "text") and not feature.dtype.startswith("category"):
-        return (
-            ("category", "text")
-            if feature.categories is None or isinstance(feature.categories[0], str)
-            else ("integer",)
-        )
-    if feature.kind == "integer":
-        return ("category", "boolean")
-    return ("integer", "boolean", "category") if feature.kind == "float" else ()
-
-
-def _validated(kind: Any, document: Mapping[str, Any], what: str) -> Any:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise InvalidSchema(f"{what}: {where + ': ' if where else ''}{problem['msg']}.") from None
-
-
-def retyped(frame: pd.DataFrame, corrections: Mapping[str, Any]) -> pd.DataFrame:
-    """The table with each column as the kind that the corrections give it, before anything is fitted to it.
-
-    Raises `InvalidSchema` naming a column whose values are not of that kind.
-    """
-    kinds = {part["name"]: part.get("kind") for part in corrections.get("features", ()) if part.get("kind")}
-    changed = {}
-    for name, kind in kinds.items():
-        if name in frame.columns:
-            try:
-                changed[name] = _as_kind(frame[name], kind)
-            except (ValueError, TypeError, KeyError):
-                raise InvalidSchema(f'Column "{name[:100]}" holds values that are no {kind}.') from None
-    return frame.assign(**changed)
-
-
-def _as_kind(column: pd.Series, kind: Kind) -> pd.Series:
-    import pandas as pd
-
-    if kind == "datetime":
-        return pd.to_datetime(column, format="ISO8601")
-    if kind == "float":
-        return column.astype(np.float64)
-    if kind == "integer":
-        return column.astype(np.float64 if column.isna().any() else np.int64)
-    if kind == "boolean":
-        known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-        return column.map(lambda value: known[str(value).lower()], na_action="ignore")
-    if kind == "category" and column.dtype.kind in "iu":
-        return column.astype("category")
-    texts = column.map(str, na_action="ignore").astype(object)
-    return texts.astype("category") if kind == "category" else texts
 
 
 def dates_read(column: pd.Series) -> pd.Series:

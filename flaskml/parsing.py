@@ -160,14 +160,18 @@ class Parser:
             raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
 
     def _numbered(self, lines: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-        """The lines that are not blank, counted. A line of a table with one column is never blank: it is null."""
-        count = 0
+        """The lines that are not blank, counted. In a table of one column a blank line is null, but at the end."""
+        blank, count = 0, 0
         for line in lines:
-            if line or len(self.schema.features) == 1:
+            if not line:
+                blank += len(self.schema.features) == 1
+                continue
+            for fields in [*([[""]] * blank), line]:
                 if count == self.max_rows:
                     raise TooManyRows(self.max_rows)
-                yield count, line or [""]
+                yield count, fields
                 count += 1
+            blank = 0
 
     def _record(self, number: int, header: list[str], line: list[str]) -> dict[str, str]:
         if len(line) != len(header):

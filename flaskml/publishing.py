@@ -12,12 +12,15 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import numpy as np
+
 from flaskml.bundle import Facts, Manifest, Score, Task
+from flaskml.doubts import Doubts
 from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
 from flaskml.golden import Golden, record, some_rows
 from flaskml.parsing import Parser
 from flaskml.runtimes.sklearn import classes_of, methods_of
-from flaskml.samples import asked, understand, with_unknown_tried, working_methods
+from flaskml.samples import asked, check_way_back, understand, with_unknown_tried, working_methods
 from flaskml.schema import Table
 from flaskml.settings import Settings, load_settings
 from flaskml.store import Store
@@ -108,7 +111,7 @@ def publish_version(
     still active.
     """
     with _refusals_told():
-        facts, golden = complete(facts, estimator, some_rows(table))
+        facts, golden = complete(facts, estimator, table)
     manifest = store.publish(name, estimator, facts, golden)
     if activate:
         activate_accepted(store, name, manifest.version, reason, trial_limits(settings), unless_newer=True)
@@ -120,15 +123,29 @@ def publish_version(
 
 def complete(facts: Facts, estimator: Any, table: Table) -> tuple[Facts, Golden]:
     """The facts with what only trying can tell, and the golden rows, which have to be rows that the schema takes."""
-    methods = working_methods(estimator, table)
-    schema = with_unknown_tried(facts.schema_, estimator, table, methods)
-    golden = record(schema, table, lambda rows: asked(estimator, rows, methods[0]))
+    check_way_back(facts.schema_, table)
+    some = some_rows(table)
+    _check_count(estimator, some)
+    methods = working_methods(estimator, some)
+    schema = with_unknown_tried(facts.schema_, estimator, some, methods)
+    golden = record(schema, some, lambda rows: asked(estimator, rows, methods[0]))
     try:
-        Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows)
+        Doubts(schema).of(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))
     except InvalidInput as error:
-        raise NotPublishable(f"The schema does not take the sample: {error.problems[0].detail}.") from error
+        name = error.problems[
+            0
+        ].feature  # The rest of what is said holds a value, and a job's detail is told to anybody.
+        raise NotPublishable(f'The schema does not take the values that the sample has of "{name}".') from error
     known = {"schema_": schema, "methods": methods, "classes": classes_of(estimator)}
     return facts.model_copy(update=known), golden
+
+
+def _check_count(estimator: Any, table: Table) -> None:
+    """Raises `NotPublishable` for an estimator whose answers are not one for each row, even if they seem so once."""
+    import pandas as pd
+
+    twice = pd.concat([table, table]) if isinstance(table, pd.DataFrame) else np.concatenate([table, table])
+    asked(estimator, twice, methods_of(estimator)[0])
 
 
 @contextmanager
@@ -209,9 +226,10 @@ def _score(estimator: Any, X: Any, y: Any) -> Score | None:
     """The estimator's own score on the sample, which it may have been fitted on."""
     if y is None or not hasattr(estimator, "score"):
         return None
-    if len(y) != len(X):
-        raise NotPublishable(f"The sample has {len(X)} rows and {len(y)} targets.")
+    targets = y.shape[0] if hasattr(y, "shape") else len(y)
+    if targets != len(X):
+        raise NotPublishable(f"The sample has {len(X)} rows and {targets} targets.")
     with warnings.catch_warnings(action="ignore"):
         value = float(estimator.score(X, y))
     metric = {"classification": "accuracy", "regression": "r2"}.get(task_of(estimator), "score")
-    return Score(metric=metric, value=value, rows=len(y), on="the sample") if math.isfinite(value) else None
+    return Score(metric=metric, value=value, rows=targets, on="the sample") if math.isfinite(value) else None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flaskml.answers import values
-from flaskml.errors import NotPublishable
+from flaskml.corrections import corrected
+from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.golden import largest, plain, same, some_rows
-from flaskml.learning import as_array, corrected, learn
-from flaskml.runtimes.sklearn import classes_of, methods_of, numpy_answer
+from flaskml.learning import as_array, learn
+from flaskml.runtimes.sklearn import classes_of, forget_names, methods_of, numpy_answer
 from flaskml.schema import Feature, Schema, Table
 from flaskml.tables import TableMaker, plain_rows
 
@@ -25,6 +28,14 @@ TEXTS = "U"
 
 ROUNDING = 1e-12
 """How far two answers may be off that only rounding tells apart."""
+
+VALUES_COMPARED = 200_000
+"""Values of a sample that are made again from what requests would send."""
+
+REMEDY = (
+    "A vectorizer, which takes a list of texts, takes a column of a DataFrame in "
+    'make_column_transformer((TfidfVectorizer(), "text")).'
+)
 
 UNKNOWN_TEXT = "no category of training"
 """What an estimator is tried with to see whether it takes a category that it does not know."""
@@ -42,8 +53,13 @@ def understand(estimator: Any, X: Any, corrections: Mapping[str, Any] | None = N
     """The sample as the estimator takes it, and its schema with what the corrections say instead.
 
     An estimator that knows the names of its columns takes a frame, unless all are numbers and it answers their array
-    alike, which costs a request less. Any other takes an array. Raises `NotPublishable` or `InvalidSchema`.
+    alike, which costs a request less. Any other takes what it answers: a frame where the array makes a difference.
+    Raises `NotPublishable` or `InvalidSchema`.
     """
+    if np.ndim(X) == 1:
+        raise NotPublishable(
+            f"The sample must be a DataFrame or an array of shape (rows, features), and it has one dimension. {REMEDY}"
+        )
     sample = _of_frame(estimator, X) if hasattr(X, "iloc") else _of_array(estimator, np.asarray(X))
     return Sample(corrected(sample.schema, corrections or {}), sample.table)
 
@@ -55,17 +71,22 @@ def _of_frame(estimator: Any, frame: pd.DataFrame) -> Sample:
     if not named.columns.is_unique:
         raise NotPublishable("The sample has two columns with the same name.")
     _check_width(estimator, named.columns.tolist())
-    schema = learn(named)
+    some, array = some_rows(named), named.to_numpy()
     if all(isinstance(dtype, np.dtype) and dtype.kind in "iuf" for dtype in named.dtypes):
-        array = named.to_numpy()
-        if answers_alike(estimator, some_rows(named), some_rows(array)):
-            return Sample(as_array(schema, array.dtype.name), array)
-    if hasattr(estimator, "feature_names_in_"):
-        return Sample(schema, named)
+        if answers_alike(estimator, some, some_rows(array)):
+            return Sample(as_array(learn(named), array.dtype.name), array)
+        return Sample(learn(named), named)
+    knows_names = hasattr(estimator, "feature_names_in_")
+    if knows_names or (_answers(estimator, some) and not answers_alike(estimator, some, some_rows(array))):
+        return Sample(learn(named), named)
     try:
-        return _of_array(estimator, named.to_numpy(), named.columns.tolist())
+        return _of_array(estimator, array, named.columns.tolist())
     except (ValueError, TypeError, AttributeError, KeyError):  # It was fitted on a frame and has not kept the names.
-        return Sample(schema, named)
+        return Sample(learn(named), named)
+
+
+def _answers(estimator: Any, table: Table) -> bool:
+    return _works(estimator, table, methods_of(estimator)[0])
 
 
 def _of_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> Sample:
@@ -75,7 +96,7 @@ def _of_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> S
         raise NotPublishable("The sample must be a DataFrame or an array of shape (rows, features).")
     known = getattr(estimator, "feature_names_in_", None)
     if known is not None:
-        return _of_frame(estimator, pd.DataFrame(array, columns=list(known)).infer_objects())
+        return _of_frame(estimator, _inferred(pd.DataFrame(array, columns=list(known), dtype=array.dtype)))
     if not len(array):
         raise NotPublishable("The sample has no row.")
     if array.dtype.kind not in "biufUO":
@@ -84,7 +105,20 @@ def _of_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> S
     _check_width(estimator, names)
     asked(estimator, some_rows(array), methods_of(estimator)[0])
     dtype = TEXTS if array.dtype.kind == "U" else array.dtype.name
-    return Sample(as_array(learn(pd.DataFrame(array, columns=list(names))), dtype), array)
+    # The type is said, because pandas 3 would make its own strings of objects, with another marker for what is missing.
+    kind = object if array.dtype.kind in "UO" else array.dtype
+    return Sample(as_array(learn(pd.DataFrame(array, columns=list(names), dtype=kind)), dtype), array)
+
+
+def _inferred(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its columns of objects as numbers or booleans where all of them are."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    inferred = frame.infer_objects()
+    for name in frame:
+        if not (is_numeric_dtype(inferred[name]) or is_bool_dtype(inferred[name])):
+            inferred[name] = frame[name]
+    return inferred
 
 
 def _check_width(estimator: Any, columns: Sequence[str]) -> None:
@@ -101,16 +135,21 @@ def asked(estimator: Any, table: Table, method: str) -> list[Any]:
         answer = numpy_answer(getattr(estimator, method)(table))
     found = values(answer, method, classes_of(estimator))
     if len(found) != len(table):
-        raise NotPublishable(f"The estimator answers {len(table)} rows with {len(found)} values of {method}.")
+        raise NotPublishable(f"The estimator answers {len(table)} rows with {len(found)} values of {method}. {REMEDY}")
     return found
 
 
-def answers_alike(estimator: Any, table: Table, other: Table) -> bool:
-    """Whether all methods answer two forms of the same rows alike, but for the order in which numbers are added."""
+def answers_alike(estimator: Any, frame: Table, array: Table) -> bool:
+    """Whether all methods answer an array as its frame, but for the order in which numbers are added.
+
+    The array is asked of a copy that has forgotten the names of columns, as it will be served.
+    """
     try:
+        nameless = deepcopy(estimator)
+        forget_names(nameless)
         return all(
-            _alike(plain(asked(estimator, table, method)), plain(asked(estimator, other, method)))
-            for method in working_methods(estimator, table)
+            _alike(plain(asked(estimator, frame, method)), plain(asked(nameless, array, method)))
+            for method in working_methods(estimator, frame)
         )
     except Exception:  # Whatever it raises at the other form, it does not take it.
         return False
@@ -135,15 +174,20 @@ def _works(estimator: Any, table: Table, method: str) -> bool:
 
 
 def with_unknown_tried(schema: Schema, estimator: Any, table: Table, methods: Sequence[str]) -> Schema:
-    """The schema with each category closed whose estimator refuses one that it does not know, and the others open."""
+    """The schema with each category closed whose estimator refuses one that it does not know, and the others open.
+
+    Raises `InvalidSchema` if it was said to be open and the estimator refuses.
+    """
     row = plain_rows(schema, table[:1])[0]
     maker = TableMaker(schema)
 
     def settled(index: int, feature: Feature) -> Feature:
-        if feature.kind != "category" or feature.unknown is not None:
+        if feature.kind != "category" or feature.unknown == "refuse":
             return feature
         tried = maker.table([(*row[:index], _unknown(feature), *row[index + 1 :])])
         takes = all(_works(estimator, tried, method) for method in methods)
+        if feature.unknown == "accept" and not takes:
+            raise InvalidSchema(f'The estimator takes no unknown category of feature "{feature.name[:100]}".')
         return feature.model_copy(update={"unknown": "accept" if takes else "refuse"})
 
     features = tuple(settled(index, feature) for index, feature in enumerate(schema.features))
@@ -151,7 +195,35 @@ def with_unknown_tried(schema: Schema, estimator: Any, table: Table, methods: Se
 
 
 def _unknown(feature: Feature) -> str | int:
-    categories = feature.categories or ()
-    if isinstance(categories[0], int):
-        return 1 + max(int(category) for category in categories)
+    categories = set(feature.categories or ())
+    if any(isinstance(category, int) for category in categories):
+        return next(number for number in count() if number not in categories)
     return next(text for text in (UNKNOWN_TEXT, UNKNOWN_TEXT * 2) if text not in categories)
+
+
+def check_way_back(schema: Schema, table: Table) -> None:
+    """Raises `NotPublishable` naming a column that requests cannot bring to the estimator as the sample has it."""
+    part = some_rows(table, max(VALUES_COMPARED // len(schema.features), 100))
+    made = TableMaker(schema).table(plain_rows(schema, part))
+    for index, feature in enumerate(schema.features):
+        if not _is_same(_column(made, index), _column(part, index)):
+            raise NotPublishable(
+                f'Sent as {feature.kind}, the values of column "{feature.name[:100]}" ({feature.dtype}) '
+                "would not reach the estimator as the sample has them."
+            )
+
+
+def _column(table: Table, index: int) -> Any:
+    return table[:, index] if isinstance(table, np.ndarray) else table.iloc[:, index].reset_index(drop=True)
+
+
+def _is_same(made: Any, given: Any) -> bool:
+    """Whether two columns are of the same type and values, and mark what is missing alike."""
+    import pandas as pd
+
+    if isinstance(given, np.ndarray) and given.dtype != object:
+        return made.dtype.kind == given.dtype.kind and bool(
+            np.array_equal(made, given, equal_nan=given.dtype.kind == "f")
+        )
+    ours, theirs = (pd.Series(column, dtype=column.dtype) for column in (made, given))
+    return bool(ours.dtype == theirs.dtype and ours.equals(theirs))

@@ -6,7 +6,8 @@ what makes the tables of requests (`tables`).
 
 from __future__ import annotations
 
-import math
+import datetime as dt
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,6 +25,9 @@ Table: TypeAlias = "np.ndarray | pd.DataFrame"
 
 LISTED = 10
 """How many categories a sentence names."""
+
+LARGEST = sys.float_info.max
+"""The largest number that there is."""
 
 EXACT = 2**53
 """The largest number up to which a float holds every whole number."""
@@ -82,10 +86,44 @@ class Feature(BaseModel):
     def _coherent(self) -> Feature:
         if (self.kind == "category") != bool(self.categories):
             raise ValueError("a category has categories, and nothing else has")
-        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
-        if any(isinstance(bound, str) != (self.kind == "datetime") for bound in bounds):
-            raise ValueError("a datetime has ISO 8601 texts as minimum and maximum, and a number numbers")
+        if len(set(self.categories or ())) < len(self.categories or ()):
+            raise ValueError("a category is there twice")
+        if self.counts is not None and len(self.counts) != len(self.categories or ()):
+            raise ValueError("there is one count for each category")
+        if self.kind != "category" and (self.unknown is not None or self.ordered):
+            raise ValueError("only a category can be unknown, or in an order")
+        self._check_bounds()
         return self
+
+    def _check_bounds(self) -> None:
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        if bounds and not (self.is_number or self.kind == "datetime"):
+            raise ValueError("only a number and a datetime have a minimum and a maximum")
+        moments = [bound for bound in bounds if isinstance(bound, str)]
+        if len(moments) != (len(bounds) if self.kind == "datetime" else 0):
+            raise ValueError("a datetime has ISO 8601 texts as minimum and maximum, and a number numbers")
+        if any(_moment_or_none(text) is None for text in moments):
+            raise ValueError("minimum and maximum of a datetime are ISO 8601")
+        if any((moment(text).tzinfo is not None) != self.is_aware for text in moments):
+            raise ValueError("minimum and maximum have an offset from UTC if the values have one")
+        if not all(abs(bound) <= LARGEST for bound in bounds if not isinstance(bound, str)):
+            raise ValueError("minimum and maximum are finite")
+        low, high = self.span
+        if low is not None and high is not None and low > high:
+            raise ValueError("the minimum is not above the maximum")
+
+    @property
+    def span(self) -> tuple[Any, Any]:
+        """The smallest and the largest value of the sample, datetimes as such; None where there is none."""
+        low, high = (moment(b) if isinstance(b, str) else b for b in (self.minimum, self.maximum))
+        return low, high
+
+    @property
+    def ranged(self) -> str:
+        """The range of the sample, as the end of a sentence."""
+        if self.minimum is None or self.maximum is None:
+            return f"at least {self.minimum}" if self.maximum is None else f"at most {self.maximum}"
+        return f"{self.minimum} to {self.maximum}"
 
     @property
     def is_number(self) -> bool:
@@ -129,16 +167,24 @@ class Feature(BaseModel):
         if self.is_number:
             return self._middle()
         if self.kind == "datetime":
-            return f"{str(self.minimum or '2024-01-31')[:10]}T00:00:00{'+00:00' if self.is_aware else ''}"
+            return self._moment_between()
         return False if self.kind == "boolean" else "text"
 
     def _middle(self) -> float | int:
-        low, high = self.minimum or 0, self.maximum or 0
-        assert not isinstance(low, str) and not isinstance(high, str)
+        low, high = self.span
+        low, high = (high or 0 if low is None else low), (low or 0 if high is None else high)
         if self.kind == "integer":
-            return round((int(low) + int(high)) / 2) if abs(low) + abs(high) < EXACT else (int(low) + int(high)) // 2
-        middle = low / 2 + high / 2
-        return float(f"{middle:.3g}") if math.isfinite(middle) else 0.0
+            return round((low + high) / 2) if abs(low) + abs(high) < EXACT else (int(low) + int(high)) // 2
+        return min(max(float(f"{low / 2 + high / 2:.3g}"), low), high)
+
+    def _moment_between(self) -> str:
+        low, high = self.span
+        low, high = (high if low is None else low), (low if high is None else high)
+        if low is None:
+            return f"2024-01-31T00:00:00{'+00:00' if self.is_aware else ''}"
+        middle = low + (high - low) / 2
+        day = middle.replace(hour=0, minute=0, second=0, microsecond=0)
+        return str((day if day >= low else middle).isoformat())
 
     def _categories_listed(self) -> str:
         categories = self.categories or ()
@@ -147,6 +193,18 @@ class Feature(BaseModel):
 
 
 _MADE_OF = {"float": "float64", "integer": "int64", "boolean": "bool", "datetime": "datetime64[us]"}
+
+
+def moment(text: str) -> dt.datetime:
+    """The datetime that a text in ISO 8601 stands for. Raises ValueError."""
+    return dt.datetime.fromisoformat(text)
+
+
+def _moment_or_none(text: str) -> dt.datetime | None:
+    try:
+        return moment(text)
+    except ValueError:
+        return None
 
 
 def _quoted(category: str | int) -> str:
@@ -187,9 +245,9 @@ class Schema(BaseModel):
     def bounds(self, feature: Feature) -> tuple[int | float, int | float]:
         """The smallest and the largest number that a request may send for a feature."""
         low, high = feature.numeric_limits
-        if self.out_of_range == "refuse" and feature.minimum is not None and feature.maximum is not None:
-            assert not isinstance(feature.minimum, str) and not isinstance(feature.maximum, str)
-            low, high = max(low, feature.minimum), min(high, feature.maximum)
+        if self.out_of_range == "refuse":
+            least, most = feature.span
+            low, high = low if least is None else max(low, least), high if most is None else min(high, most)
         return low, high
 
     @property

@@ -21,7 +21,7 @@ from flaskml.archive import is_large
 from flaskml.bundle import MODEL_FILE, Manifest, environment_key
 from flaskml.children import child_group
 from flaskml.errors import FlaskmlError, VersionRejected
-from flaskml.runtimes import open_runtime
+from flaskml.model import open_predictor
 from flaskml.state import State, Verdict, now
 from flaskml.store import Store
 
@@ -149,8 +149,8 @@ def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:
     golden = store.golden(manifest)
     bundle, method = store.load(manifest.model, manifest.version, mapped=mapped), manifest.methods[0]
     try:
-        runtime = open_runtime(bundle)
-        difference = golden.replay(manifest.schema_, lambda table: values(runtime.compute(table, method), method))
+        compute = open_predictor(bundle, max_rows=len(golden.rows)).batcher.compute
+        difference = golden.replay(manifest.schema_, lambda table: values(compute(table, method), method))
     except (MemoryError, FlaskmlError):
         raise
     except Exception as error:  # A model may raise anything; that it did is the verdict.
@@ -158,8 +158,9 @@ def _replay(store: Store, manifest: Manifest, *, mapped: bool) -> Verdict:
     if difference is None:
         reason = f"{len(golden.rows)} golden rows answered as in training."
         return Verdict(accepted=True, reason=reason, at=now(), mapped=mapped)
-    reason = f"it answered golden row {difference.row} otherwise than in training."
-    return Verdict(accepted=False, reason=reason, at=now(), **difference.model_dump())
+    otherwise = "alone otherwise than among others" if difference.alone else "otherwise than in training"
+    reason = f"it answered golden row {difference.row} {otherwise}."
+    return Verdict(accepted=False, reason=reason, at=now(), **difference.model_dump(exclude={"alone"}))
 
 
 def _limit(limits: Limits, size: int) -> None:

@@ -6,7 +6,7 @@ Settings from where Flask keeps them, the live objects of an app, bodies, replie
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from flask import Flask, Response, current_app, render_template, request
@@ -128,7 +128,7 @@ def is_terse() -> bool:
 
 
 def _problem_body(error: FlaskmlError) -> bytes:
-    detail = error.terse if is_terse() else error.detail
+    detail = _sentence(error)
     document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": detail[:1_000]}
     room = PROBLEM_LIMIT - len(json.dumps(document)) - 100
     errors = []
@@ -169,11 +169,27 @@ def prefers_page() -> bool:
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def render_form(current: Current, status: int = 200, **shown: Any) -> tuple[str, int]:
+def render_form(
+    current: Current,
+    status: int = 200,
+    *,
+    error: FlaskmlError | None = None,
+    doubts: Sequence[Problem] = (),
+    **shown: Any,
+) -> tuple[str, int]:
     """The page with the form of the current model, or with what to do to get one."""
     if isinstance(current, Absent):
-        return render_template("index.html", predictor=None, error=current.reason), current.reason.status
-    return render_template("index.html", predictor=current, **shown), status
+        return render_template("index.html", predictor=None, alert=_sentence(current.reason)), current.reason.status
+    if error is not None:
+        troubles = {} if is_terse() else {found.feature: found.detail for found in error.problems}
+        shown |= {"alert": _sentence(error), "troubles": troubles}
+    told_doubts = [told(doubt)["detail"] for doubt in doubts]
+    return render_template("index.html", predictor=current, doubts=told_doubts, **shown), status
+
+
+def _sentence(error: FlaskmlError) -> str:
+    """What is said of an error, in as many words as the settings allow."""
+    return error.terse if is_terse() else error.detail
 
 
 def limit_body(limit: int, setting: str) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from flaskml.answers import class_name, encoded, to_csv, values
@@ -14,7 +15,15 @@ SHARES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [("a", "a"), (np.str_("a"), "a"), (True, "true"), (np.False_, "false"), (np.int64(3), "3"), (1.5, "1.5")],
+    [
+        ("a", "a"),
+        (np.str_("a"), "a"),
+        (True, "true"),
+        (np.False_, "false"),
+        (np.int64(3), "3"),
+        (1.5, "1.5"),
+        (np.datetime64("2024-01-31", "D"), "2024-01-31"),
+    ],
 )
 def test_names_of_classes(label, name):
     assert class_name(label) == name
@@ -30,7 +39,9 @@ def test_names_of_classes(label, name):
         (np.array([np.str_("a"), np.int64(3), np.float32(0.5), None], dtype=object), ["a", 3, 0.5, None]),
         (np.array([np.nan, -np.inf, 0.5]), [None, None, 0.5]),
         (np.array([[1.0, np.nan]]), [[1.0, None]]),
-        (np.array(["2024-01-31"], dtype="datetime64[D]"), ["2024-01-31"]),
+        (np.array(["2024-01-31", "NaT"], dtype="datetime64[D]"), ["2024-01-31", None]),
+        (np.array([pd.NA, pd.NaT, pd.Timestamp("2024-01-31")], dtype=object), [None, None, "2024-01-31T00:00:00"]),
+        (np.array([[1, pd.NA]], dtype=object), [[1, None]]),
     ],
 )
 def test_every_type_of_an_answer_has_its_json(answer, plain):

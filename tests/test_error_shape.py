@@ -101,6 +101,7 @@ ERRORS = {
     errors.DamagedFile: lambda: errors.DamagedFile("models/homes/1/model.joblib", "it is missing", "homes"),
     errors.Unavailable: lambda: errors.Unavailable(errors.NoActiveVersion("homes", ()), "homes", ["other"]),
     errors.NotAnswerable: lambda: errors.NotAnswerable(),
+    errors.EngineNotHere: lambda: errors.EngineNotHere("4.0", ["HTTPChannel.service"]),
     errors.Busy: lambda: errors.Busy(),
     errors.StorageFailed: lambda: errors.StorageFailed("No space left on device"),
     errors.InvalidTraining: lambda: errors.InvalidTraining("The table has no rows."),

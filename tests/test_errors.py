@@ -23,3 +23,8 @@ def test_sentences_say_what_to_do():
 
 def test_nearest_is_bounded():
     assert errors.nearest("x" * 10**6, ["y"]) == ""
+
+
+def test_of_very_many_names_none_is_offered():
+    names = [f"category {number}" for number in range(50_000)]
+    assert nearest("category 7x", names) == "" and "category 7" in nearest("category 7x", names[:500])

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flaskml.corrections import corrected, retyped
 from flaskml.errors import InvalidSchema
-from flaskml.learning import as_array, corrected, dates_read, learn, retyped
+from flaskml.learning import as_array, dates_read, learn
 from tests.conftest import mixed_table
 
 

@@ -4,14 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import make_column_transformer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import SVC
 
 from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.runtimes.sklearn import methods_of
-from flaskml.samples import answers_alike, understand, with_unknown_tried, working_methods
+from flaskml.samples import answers_alike, check_way_back, understand, with_unknown_tried, working_methods
+from flaskml.tables import TableMaker
 
 NUMBERS = np.random.default_rng(2).normal(size=(60, 3))
 FRAME = pd.DataFrame(NUMBERS, columns=["a", "b", "c"])
@@ -98,3 +100,61 @@ def test_what_is_said_about_a_category_is_not_tried():
 def test_samples_that_the_estimator_was_not_fitted_on(sample, said):
     with pytest.raises((NotPublishable, InvalidSchema), match=said):
         understand(Ridge().fit(FRAME, TARGET), sample)
+
+
+class ByName:
+    """Looks at the columns that it was fitted on and keeps no names, as many hand-written estimators do."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def predict(self, X):
+        return np.asarray(X["b"] if hasattr(X, "columns") else X[:, 0], dtype=float)
+
+
+@pytest.mark.parametrize("frame", [FRAME, FRAME.assign(town="Oslo")])
+def test_an_estimator_that_keeps_no_names_gets_the_frame_where_it_makes_a_difference(frame):
+    sample = understand(ByName().fit(frame), frame)
+    assert sample.schema.layout == "frame" and sample.table is not None
+
+
+def test_a_pipeline_that_passes_frames_on_gets_one():
+    steps = (StandardScaler().set_output(transform="pandas"), make_column_transformer(("passthrough", ["a"])), Ridge())
+    pipeline = make_pipeline(*steps).fit(FRAME, TARGET)
+    assert understand(pipeline, FRAME).schema.layout == "frame"
+
+
+@pytest.mark.parametrize("marker", [None, np.nan])
+def test_what_is_missing_in_an_array_of_objects_is_marked_alike(marker):
+    array = np.array([["a", "x"], ["b", "y"]] * 30, dtype=object)
+    array[7, 0] = marker
+    sample = understand(OneHotEncoder(handle_unknown="ignore").fit(array), array)
+    check_way_back(sample.schema, sample.table)
+    made = TableMaker(sample.schema).table([(None, "x")])
+    assert (made[0, 0] is None) is (marker is None)
+
+
+def test_two_ways_to_mark_what_is_missing_are_refused():
+    frame = TOWNS.assign(town=TOWNS["town"].astype(object))
+    frame.loc[7, "town"], frame.loc[9, "town"] = None, np.nan
+    frame["town"] = frame["town"].astype(object)
+    encoder = OneHotEncoder().fit(frame.assign(floor="1"))
+    with pytest.raises(InvalidSchema, match=r'"town" marks missing values in several ways \(NaN, None\)'):
+        understand(encoder, frame.assign(floor="1"))
+
+
+def test_a_column_that_requests_cannot_make_again_is_named():
+    schema = understand(Ridge().fit(FRAME, TARGET), FRAME).schema
+    changed = schema.model_copy(
+        update={"features": tuple(f.model_copy(update={"kind": "integer"}) for f in schema.features)}
+    )
+    with pytest.raises(NotPublishable, match='Sent as integer, the values of column "a"'):
+        check_way_back(changed, NUMBERS)
+
+
+@pytest.mark.parametrize("form", [list, pd.Series, np.array])
+def test_texts_alone_are_refused_with_the_remedy(form):
+    texts = ["good case", "bad case"] * 10
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [0, 1] * 10)
+    with pytest.raises(NotPublishable, match="make_column_transformer"):
+        understand(pipeline, form(texts))

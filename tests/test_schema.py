@@ -1,5 +1,7 @@
 """What a feature and a schema say."""
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
@@ -29,6 +31,20 @@ def test_schemas_that_are_none(wrong):
         {"kind": "datetime", "maximum": 1},
         {"kind": "complex"},
         {"kind": "float", "colour": "red"},
+        {"kind": "float", "minimum": 2, "maximum": 1},
+        {"kind": "float", "minimum": math.nan},
+        {"kind": "float", "maximum": math.inf},
+        {"kind": "float", "maximum": 10**400},
+        {"kind": "text", "minimum": 1},
+        {"kind": "boolean", "maximum": 1},
+        {"kind": "datetime", "minimum": "abc"},
+        {"kind": "datetime", "minimum": "2024-01-31T00:00:00Z"},
+        {"kind": "datetime", "dtype": "datetime64[us, UTC]", "minimum": "2024-01-31T00:00:00"},
+        {"kind": "datetime", "minimum": "2024-01-31", "maximum": "2024-01-30"},
+        {"kind": "category", "categories": ("a", "b", "a")},
+        {"kind": "category", "categories": ("a", "b"), "counts": (1,)},
+        {"kind": "text", "unknown": "accept"},
+        {"kind": "float", "ordered": True},
     ],
 )
 def test_features_that_are_none(wrong):
@@ -67,12 +83,19 @@ def test_what_is_wanted(feature, wanted):
         ({"kind": "category", "categories": (3, 5)}, 3),
         (
             {"kind": "datetime", "minimum": "2020-05-06T07:08:09", "maximum": "2021-01-01T00:00:00"},
-            "2020-05-06T00:00:00",
+            "2020-09-03T00:00:00",
         ),
         ({"kind": "datetime", "dtype": "datetime64[ns, UTC]"}, "2024-01-31T00:00:00+00:00"),
+        (
+            {"kind": "datetime", "minimum": "2020-05-06T07:00:00", "maximum": "2020-05-06T09:00:00"},
+            "2020-05-06T08:00:00",
+        ),
+        ({"kind": "float", "minimum": 1.0001, "maximum": 1.0002}, 1.0001),
+        ({"kind": "float", "minimum": 5.0}, 5.0),
+        ({"kind": "integer", "maximum": -3}, -3),
     ],
 )
 def test_the_example_is_made_up_and_accepted(feature, example):
-    schema = Schema(features=(Feature(name="a", **feature),), layout="frame")
+    schema = Schema(features=(Feature(name="a", **feature),), layout="frame", out_of_range="refuse")
     assert schema.example == {"a": example}
     assert Parser(schema, max_rows=1).parse_table(schema.example).single

@@ -122,7 +122,7 @@ def test_a_good_version_is_accepted_whatever_it_prints_and_leaves_running(store,
 def test_a_wrong_answer_is_told_with_its_row_and_both_answers(store, odd):
     verdict = try_out(store, odd.Alone())
     assert not verdict.accepted and (verdict.row, verdict.expected, verdict.answered) == (0, 7.0, 8.0)
-    assert verdict.reason == "it answered golden row 0 otherwise than in training."
+    assert verdict.reason == "it answered golden row 0 alone otherwise than among others."
 
 
 def test_a_crash_ends_the_child_alone(store, odd):

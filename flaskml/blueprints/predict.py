@@ -10,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from flaskml.access import changes_nothing
 from flaskml.answers import BY_CLASS, to_csv
-from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType
+from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.model import Current
 from flaskml.parsing import Rows
 from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
@@ -21,6 +21,9 @@ URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 CSV = "text/csv"
 ACCEPTED = f"application/json, {CSV}, {URLENCODED} or {MULTIPART}"
+
+OPTIONS = ("method", "top_k")
+"""What may stand in the query of a prediction."""
 
 _JSON_START = re.compile(rb"\s*[{\[]")
 _COUNT = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
@@ -56,9 +59,9 @@ def answer(predictor: Current) -> Response | tuple[str, int]:
     method, top = read_options(predictor)
     rows = read_rows(predictor)
     values = predictor.values(predictor.predict(rows, method), method, top)
-    if request.accept_mimetypes and prefers_csv():
-        return csv_reply(predictor, values)
     doubts = predictor.doubts.of(rows)
+    if request.accept_mimetypes and prefers_csv():
+        return csv_reply(predictor, values, len(doubts))
     return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts]))
 
 
@@ -67,10 +70,10 @@ def prefers_csv() -> bool:
     return request.accept_mimetypes.best_match(["application/json", CSV]) == CSV
 
 
-def csv_reply(predictor: Current, values: list[Any]) -> Response:
-    """The values as CSV; which version gave them stands in the headers, for a table has no place for it."""
+def csv_reply(predictor: Current, values: list[Any], doubts: int) -> Response:
+    """The values as CSV; which version gave them, and how many warnings, stand in the headers: a table has no place."""
     manifest = predictor.manifest
-    headers = {"Model": manifest.model, "Model-Version": manifest.version}
+    headers = {"Model": manifest.model, "Model-Version": manifest.version, "Model-Warnings": str(doubts)}
     return Response(to_csv(values), headers=headers, content_type=f"{CSV}; charset=utf-8; header=present")
 
 
@@ -78,6 +81,9 @@ def read_options(predictor: Current) -> tuple[str, int | None]:
     """The method that is asked for, and how many classes of it."""
     if not request.query_string:
         return predictor.method(None), None
+    for key in request.args:
+        if key not in OPTIONS:
+            raise InvalidInput([Problem(None, None, f'there is no option "{key[:100]}"{nearest(key, OPTIONS)}')])
     method = predictor.method(request.args.get("method"))
     asked = request.args.get("top_k")
     if asked is None:

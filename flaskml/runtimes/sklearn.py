@@ -51,7 +51,10 @@ def numpy_answer(answer: Any) -> Answer:
     """Arrays of numpy's own, from sparse ones and frames too."""
     if isinstance(answer, list) and answer and hasattr(answer[0], "shape"):
         return [np.asarray(part) for part in answer]
-    return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    found = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    if found.dtype.kind == "f" and found.dtype.itemsize > np.dtype(np.float64).itemsize:
+        return found.astype(np.float64)
+    return found
 
 
 def open_runtime(bundle: Bundle) -> SklearnRuntime:

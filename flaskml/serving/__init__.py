@@ -6,7 +6,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from flaskml.errors import FlaskmlError
+from flaskml.errors import EngineNotHere
 
 if TYPE_CHECKING:
     from flaskml.serving.loop import Loop
@@ -27,13 +27,6 @@ LIMITS = {
 Header and body leave in one send; no body and no answer below 64 MiB opens a temporary file; and forwarding headers are
 refused where they would matter (`access`) instead of being removed from each request.
 """
-
-
-class EngineNotHere(FlaskmlError):
-    """The engine cannot run with what is installed."""
-
-    status = 500
-    title = "Engine not available"
 
 
 def has_engine() -> bool:
@@ -72,5 +65,4 @@ def check_waitress() -> None:
     missing = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]
     found = version("waitress")
     if missing or not found.startswith("3."):
-        lacks = f", which lacks {', '.join(missing)}" if missing else ""
-        raise EngineNotHere(f"The engine is made for waitress 3, and waitress {found} is installed{lacks}.")
+        raise EngineNotHere(found, missing)

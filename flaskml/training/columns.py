@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaskml.learning import as_array, corrected, dates_read, learn, retyped
+from flaskml.corrections import corrected, retyped
+from flaskml.learning import as_array, dates_read, learn
 from flaskml.schema import Schema, Table
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from io import BytesIO
 
 import pytest
@@ -258,3 +259,32 @@ def test_terse_warnings_name_nothing(make_app, home):
     answer = client.post("/predict", json={**home, "age": 400, "home city": "Bern"})
     assert answer.status_code == 200 and {doubt["row"] for doubt in answer.json["warnings"]} == {0}
     assert not any(word in json.dumps(answer.json["warnings"]) for word in ("age", "city", "400", "Bern", "80"))
+
+
+@pytest.mark.parametrize("query", ["mehtod=predict", "method=predict&x=1"])
+def test_options_that_there_are_not(client, query):
+    answer = client.post(f"/predict?{query}", json={"feature": 1})
+    assert answer.status_code == 422 and "there is no option" in answer.json["detail"]
+
+
+def test_a_table_of_one_column_ends_as_tables_do(client):
+    for end, count in (("", 2), ("\n", 2), ("\n\n", 2)):
+        answer = client.post("/predict", data=f"feature\n1\n2{end}".encode(), content_type="text/csv")
+        assert len(answer.json["predictions"]) == count
+    answer = client.post("/predict", data=b"feature\n1\n\n2\n", content_type="text/csv")
+    assert answer.status_code == 422 and answer.json["errors"][0]["row"] == 1
+
+
+def test_a_table_tells_in_its_headers_how_many_warnings_there_are(homes, home):
+    answer = homes.post("/predict", json=[home, {**home, "age": 400}], headers={"Accept": "text/csv"})
+    assert answer.headers["Model-Warnings"] == "1"
+
+
+def test_terse_pages_name_nothing_beside_the_form(make_app, home):
+    client = make_app(MODEL_NAME="homes", ERROR_DETAIL="terse").test_client()
+    form = {name: str(value) for name, value in home.items()}
+    bad = client.post("/predict", data={**form, "home city": "Secret"}, headers={"Accept": "text/html"}).text
+    odd = client.post("/predict", data={**form, "rooms": "Secret"}, headers={"Accept": "text/html"}).text
+    for page in (bad, odd):
+        alert = re.search(r'role="alert">(.*?)</p>|class="hint">(.*?)</p>', page)[0]
+        assert not any(word in alert for word in ("rooms", "city", "Secret"))

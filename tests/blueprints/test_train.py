@@ -1,6 +1,7 @@
 """Training over HTTP, in process; tests/test_waitress.py has it over a socket."""
 
 import io
+import re
 
 import pytest
 
@@ -94,3 +95,20 @@ def test_strangers_do_not_train(client):
 def test_unknown_jobs(client):
     assert client.get("/jobs").json == {"jobs": []}
     assert client.get("/jobs/0").status_code == 404
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"features": [{"name": "bmi", "minimum": 0, "maximum": 0}], "out_of_range": "refuse"},
+        {"features": [{"kind": "text"}]},
+        {"features": 5},
+    ],
+)
+def test_a_job_that_fails_tells_no_value(app, client, schema):
+    answer = client.post("/train", json={"data": "diabetes", "schema": schema})
+    app.extensions["jobs"].wait()
+    job = client.get(answer.headers["Location"]).json
+    assert job["status"] == "failed" and "process died" not in job["detail"]
+    assert not re.search(r"0\.0\d", job["detail"])

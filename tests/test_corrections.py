@@ -1,0 +1,127 @@
+"""Correcting what was learnt: a right model, or a sentence that says why not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+import flaskml
+from flaskml import create_app
+from flaskml.errors import FlaskmlError
+from flaskml.store import Store
+from tests.conftest import stop
+from tests.test_publishing import swift  # noqa: F401 - a fixture
+
+ROWS = 40
+FRAME = pd.DataFrame(
+    {
+        "size": np.linspace(0.5, 9.5, ROWS),
+        "rooms": np.arange(ROWS) % 5,
+        "town": pd.Series(["Oslo", "Rome"] * (ROWS // 2), dtype=object),
+        "floor": pd.Series(["low", "high"] * (ROWS // 2), dtype="category"),
+        "sold": pd.date_range("2024-01-01", periods=ROWS),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    """One that takes unknown towns and looks at no date."""
+    columns = make_column_transformer(
+        ("passthrough", ["size", "rooms"]), (OneHotEncoder(handle_unknown="ignore"), ["town", "floor"])
+    )
+    return make_pipeline(columns, LogisticRegression(max_iter=500)).fit(FRAME, np.arange(ROWS) % 2)
+
+
+@pytest.fixture
+def publish(estimator, tmp_path, swift):  # noqa: F811
+    return lambda **changes: flaskml.publish(estimator, FRAME, instance_path=tmp_path, schema=changes)
+
+
+def feature(name, **changes):
+    return {"features": [{"name": name, **changes}]}
+
+
+REFUSED = {
+    "a bound that is no datetime": (feature("sold", minimum="abc"), "minimum|ISO"),
+    "a bound with an offset": (feature("sold", minimum="2023-01-01T00:00:00Z"), "offset"),
+    "a bound of a text": (feature("town", kind="text", minimum=1), "minimum"),
+    "a bound of a category": (feature("town", minimum=1, maximum=2), "minimum"),
+    "a bound beyond floats": (feature("size", maximum=10**400), "finite"),
+    "a bound that is no number": (feature("size", minimum=float("nan")), "finite"),
+    "an empty range": (feature("size", minimum=10, maximum=1), "not above"),
+    "no place for null": (feature("rooms", nullable=True), "cannot be null"),
+    "another kind": (feature("size", kind="text"), "cannot be a text"),
+    "numbers that are not whole": (feature("size", kind="integer"), '"size".*would not reach'),
+    "numbers that are no booleans": (feature("rooms", kind="boolean"), '"rooms".*would not reach'),
+    "an open set of pandas categories": (feature("floor", unknown="accept"), "pandas categories"),
+    "pandas categories in another order": (feature("floor", categories=["low", "high"]), "pandas categories"),
+    "pandas categories with an order": (feature("floor", ordered=True), "pandas categories"),
+    "a category twice": (feature("town", categories=["Oslo", "Rome", "Oslo"]), "twice"),
+    "a category gone": (feature("town", categories=["Oslo"], unknown="refuse"), '"town"'),
+    "a range that leaves rows out": (
+        {**feature("size", minimum=0, maximum=1), "out_of_range": "refuse"},
+        'does not take the values that the sample has of "size"',
+    ),
+    "unknown numbers": (feature("size", unknown="accept"), "only a category"),
+    "a feature twice": ({"features": [{"name": "size"}, {"name": "size"}]}, "more than once"),
+    "a feature without a name": ({"features": [{"kind": "text"}]}, "name"),
+    "a feature that is none": (feature("sise"), 'did you mean "size"'),
+    "no list": ({"features": 5}, "list of objects"),
+    "no objects": ({"features": ["size"]}, "list of objects"),
+    "an unknown key": ({"colour": "red"}, "colour"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_and_nothing_is_stored(publish, tmp_path, case):
+    changes, said = REFUSED[case]
+    with pytest.raises(FlaskmlError, match=said) as caught:
+        publish(**changes)
+    assert not Store(tmp_path).names()
+    assert not any(value in caught.value.detail for value in ("Rome", "9.5", "9.26"))
+
+
+ROW = {"size": 5.0, "rooms": 2, "town": "Oslo", "floor": "low", "sold": "2024-01-02"}
+
+ACCEPTED = {
+    "one bound": ({**feature("size", maximum=None, minimum=0), "out_of_range": "refuse"}, {"size": -1}, 422),
+    "one bound, the other side": (
+        {**feature("size", maximum=None, minimum=0), "out_of_range": "refuse"},
+        {"size": 1e9},
+        200,
+    ),
+    "a warning at one bound": (feature("size", minimum=None, maximum=20), {"size": 21}, "warned"),
+    "no warning at the other": (feature("size", minimum=None, maximum=20), {"size": -21}, 200),
+    "dates in a range": ({"out_of_range": "refuse"}, {"sold": "2025-01-01"}, 422),
+    "whole numbers as a set": (feature("rooms", kind="category", categories=[0, 1, 2, 3, 4]), {"rooms": 4}, 200),
+    "more of the set": (feature("town", categories=["Oslo", "Rome", "Bern"]), {"town": "Bern"}, 200),
+    "a closed set": (feature("town", unknown="refuse"), {"town": "Bern"}, 422),
+    "an open set": (feature("town", unknown="accept"), {"town": "Bern"}, "warned"),
+    "any text": (feature("town", kind="text"), {"town": "Bern"}, 200),
+    "more than there are features": ({"extra": "ignore"}, {"colour": "red"}, 200),
+    "the largest number in the set": (
+        feature("rooms", kind="category", categories=[0, 1, 2, 3, 4, 2**63 - 1]),
+        {"rooms": 2**63 - 1},
+        200,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_what_can_be_holds_for_requests(publish, tmp_path, case):
+    changes, row, expected = ACCEPTED[case]
+    publish(**changes)
+    app = create_app({"INSTANCE_PATH": tmp_path})
+    try:
+        client = app.test_client()
+        answer = client.post("/predict", json={**ROW, **row})
+        assert answer.status_code == (200 if expected == "warned" else expected), answer.json
+        assert ("warnings" in answer.json) is (expected == "warned")
+        assert client.get("/").status_code == client.get("/models/default").status_code == 200
+        assert client.post("/predict", json=client.application.extensions["model"].current.schema.example).json["model"]
+    finally:
+        stop(app)
