@@ -27,4 +27,4 @@ def test_nearest_is_bounded():
 
 def test_of_very_many_names_none_is_offered():
     names = [f"category {number}" for number in range(50_000)]
-    assert nearest("category 7x", names) == "" and "category 7" in nearest("category 7x", names[:500])
+    assert errors.nearest("category 7x", names) == "" and "category 7" in errors.nearest("category 7x", names[:500])
