@@ -6,29 +6,24 @@ time, slowly, to say everything that is wrong with it (`diagnosis`).
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml import diagnosis
-from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
+from flaskml.errors import InvalidInput, Problem, TooManyRows
 from flaskml.schema import EXACT, Feature, Schema, Table, Value
 from flaskml.tables import TableMaker, moment_checker, plain_value
+from flaskml.texts import as_browsers_write, read_csv, read_text
 
 TEXT_LIMIT = 100_000
 """Characters in one text value, so that a vectorizer's work on one request is bounded."""
 
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
-_BOOLEANS = {"true": True, "false": False}
 
 
 class Rows:
@@ -60,7 +55,7 @@ class Parser:
         self.maker = TableMaker(schema)
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
-        self._written = {written: name for name in schema.names for written in _as_browsers_write(name)}
+        self._written = {written: name for name in schema.names for written in as_browsers_write(name)}
         # To pydantic each missing value is an error with a copy of the row, which may be large: here none is missed.
         quick = _row(schema, required=False)
         values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features], fail_fast=True)
@@ -136,47 +131,16 @@ class Parser:
 
     def parse_csv(self, body: bytes) -> Rows:
         """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""
-        try:
-            lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-            header = next(lines, None)
-            if not header:
-                raise NotParseable("it is empty; send a header with the names of the features")
-            twice = next((name for name, count in Counter(header).items() if count > 1), None)
-            if twice is not None:
-                raise InvalidInput([Problem(None, twice[:100], f'"{twice[:100]}" is in the header more than once')])
-            rows = [self._read(self._record(number, header, line)) for number, line in self._numbered(lines)]
-        except UnicodeDecodeError as error:
-            raise NotParseable(f"byte {error.start} is not UTF-8") from None
-        except csv.Error as error:
-            raise NotParseable(f"it is no CSV ({error})") from None
-        if not rows:
+        header, records = read_csv(body, self.max_rows, blank_is_row=len(self.schema.features) == 1)
+        if not records:
             self._check_header(header)
-        return self._checked(rows, single=False)
+        return self._checked([self._read(record) for record in records], single=False)
 
     def _check_header(self, header: Sequence[str]) -> None:
         """Refuses a table without rows that could have none; or it is a row, and the header was forgotten."""
         missing = [name for name in self.schema.names if name not in header]
         if missing:
             raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
-
-    def _numbered(self, lines: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-        """The lines that are not blank, counted. In a table of one column a blank line is null, but at the end."""
-        blank, count = 0, 0
-        for line in lines:
-            if not line:
-                blank += len(self.schema.features) == 1
-                continue
-            for fields in [*([[""]] * blank), line]:
-                if count == self.max_rows:
-                    raise TooManyRows(self.max_rows)
-                yield count, fields
-                count += 1
-            blank = 0
-
-    def _record(self, number: int, header: list[str], line: list[str]) -> dict[str, str]:
-        if len(line) != len(header):
-            raise InvalidInput([Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")])
-        return dict(zip(header, line, strict=True))
 
     def _read(self, texts: Mapping[str, str]) -> dict[str, Value]:
         return {name: self._read_field(name, text) for name, text in texts.items()}
@@ -266,32 +230,6 @@ def _as_rows(document: object) -> tuple[Sequence[Any], bool]:
     if isinstance(document, dict) and document.keys() == {"instances"} and isinstance(document["instances"], list):
         return document["instances"], False
     return (document, False) if isinstance(document, list) else ([document], True)
-
-
-def _as_browsers_write(name: str) -> Iterator[str]:
-    """The name as forms may have it: with line ends as CR LF, and in multipart with these and quotes escaped.
-
-    Source: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
-    """
-    for ends in (name, re.sub("\r\n|\r|\n", "\r\n", name)):
-        yield ends
-        yield ends.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
-
-
-def read_text(feature: Feature, text: str) -> Value:
-    """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
-    whole_category = feature.kind == "category" and isinstance((feature.categories or ("",))[0], int)
-    if feature.kind in ("category", "text") and not whole_category:
-        return None if text == "" and feature.nullable else text
-    if text == "":
-        return None
-    if feature.kind == "boolean":
-        return _BOOLEANS.get(text.lower(), text)
-    if (feature.kind == "integer" or whole_category) and _INTEGER.fullmatch(text):
-        return int(text)
-    if feature.kind == "datetime":
-        return text
-    return float(text) if _NUMBER.fullmatch(text) else text
 
 
 def _plain(row: Any) -> Any:

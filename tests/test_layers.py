@@ -29,6 +29,7 @@ STEPS = {
     "flaskml.batching": 1.7,
     "flaskml.doubts": 3.1,
     "flaskml.diagnosis": 2,
+    "flaskml.texts": 2,
     "flaskml.parsing": 3,
     "flaskml.bundle": 4,
     "flaskml.processes": 4,

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, TooManyRows
-from flaskml.parsing import TEXT_LIMIT, Parser, read_text
+from flaskml.parsing import TEXT_LIMIT, Parser
 from flaskml.schema import Feature, Schema
+from flaskml.texts import read_text
 
 FEATURES = (
     Feature(name="a", kind="float"),

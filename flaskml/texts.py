@@ -1,0 +1,85 @@
+"""Values that are written as text: the fields of forms and of CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
+from flaskml.schema import Feature, Value
+
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_BOOLEANS = {"true": True, "false": False}
+
+
+def as_browsers_write(name: str) -> Iterator[str]:
+    """The name as forms may have it: with line ends as CR LF, and in multipart with these and quotes escaped.
+
+    Source: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+    """
+    for ends in (name, re.sub("\r\n|\r|\n", "\r\n", name)):
+        yield ends
+        yield ends.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+
+
+def read_text(feature: Feature, text: str) -> Value:
+    """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
+    whole_category = feature.kind == "category" and isinstance((feature.categories or ("",))[0], int)
+    if feature.kind in ("category", "text") and not whole_category:
+        return None if text == "" and feature.nullable else text
+    if text == "":
+        return None
+    if feature.kind == "boolean":
+        return _BOOLEANS.get(text.lower(), text)
+    if (feature.kind == "integer" or whole_category) and _INTEGER.fullmatch(text):
+        return int(text)
+    if feature.kind == "datetime":
+        return text
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], list[dict[str, str]]]:
+    """The header of a table and its rows, at most so many, each with its texts by column.
+
+    In a table of one column a blank line is a row, but at the end. Raises `NotParseable`, `InvalidInput` or
+    `TooManyRows`.
+    """
+    try:
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+        header = next(lines, None)
+        if not header:
+            raise NotParseable("it is empty; send a header with the names of the features")
+        twice = next((name for name, count in Counter(header).items() if count > 1), None)
+        if twice is not None:
+            raise InvalidInput([Problem(None, twice[:100], f'"{twice[:100]}" is in the header more than once')])
+        rows = [_record(number, header, line) for number, line in _numbered(lines, most, blank_is_row)]
+    except UnicodeDecodeError as error:
+        raise NotParseable(f"byte {error.start} is not UTF-8") from None
+    except csv.Error as error:
+        raise NotParseable(f"it is no CSV ({error})") from None
+    return header, rows
+
+
+def _numbered(lines: Iterator[list[str]], most: int, blank_is_row: bool) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are rows, counted."""
+    blank, count = 0, 0
+    for line in lines:
+        if not line:
+            blank += blank_is_row
+            continue
+        for fields in [*([[""]] * blank), line]:
+            if count == most:
+                raise TooManyRows(most)
+            yield count, fields
+            count += 1
+        blank = 0
+
+
+def _record(number: int, header: list[str], line: list[str]) -> dict[str, str]:
+    if len(line) != len(header):
+        raise InvalidInput([Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")])
+    return dict(zip(header, line, strict=True))
