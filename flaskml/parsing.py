@@ -188,12 +188,11 @@ def _text(_: Schema, __: Feature) -> CoreSchema:
 
 def _category(schema: Schema, feature: Feature) -> CoreSchema:
     categories = list(feature.categories or ())
-    whole = isinstance(categories[0], int)
-    any_category = _integer(schema, feature) if whole else _text(schema, feature)
+    any_category = _integer(schema, feature) if feature.is_whole else _text(schema, feature)
     if feature.unknown == "accept":
         return any_category
     closed = core_schema.literal_schema(categories)
-    return core_schema.chain_schema([any_category, closed]) if whole else closed  # To a literal, true is 1.
+    return core_schema.chain_schema([any_category, closed]) if feature.is_whole else closed  # To a literal, true is 1.
 
 
 def _datetime(schema: Schema, feature: Feature) -> CoreSchema:

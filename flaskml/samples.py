@@ -136,6 +136,8 @@ def asked(estimator: Any, table: Table, method: str) -> list[Any]:
     found = values(answer, method, classes_of(estimator))
     if len(found) != len(table):
         raise NotPublishable(f"The estimator answers {len(table)} rows with {len(found)} values of {method}. {REMEDY}")
+    if any(isinstance(value, bytes) for value in found):
+        raise NotPublishable("The estimator answers with bytes, which JSON has not; make its labels strings.")
     return found
 
 

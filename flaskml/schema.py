@@ -131,6 +131,11 @@ class Feature(BaseModel):
         return self.kind in ("float", "integer")
 
     @property
+    def is_whole(self) -> bool:
+        """Whether a value is a whole number, any or one of a set."""
+        return self.kind == "integer" or (self.kind == "category" and isinstance((self.categories or ("",))[0], int))
+
+    @property
     def is_aware(self) -> bool:
         """Whether a datetime has an offset from UTC."""
         return "," in self.dtype
@@ -139,7 +144,7 @@ class Feature(BaseModel):
     def numeric_limits(self) -> tuple[int | float, int | float]:
         """The numbers that a request may send: those that the column holds, whole ones in 64 bits at most."""
         kind = np.dtype(self.dtype.lower()) if self.dtype.lower().startswith(("int", "uint", "float")) else None
-        if self.kind == "integer":
+        if self.is_whole:
             whole = np.iinfo(kind) if kind is not None and kind.kind in "iu" else np.iinfo(np.int64)
             return int(whole.min), int(whole.max)
         finite = np.finfo(kind) if kind is not None and kind.kind == "f" else np.finfo(np.float64)

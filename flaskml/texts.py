@@ -28,14 +28,13 @@ def as_browsers_write(name: str) -> Iterator[str]:
 
 def read_text(feature: Feature, text: str) -> Value:
     """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
-    whole_category = feature.kind == "category" and isinstance((feature.categories or ("",))[0], int)
-    if feature.kind in ("category", "text") and not whole_category:
+    if feature.kind in ("category", "text") and not feature.is_whole:
         return None if text == "" and feature.nullable else text
     if text == "":
         return None
     if feature.kind == "boolean":
         return _BOOLEANS.get(text.lower(), text)
-    if (feature.kind == "integer" or whole_category) and _INTEGER.fullmatch(text):
+    if feature.is_whole and _INTEGER.fullmatch(text):
         return int(text)
     if feature.kind == "datetime":
         return text
