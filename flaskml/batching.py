@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flaskml.answers import Answer
+
+Result = TypeVar("Result")
 
 BATCH_ROWS = 1024
 """Rows beyond which nothing is gained: of the estimators measured, none has a larger base cost than these rows."""
@@ -63,10 +65,13 @@ class Call:
 
 
 class Lane(Protocol):
-    """How a caller waits for an answer."""
+    """How a caller waits."""
 
     def ask(self, batcher: Batcher, rows: Rows, method: str) -> Answer:
         """What the batcher answers, perhaps computed together with others."""
+
+    def apart(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns or raises, which may wait for files and other processes without holding up anybody."""
 
 
 class Costs:
@@ -191,6 +196,10 @@ class Threads:
         if call.leads:
             self._lead(batcher, queue)
         return call.result()
+
+    def apart(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns or raises; a thread of its own is what it is in."""
+        return work()
 
     def _lead(self, batcher: Batcher, queue: Queue) -> None:
         """Computes for all who wait, the leader among them, and hands on to the first of those who came meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 LIMITS = {
     "connection_limit": 10_000,
     "channel_request_lookahead": 0,
-    "send_bytes": 18_000,
     "inbuf_overflow": 64 * 2**20,
     "outbuf_overflow": 64 * 2**20,
     "recv_bytes": 65_536,
@@ -24,7 +24,7 @@ LIMITS = {
 }
 """How the engine differs from waitress's defaults.
 
-Header and body leave in one send; no body and no answer below 64 MiB opens a temporary file; and forwarding headers are
+No body and no answer below 64 MiB opens a temporary file; and forwarding headers are
 refused where they would matter (`access`) instead of being removed from each request.
 """
 
@@ -36,19 +36,22 @@ def has_engine() -> bool:
     return find_spec("greenlet") is not None and hasattr(select, "epoll")
 
 
-def make_engine(app: Any, *, host: str = "127.0.0.1", port: int = 8080, unix_socket: str | None = None) -> Loop:
-    """An engine that listens, and serves once told to `run`. Raises `EngineNotHere`, or OSError for the address."""
+def make_engine(
+    app: Any, *, host: str = "127.0.0.1", port: int = 8080, unix_socket: str | None = None, **limits: Any
+) -> Loop:
+    """An engine that listens, and serves once told to `run`, in the thread that made it.
+
+    `limits` are waitress's own, instead of `LIMITS`. Raises `EngineNotHere`, or OSError for the address.
+    """
     check_waitress()
     from waitress.adjustments import Adjustments
 
     from flaskml.serving.loop import TcpEngine, UnixEngine
 
     if unix_socket is not None:
-        import socket
-
-        adj = Adjustments(unix_socket=unix_socket, **LIMITS)
+        adj = Adjustments(unix_socket=unix_socket, **{**LIMITS, **limits})
         return UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None))
-    adj = Adjustments(host=host, port=port, **LIMITS)
+    adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
     return TcpEngine(app, adj, adj.listen[0])
 
 

@@ -22,6 +22,10 @@ BLOCK_LIMIT = 2048
 """Bytes of the largest block that is kept: what is kept is bounded by this and the number."""
 
 
+ONE_PACKET = 65_536
+"""Bytes up to which a body is copied behind its headers rather than sent for itself."""
+
+
 class Blocks:
     """What blocks of headers mean, those seen lately."""
 
@@ -76,6 +80,8 @@ class Task(WSGITask):
     """A WSGI call, with its environment made from a template and its headers written in one go."""
 
     environ: dict[str, Any] | None = None
+    wrote_header = False
+    content_bytes_written = 0
 
     def get_environment(self) -> dict[str, Any]:
         """The WSGI environment of the request."""
@@ -105,6 +111,17 @@ class Task(WSGITask):
     def _environment_of_waitress(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         return {**environ, "wsgi.multithread": False}
+
+    def write(self, data: bytes) -> None:
+        """Writes a part of the answer; a small one leaves in one packet with the headers."""
+        is_first = self.complete and not self.wrote_header and self.content_length is not None
+        if not is_first or not self.has_body or not 0 < len(data) <= min(self.content_length, ONE_PACKET):
+            super().write(data)
+            return
+        header = self.build_response_header()
+        self.wrote_header = True
+        self.content_bytes_written = len(data)
+        self.channel.write_soon(header + data)
 
     def build_response_header(self) -> bytes:
         """Status line and headers; for what is not the usual answer, those of waitress."""

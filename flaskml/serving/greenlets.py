@@ -13,16 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
-from typing import TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from flaskml.answers import Answer
-from flaskml.batching import BATCH_ROWS, Batcher, Call, Rows, Threads, lane
+from flaskml.batching import BATCH_ROWS, Batcher, Call, Result, Rows, Threads, lane
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 INLINE_SECONDS = 0.005
 """What a batch may cost on the loop, where all others wait for it; what costs more goes to a thread."""

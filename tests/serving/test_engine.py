@@ -1,0 +1,373 @@
+"""The engine with small apps that do what is hard for it, beside waitress itself."""
+
+import re
+import socket
+import threading
+import time
+from contextlib import ExitStack, closing, contextmanager
+from contextvars import ContextVar
+from http.client import HTTPConnection
+
+import pytest
+from flask import Flask, Response, g, request
+from waitress import create_server
+
+from flaskml.batching import Batcher, lane
+from flaskml.errors import EngineNotHere
+from flaskml.parsing import Rows
+from flaskml.schema import Feature, Schema
+from flaskml.serving import check_waitress, make_engine
+from flaskml.tables import TableMaker
+
+pytest.importorskip("greenlet")
+
+from flaskml.serving.framing import BLOCK_LIMIT, BLOCKS_KEPT, Blocks
+
+MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+SPARE = ContextVar("spare", default="clean")
+
+
+def double(table, _):
+    if (table < 0).any():
+        raise ValueError("a negative value")
+    return table[:, 0] * 2
+
+
+@contextmanager
+def serving(app, **limits):
+    """An engine in a thread of its own; gives its port."""
+    made, ready = [], threading.Event()
+
+    def run():
+        try:
+            made.append(make_engine(app, port=0, **limits))
+        finally:
+            ready.set()
+        made[0].run()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait(10)
+    try:
+        yield int(made[0].effective_port)
+    finally:
+        made[0].stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def plainly_serving(app):
+    """Waitress as it is; gives its port."""
+    server = create_server(app, host="127.0.0.1", port=0, threads=2, ident="flaskml")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield int(server.effective_port)
+    finally:
+        server.maintenance(time.time() + 10_000)
+        server.task_dispatcher.shutdown()
+        server.trigger.pull_trigger(lambda: (_ for _ in ()).throw(SystemExit))
+        server.close()
+        thread.join(20)
+
+
+def get(port, path, **headers):
+    with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def at_once(count, ask):
+    """Calls `ask` with each number from as many threads; what any of them raises is raised."""
+    errors = []
+
+    def run(index):
+        try:
+            ask(index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def asking():
+    """An app that asks for the double of a number, twice, and looks whether it is still in its own request."""
+    app = Flask(__name__)
+    batcher = Batcher(double, MAKER.table, ["predict"])
+
+    @app.get("/<float(signed=True):value>")
+    def twice(value):
+        assert SPARE.get() == "clean"
+        SPARE.set(f"leaked {value}")
+        g.value, mark = value, request.headers["Mark"]
+        answers = []
+        for _ in range(2):
+            answers += batcher.ask(Rows([(value,)], MAKER, single=True), "predict").tolist()
+            lane.get().apart(lambda: None)
+            assert g.value == value and request.headers["Mark"] == mark and SPARE.get() == f"leaked {value}"
+        return {"answers": answers, "mark": mark}
+
+    @app.get("/healthy")
+    def healthy():
+        return "yes"
+
+    return app
+
+
+def test_calls_that_wait_keep_to_themselves():
+    with serving(asking()) as port:
+
+        def ask(index):
+            with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+                for turn in range(20):
+                    value = float(index * 100 + turn)
+                    connection.request("GET", f"/{value}", headers={"Mark": f"{index} {turn}"})
+                    answer = connection.getresponse()
+                    assert answer.status == 200
+                    assert (
+                        answer.read() == f'{{"answers":[{2 * value},{2 * value}],"mark":"{index} {turn}"}}\n'.encode()
+                    )
+
+        at_once(16, ask)
+
+
+def test_what_an_estimator_refuses_fails_alone():
+    with serving(asking()) as port:
+
+        def ask(index):
+            value = -1.0 if index % 4 == 0 else float(index)
+            status, body = get(port, f"/{value}", Mark="m")
+            assert status == (500 if value < 0 else 200)
+            assert value < 0 or f"[{2 * value},{2 * value}]".encode() in body
+
+        for _ in range(5):
+            at_once(12, ask)
+
+
+def streaming():
+    app = Flask(__name__)
+    app.add_url_rule("/healthy", view_func=lambda: "yes", endpoint="healthy")
+    app.add_url_rule("/stream", view_func=lambda: Response(bytes([n]) * 2**20 for n in range(40)), endpoint="stream")
+    return app
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_and_gets_everything():
+    with serving(streaming()) as port, closing(socket.create_connection(("127.0.0.1", port))) as slow:
+        slow.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
+        assert slow.recv(10) == b"HTTP/1.0 2"
+        time.sleep(0.2)
+        for _ in range(20):
+            assert get(port, "/healthy") == (200, b"yes")
+        slow.settimeout(20)
+        received = bytearray()
+        while part := slow.recv(2**20):
+            received += part
+        assert received.endswith(b"".join(bytes([n]) * 2**20 for n in range(40)))
+
+
+def test_a_client_that_leaves_while_its_answer_is_written_harms_nobody():
+    with serving(streaming()) as port:
+        for _ in range(5):
+            with closing(socket.create_connection(("127.0.0.1", port))) as leaving:
+                leaving.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+                leaving.recv(10)
+        assert get(port, "/healthy") == (200, b"yes")
+
+
+def waiting(release):
+    """An app with a view that waits for an event in a thread, and one whose prediction does."""
+    app = Flask(__name__)
+
+    def compute(table, _):
+        release.wait(20)
+        return table[:, 0]
+
+    batcher = Batcher(compute, MAKER.table, ["predict"])
+    batcher.costs["predict"].note(1, 1.0)  # It is known to be slow.
+    app.add_url_rule("/healthy", view_func=lambda: "yes", endpoint="healthy")
+    app.add_url_rule("/wait", view_func=lambda: str(lane.get().apart(lambda: release.wait(20))), endpoint="wait")
+    app.add_url_rule(
+        "/predict",
+        view_func=lambda: str(batcher.ask(Rows([(1.0,)], MAKER, single=True), "predict")),
+        endpoint="predict",
+    )
+    app.add_url_rule("/fail", view_func=lambda: lane.get().apart(lambda: 1 / 0), endpoint="fail")
+    return app
+
+
+@pytest.mark.parametrize(("path", "answer"), [("/wait", b"True"), ("/predict", b"[1.]")])
+def test_what_takes_long_holds_up_nobody(path, answer):
+    release, answers = threading.Event(), []
+    with serving(waiting(release)) as port:
+        threads = [threading.Thread(target=lambda: answers.append(get(port, path))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            assert get(port, "/healthy") == (200, b"yes")
+        assert not answers
+        release.set()
+        for thread in threads:
+            thread.join(20)
+    assert answers == [(200, answer)] * 3
+
+
+def test_what_a_thread_raises_is_raised_in_its_call():
+    with serving(waiting(threading.Event())) as port:
+        assert get(port, "/fail")[0] == 500 and get(port, "/healthy")[0] == 200
+
+
+def test_a_client_that_leaves_while_its_call_waits_harms_nobody():
+    release = threading.Event()
+    with serving(waiting(release)) as port:
+        for _ in range(3):
+            with closing(socket.create_connection(("127.0.0.1", port))) as leaving:
+                leaving.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+                time.sleep(0.05)
+        release.set()
+        assert get(port, "/wait") == (200, b"True")
+
+
+def test_requests_in_one_packet_are_answered_in_order():
+    with serving(asking()) as port, closing(socket.create_connection(("127.0.0.1", port))) as client:
+        values = [float(n) for n in range(1, 31)]
+        client.sendall(b"".join(f"GET /{v} HTTP/1.1\r\nHost: a\r\nMark: {v}\r\n\r\n".encode() for v in values))
+        client.settimeout(20)
+        received = b""
+        while received.count(b"answers") < len(values):
+            received += client.recv(2**16)
+        assert [float(mark) for mark in re.findall(rb'"mark":"([\d.]+)"', received)] == values
+
+
+def test_after_the_limit_of_connections_others_are_served():
+    with serving(asking(), connection_limit=6) as port:
+        for _ in range(3):
+            with ExitStack() as held:
+                for _ in range(8):
+                    held.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+                time.sleep(0.1)
+            assert get(port, "/healthy") == (200, b"yes")
+
+
+def test_more_calls_than_start_in_a_turn():
+    with serving(asking()) as port:
+        at_once(150, lambda index: get(port, f"/{float(index)}", Mark="m"))
+
+
+def echo(environ, start_response):
+    """Tells what it was given."""
+    body = environ["wsgi.input"].read()
+    names = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL", "SCRIPT_NAME", "REQUEST_URI",
+             "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_HOST", "HTTP_X_ONE", "wsgi.url_scheme", "REMOTE_ADDR")  # fmt: skip
+    told = repr([(name, environ.get(name)) for name in names]).encode() + body
+    if environ["PATH_INFO"] == "/empty":
+        start_response("204 No Content", [])
+        return []
+    if environ["PATH_INFO"] == "/fail":
+        raise RuntimeError
+    if environ["PATH_INFO"] == "/parts":
+        start_response("200 OK", [("X-Kind", "parts")])
+        return iter([told[:5], told[5:]])
+    start_response(
+        "200 OK", [("Content-Length", str(len(told))), ("x-kind", "whole"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
+    )
+    return [told]
+
+
+RAW = {
+    "get": b"GET /a%20b//c?x=1&y=%20 HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nX-One: 2\r\nX_One: 3\r\n\r\n",
+    "post": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello",
+    "chunked": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    "old": b"GET / HTTP/1.0\r\n\r\n",
+    "old and kept": b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+    "closing": b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    "head": b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",
+    "empty": b"GET /empty HTTP/1.1\r\nHost: h\r\n\r\n",
+    "parts": b"GET /parts HTTP/1.1\r\nHost: h\r\n\r\n",
+    "parts, old": b"GET /parts HTTP/1.0\r\n\r\n",
+    "fail": b"GET /fail HTTP/1.1\r\nHost: h\r\n\r\n",
+    "expect": b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
+    "absolute": b"GET http://h/p?q HTTP/1.1\r\nHost: h\r\n\r\n",
+    "slashes": b"GET ///a//b HTTP/1.1\r\nHost: h\r\n\r\n",
+    "bad header": b"GET / HTTP/1.1\r\nHost : h\r\n\r\n",
+    "bad length": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\nhello",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "odd coding": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "bare line feed": b"GET / HTTP/1.1\r\nHost: h\nX-One: 1\r\n\r\n",
+    "nonsense": b"nonsense\r\n\r\n",
+    "large header": b"GET / HTTP/1.1\r\nHost: h\r\nX-One: " + b"x" * 300_000 + b"\r\n\r\n",
+}
+
+
+def exchange(port, content):
+    """What comes back until the server closes or has nothing to say, with headers in one order."""
+    with closing(socket.create_connection(("127.0.0.1", port))) as client:
+        client.sendall(content)
+        client.settimeout(0.5)
+        received = b""
+        try:
+            while part := client.recv(2**16):
+                received += part
+            end = "closed"
+        except TimeoutError:
+            end = "kept"
+        except ConnectionResetError:
+            end = "closed"
+    went_on = received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+    received = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    head, _, body = received.rpartition(b"\r\n\r\n") if b"/parts" in content else received.partition(b"\r\n\r\n")
+    lines = sorted(re.sub(rb"(?i)^date: .*", b"date", line).lower() for line in head.split(b"\r\n"))
+    return end, went_on, lines, body
+
+
+def test_what_is_received_and_sent_is_as_on_waitress():
+    with serving(echo) as ours, plainly_serving(echo) as theirs:
+        for name, content in RAW.items():
+            wanted = exchange(theirs, content)
+            for _ in range(2):  # The second time the block of headers is known.
+                assert exchange(ours, content) == wanted, name
+
+
+def test_blocks_that_are_kept_are_few_and_small():
+    blocks = Blocks()
+    for number in range(10 * BLOCKS_KEPT):
+        blocks.put(str(number).encode(), {"number": number})
+        assert blocks.get(b"0") == {"number": 0}, "what is asked for all the time stays"
+    blocks.put(b"x" * (BLOCK_LIMIT + 1), {})
+    assert len(blocks) <= 2 * BLOCKS_KEPT + 1 and blocks.get(b"x" * (BLOCK_LIMIT + 1)) is None
+
+
+def test_another_waitress_is_refused(monkeypatch):
+    monkeypatch.setattr("flaskml.serving.version", lambda _: "4.0.0")
+    with pytest.raises(EngineNotHere, match=r"waitress 4\.0\.0 is installed"):
+        check_waitress()
+
+
+def test_a_unix_socket(tmp_path):
+    path = str(tmp_path / "s")
+    made, ready = [], threading.Event()
+
+    def run():
+        made.append(make_engine(echo, unix_socket=path))
+        ready.set()
+        made[0].run()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(10)
+    with closing(socket.socket(socket.AF_UNIX)) as client:
+        client.connect(path)
+        client.sendall(RAW["post"])
+        client.settimeout(10)
+        assert b"hello" in client.recv(2**16)
+    made[0].stop()
+    thread.join(20)
+    assert not thread.is_alive()
