@@ -15,6 +15,9 @@ from flaskml.errors import AccessDenied, TokenRequired
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing by their definition (RFC 9110, section 9.2.1). Every other one is guarded."""
 
+FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""Headers that proxies add. `waitress-serve` removes most of them before the app sees them, the engine does not."""
+
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -66,6 +69,8 @@ def _sent_token() -> bytes | None:
 
 
 def _require_loopback() -> None:
+    if any(name in request.headers for name in FORWARDING):  # Behind a proxy, everybody's peer is this machine.
+        raise AccessDenied("came through a proxy, behind which a token is needed; set ADMIN_TOKEN_SHA256")
     host = request.host.removeprefix("[").partition("]" if request.host.startswith("[") else ":")[0]
     if not _is_loopback(request.remote_addr or "") or not (host == "localhost" or _is_loopback(host)):
         raise AccessDenied("without configured tokens only this machine may; set ADMIN_TOKEN_SHA256")

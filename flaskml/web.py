@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 from flask import Flask, Response, current_app, render_template, request
@@ -15,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from flaskml import access
+from flaskml.batching import lane
 from flaskml.errors import (
     PROBLEMS_SHOWN,
     FlaskmlError,
@@ -46,6 +48,7 @@ PAGE_POLICY = (
 """Content-Security-Policy of the pages: they load one style sheet and post forms, nothing else."""
 
 Body = TypeVar("Body", bound=BaseModel)
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, Any]]:
@@ -162,6 +165,16 @@ def _key_problem(detail: Any) -> Problem:
     """What pydantic says of one key; a key is none of our words, so it is cut."""
     key = str(detail["loc"][0])[:100] if detail["loc"] else None
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
+
+
+def may_block(view: View) -> View:
+    """Marks a view that waits for files or other processes, so that it holds up nobody where all share a thread."""
+
+    @wraps(view)
+    def apart(*arguments: Any, **named: Any) -> Any:
+        return lane.get().apart(lambda: view(*arguments, **named))
+
+    return cast(View, apart)
 
 
 def prefers_page() -> bool:

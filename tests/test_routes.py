@@ -64,6 +64,7 @@ CREDENTIALS = {
     "a rebound name": (False, "127.0.0.1", {"Host": "evil.example"}, 403),
     "a link on a foreign page": (False, "127.0.0.1", {"Sec-Fetch-Site": "cross-site"}, 403),
     "its own page": (False, "127.0.0.1", {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, None),
+    "a proxy on this machine": (False, "127.0.0.1", {"X-Forwarded-For": "192.0.2.1"}, 403),
     "no token": (True, "127.0.0.1", {}, 401),
     "a wrong token": (True, "127.0.0.1", {"Authorization": "Bearer wrong"}, 401),
     "a token": (True, "192.0.2.1", {"Authorization": f"Bearer {TOKEN}"}, None),

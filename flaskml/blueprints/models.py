@@ -13,7 +13,7 @@ from flaskml.errors import FlaskmlError
 from flaskml.registry import lagging
 from flaskml.schema import Feature
 from flaskml.state import State
-from flaskml.web import limit_body, limits, registry, reply, roster, settings, store, validated
+from flaskml.web import limit_body, limits, may_block, registry, reply, roster, settings, store, validated
 
 bp = Blueprint("models", __name__)
 
@@ -28,12 +28,14 @@ class Choice(BaseModel):
 
 
 @bp.get("/models")
+@may_block
 def list_models() -> Response:
     """Every model with its versions and the active one."""
     return reply({"models": [{**row, "serving": _serving(row["name"])} for row in store().summaries()]})
 
 
 @bp.get("/models/<model_name:name>")
+@may_block
 def show_model(name: str) -> Response:
     """One model: its versions, its features, its aliases, and every activation."""
     state = store().state(name)
@@ -49,6 +51,7 @@ def show_model(name: str) -> Response:
 
 
 @bp.get("/models/<model_name:name>/versions/<version:version>")
+@may_block
 def show_version(name: str, version: str) -> Response:
     """The manifest of a version."""
     manifest = store().manifest(name, version)
@@ -58,6 +61,7 @@ def show_version(name: str, version: str) -> Response:
 
 
 @bp.put("/models/<model_name:name>/active")
+@may_block
 def activate(name: str) -> Response:
     """Makes a version the active one; answers when every process serves it."""
     choice = validated(Choice)
@@ -66,6 +70,7 @@ def activate(name: str) -> Response:
 
 
 @bp.post("/models/<model_name:name>/rollback")
+@may_block
 def roll_back(name: str) -> Response:
     """Makes the version active again that was so before the last activation."""
     limit_body(settings().max_body, "MAX_BODY")
@@ -74,6 +79,7 @@ def roll_back(name: str) -> Response:
 
 
 @bp.delete("/models/<model_name:name>/versions/<version:version>")
+@may_block
 def delete(name: str, version: str) -> Response:
     """Removes a version that answers no request."""
     limit_body(settings().max_body, "MAX_BODY")

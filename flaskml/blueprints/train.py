@@ -10,7 +10,7 @@ from werkzeug.datastructures import FileStorage
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
-from flaskml.web import checked, jobs, limit_body, reply, settings, slot
+from flaskml.web import checked, jobs, limit_body, may_block, reply, settings, slot
 
 bp = Blueprint("train", __name__)
 
@@ -19,6 +19,7 @@ FILE_FIELD = "data"
 
 
 @bp.post("/train")
+@may_block
 def train() -> Response:
     """Queues a training job: JSON with a built-in data set's name, or multipart with a CSV file."""
     upload = _upload()
@@ -33,12 +34,14 @@ def train() -> Response:
 
 
 @bp.get("/jobs")
+@may_block
 def list_jobs() -> Response:
     """All jobs, newest first."""
     return reply({"jobs": [job.to_dict() for job in jobs().table.all()]})
 
 
 @bp.get("/jobs/<job_id>")
+@may_block
 def show_job(job_id: str) -> Response:
     """One job as it stands."""
     return reply(jobs().table.get(job_id).to_dict())

@@ -9,7 +9,10 @@ from http.client import HTTPConnection
 
 import pytest
 
+from flaskml.trial import Limits, ensure_accepted
 from tests.conftest import CHECKOUT, Server
+from tests.test_registry import constant, put
+from tests.test_trial import trials  # noqa: F401 - a fixture
 
 pytest.importorskip("greenlet")
 
@@ -41,6 +44,31 @@ def test_requests_at_once_get_their_own_answers(engine):
     assert len(answers) == 800
     for values, predictions in answers:  # The model is a line, which two points tell.
         assert predictions == pytest.approx([low + value * (high - low) for value in values], rel=1e-9)
+
+
+def test_a_swap_while_others_ask(engine, store, trials):  # noqa: F811
+    put(store, constant(7))
+    ensure_accepted(store, "default", "2", Limits())
+    stop, answers = threading.Event(), []
+
+    def ask():
+        while not stop.is_set():
+            answers.append(engine.json("POST", "/predict", {"feature": 1}))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    row = {"x": 1}
+    for version in ("2", "1", "2", "1"):
+        status, told = engine.json("PUT", "/models/default/active", {"version": version})
+        assert status == 200 and told["serving"] == version
+        answer = engine.json("POST", "/predict", row if version == "2" else {"feature": 1})[1]
+        assert answer["version"] == version
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _ in answers} <= {200, 422}  # The second takes another feature.
+    assert {answer["version"] for status, answer in answers if status == 200} == {"1"}
 
 
 def test_it_stops_on_a_signal_and_frees_its_port(engine):
