@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from flaskml.settings import read_settings
 from flaskml.state import Verdict, now
 from flaskml.store import Store, environment_key
 from flaskml.training.trainer import BUILT_IN_SOURCE, Source, TrainingSpec, train
+from tests.servers import COMMANDS, client_over_socket, command_of
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -47,6 +49,19 @@ def pytest_collection_modifyitems(config, items):
         return
     left_out = {"gauntlet"} if CI else {"gauntlet", "thorough"}
     items[:] = [item for item in items if not left_out & {mark.name for mark in item.iter_markers()}]
+
+
+def pytest_generate_tests(metafunc):
+    """Runs what is said to be a contract on both servers, or on those that the marker names."""
+    contract = metafunc.definition.get_closest_marker("contract")
+    if contract and "server_name" in metafunc.fixturenames:
+        metafunc.parametrize("server_name", contract.args or COMMANDS, indirect=True)
+
+
+@pytest.fixture
+def server_name(request):
+    """The server that the test is about; None if it is about none, and the test client calls the app itself."""
+    return getattr(request, "param", None)
 
 
 @pytest.fixture(autouse=True)
@@ -132,14 +147,18 @@ def store(instance):
 
 
 @pytest.fixture
-def make_app(instance):
+def make_app(instance, server_name):
     apps = []
+    with ExitStack() as running:
 
-    def build(**config):
-        apps.append(create_app({"INSTANCE_PATH": instance, **config}))
-        return apps[-1]
+        def build(**config):
+            app = create_app({"INSTANCE_PATH": instance, **config})
+            if server_name is not None:
+                app.test_client_class = client_over_socket(server_name, running)
+            apps.append(app)
+            return app
 
-    yield build
+        yield build
     for app in apps:
         stop(app)
 
@@ -218,14 +237,13 @@ class Server:
 
 
 @pytest.fixture
-def serve(instance):
-    """Starts `waitress-serve wsgi:app` from the checkout on the test's instance folder."""
+def serve(instance, server_name):
+    """Starts a server from the checkout on the test's instance folder: `waitress-serve` unless told otherwise."""
     servers = []
 
-    def start(*, cwd=CHECKOUT, **environment):
-        command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"]
+    def start(name=server_name or "waitress-serve", *, cwd=CHECKOUT, **environment):
         variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
-        servers.append(Server(command, cwd=cwd, env=variables))
+        servers.append(Server(command_of(name), cwd=cwd, env=variables))
         return servers[-1]
 
     yield start

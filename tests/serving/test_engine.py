@@ -4,13 +4,12 @@ import re
 import socket
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from contextvars import ContextVar
 from http.client import HTTPConnection
 
 import pytest
 from flask import Flask, Response, g, request
-from waitress import create_server
 
 from flaskml.batching import Batcher, lane
 from flaskml.errors import EngineNotHere
@@ -18,6 +17,7 @@ from flaskml.parsing import Rows
 from flaskml.schema import Feature, Schema
 from flaskml.serving import check_waitress, make_engine
 from flaskml.tables import TableMaker
+from tests.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 
@@ -31,45 +31,6 @@ def double(table, _):
     if (table < 0).any():
         raise ValueError("a negative value")
     return table[:, 0] * 2
-
-
-@contextmanager
-def serving(app, **limits):
-    """An engine in a thread of its own; gives its port."""
-    made, ready = [], threading.Event()
-
-    def run():
-        try:
-            made.append(make_engine(app, port=0, **limits))
-        finally:
-            ready.set()
-        made[0].run()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    ready.wait(10)
-    try:
-        yield int(made[0].effective_port)
-    finally:
-        made[0].stop()
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-@contextmanager
-def plainly_serving(app):
-    """Waitress as it is; gives its port."""
-    server = create_server(app, host="127.0.0.1", port=0, threads=2, ident="flaskml")
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        yield int(server.effective_port)
-    finally:
-        server.maintenance(time.time() + 10_000)
-        server.task_dispatcher.shutdown()
-        server.trigger.pull_trigger(lambda: (_ for _ in ()).throw(SystemExit))
-        server.close()
-        thread.join(20)
 
 
 def get(port, path, **headers):
@@ -329,7 +290,7 @@ def exchange(port, content):
 
 
 def test_what_is_received_and_sent_is_as_on_waitress():
-    with serving(echo) as ours, plainly_serving(echo) as theirs:
+    with serving(echo) as ours, plainly_serving(echo, ident="flaskml") as theirs:
         for name, content in RAW.items():
             wanted = exchange(theirs, content)
             for _ in range(2):  # The second time the block of headers is known.

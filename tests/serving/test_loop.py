@@ -1,8 +1,6 @@
 """The engine, as `flask serve` runs it."""
 
 import json
-import os
-import sys
 import threading
 from contextlib import closing
 from http.client import HTTPConnection
@@ -10,7 +8,6 @@ from http.client import HTTPConnection
 import pytest
 
 from flaskml.trial import Limits, ensure_accepted
-from tests.conftest import CHECKOUT, Server
 from tests.test_registry import constant, put
 from tests.test_trial import trials  # noqa: F401 - a fixture
 
@@ -18,11 +15,8 @@ pytest.importorskip("greenlet")
 
 
 @pytest.fixture
-def engine(instance):
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "serve", "--port", "0"]
-    server = Server(command, cwd=CHECKOUT, env={**os.environ, "FLASKML_INSTANCE_PATH": str(instance)})
-    yield server
-    server.stop()
+def engine(serve):
+    return serve("flask serve")
 
 
 def test_requests_at_once_get_their_own_answers(engine):
