@@ -98,5 +98,9 @@ class Channel(HTTPChannel):
 
     def del_channel(self, map: Any = None) -> None:
         """Has the loop forget the connection."""
+        if self.is_open:
+            # Epoll forgets it by itself only once no process holds it, and one that was forked just now may; the next
+            # connection, which gets the same number, would be closed in its place.
+            self.server.epoll.unregister(self._fileno)
         super().del_channel(map)
         self.server.forget(self)

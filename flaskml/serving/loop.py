@@ -66,7 +66,7 @@ class Loop(BaseWSGIServer):
         self._touched.add(channel)
 
     def forget(self, channel: Channel) -> None:
-        """The connection is closed, and epoll has forgotten it by itself."""
+        """The connection is about to be closed."""
         self._touched.discard(channel)
 
     def handle_accept(self) -> None:

@@ -1,10 +1,11 @@
 """The engine with small apps that do what is hard for it, beside waitress itself."""
 
+import os
 import re
 import socket
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from contextvars import ContextVar
 from http.client import HTTPConnection
 
@@ -195,6 +196,33 @@ def test_a_client_that_leaves_while_its_call_waits_harms_nobody():
                 time.sleep(0.05)
         release.set()
         assert get(port, "/wait") == (200, b"True")
+
+
+def holding(held):
+    """An app that keeps the descriptor of its connection open, as a process does that was forked just now."""
+    app = Flask(__name__)
+    app.add_url_rule("/healthy", view_func=lambda: "yes", endpoint="healthy")
+
+    @app.get("/hold")
+    def hold():
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(OSError), closing(socket.socket(fileno=os.dup(int(fd)))) as found:
+                if found.getpeername()[1] == int(request.environ["REMOTE_PORT"]):
+                    held.append(found.dup())
+        return "held"
+
+    return app
+
+
+def test_a_connection_that_a_child_still_holds_is_forgotten():
+    with serving(holding(held := [])) as port:
+        for _ in range(5):
+            assert get(port, "/hold") == (200, b"held")
+            for _ in range(5):  # They get the number of the descriptor that was closed.
+                assert get(port, "/healthy") == (200, b"yes")
+        assert len(held) == 5
+        for found in held:
+            found.close()
 
 
 def test_requests_in_one_packet_are_answered_in_order():
