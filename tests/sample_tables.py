@@ -1,7 +1,6 @@
 """Fitted estimators with the tables that they were fitted on, of every kind that people have."""
 
 import os
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -26,6 +25,7 @@ from flaskml import trial
 from flaskml.store import Store
 from flaskml.training.estimators import date_parts
 from tests.conftest import CHECKOUT, Server, mixed_table
+from tests.servers import COMMANDS, command_of
 
 ROWS = 220
 """More than the largest batch that is asked for."""
@@ -244,12 +244,11 @@ def replayed(store, name, version, _):
     return trial._replay(store, store.manifest(name, version), mapped=False)
 
 
-@pytest.fixture(scope="module")
-def server(tables_store):
-    """A server of all tables."""
-    command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"]
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(request, tables_store):
+    """A server of all tables: one, then the other."""
     settings = {"INSTANCE_PATH": str(tables_store.instance_path), "MODEL_NAME": "iris", "MAX_BODY": str(2**23)}
     variables = {f"FLASKML_{name}": value for name, value in settings.items()}
-    server = Server(command, cwd=CHECKOUT, env={**os.environ, **variables})
+    server = Server(command_of(request.param), cwd=CHECKOUT, env={**os.environ, **variables})
     yield server
     server.stop()

@@ -4,6 +4,8 @@ import sys
 import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from string import punctuation
+from urllib.parse import quote
 
 import pytest
 from waitress import create_server
@@ -83,9 +85,8 @@ class Relay:
     def __call__(self, environ, start_response):
         if environ.get("REMOTE_ADDR", "127.0.0.1") != "127.0.0.1":
             return self.app(environ, start_response)
-        self.connection.putrequest(
-            environ["REQUEST_METHOD"], environ["REQUEST_URI"], skip_host=True, skip_accept_encoding=True
-        )
+        uri = quote(environ["REQUEST_URI"].encode("latin-1"), safe=punctuation)
+        self.connection.putrequest(environ["REQUEST_METHOD"], uri, skip_host=True, skip_accept_encoding=True)
         for name, value in environ.items():
             if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value):
                 self.connection.putheader(name.removeprefix("HTTP_").replace("_", "-").title(), value)

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from flaskml import publish
 from tests.conftest import CHECKOUT, HOME, Server
+from tests.servers import command_of
 from tests.test_error_shape import problem_of, strict
 
 JSON = "application/json"
@@ -651,11 +651,14 @@ class Target:
         return *answer, time.monotonic() - start
 
 
-@pytest.fixture(scope="module", params=["full", "terse"])
+@pytest.fixture(scope="module", params=[("waitress-serve", "full"), ("flask serve", "terse")], ids=" ".join)
 def target(request, hostile_instance):
-    command = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "--threads=1", "wsgi:app"]
-    variables = {"FLASKML_INSTANCE_PATH": str(hostile_instance), "FLASKML_ERROR_DETAIL": request.param}
-    target = Target(Server(command, cwd=CHECKOUT, env={**os.environ, **variables}), request.param == "terse")
+    name, detail = request.param
+    command = list(command_of(name))
+    if name == "waitress-serve":
+        command.insert(-1, "--threads=1")
+    variables = {"FLASKML_INSTANCE_PATH": str(hostile_instance), "FLASKML_ERROR_DETAIL": detail}
+    target = Target(Server(command, cwd=CHECKOUT, env={**os.environ, **variables}), detail == "terse")
     assert all(map(target.answers, GOOD))
     yield target
     target.server.stop()

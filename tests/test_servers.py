@@ -1,4 +1,4 @@
-"""The native contract against a real `waitress-serve wsgi:app`."""
+"""The native contract against real servers, `waitress-serve wsgi:app` and `flask serve`."""
 
 import json
 
@@ -6,6 +6,8 @@ import pytest
 
 from flaskml.tables import TableMaker
 from tests.conftest import HOME, train_into
+
+pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
@@ -93,6 +95,7 @@ def wait_for(server, path):
             return job
 
 
+@pytest.mark.contract("waitress-serve")
 def test_a_restart_tells_the_truth_about_a_running_job(serve, tmp_path):
     slow = tmp_path / "slow.csv"
     slow.write_text("a,b\n" + "".join(f"{i % 97},{i % 89}.5\n" for i in range(400_000)))
@@ -116,6 +119,7 @@ def test_a_version_trained_elsewhere_is_there_after_a_restart(serve, instance):
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "2"
 
 
+@pytest.mark.contract("waitress-serve")
 @pytest.mark.parametrize("damage", ["missing", "truncated", "altered", "foreign"])
 def test_damaged_store(serve, instance, damage):
     model = instance / "models/default/1/model.joblib"

@@ -11,6 +11,8 @@ from flaskml.access import changes_nothing
 from flaskml.errors import InvalidInput, Problem
 from flaskml.web import PROBLEM_LIMIT
 
+pytestmark = pytest.mark.contract
+
 TOKEN = "an example of a token ü"
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
 

@@ -1,5 +1,9 @@
 """Liveness and readiness."""
 
+import pytest
+
+pytestmark = pytest.mark.contract
+
 
 def test_live_and_ready(client):
     assert client.get("/livez").json == {"status": "live"}

@@ -1,15 +1,29 @@
 """The registry over HTTP."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from flaskml.store import Store
 from tests.conftest import accept, stop, train_into
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture(scope="session")
+def trained_twice(trained, tmp_path_factory):
+    """The instance folder with a second version of the default model, trained on other data, not active."""
+    path = Path(shutil.copytree(trained, tmp_path_factory.mktemp("twice") / "instance"))
+    train_into(path, data="diabetes")
+    Store(path).activate("default", "1", "back to the first")
+    return path
 
 
 @pytest.fixture
-def two(store, instance):
-    """A second version of the default model, trained on other data, not active."""
-    train_into(instance, data="diabetes")
-    store.activate("default", "1", "back to the first")
+def two(trained_twice, store, instance):
+    """The store of the test, with that second version."""
+    shutil.copytree(trained_twice / "models/default", instance / "models/default", dirs_exist_ok=True)
     return store
 
 

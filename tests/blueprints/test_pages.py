@@ -9,6 +9,8 @@ from flaskml import create_app
 from tests.conftest import stop
 from tests.sample_tables import OWN, cases, tables_store  # noqa: F401 - fixtures
 
+pytestmark = pytest.mark.contract
+
 
 class Form(HTMLParser):
     """What a browser would send of the form that it reads, without anything typed in."""

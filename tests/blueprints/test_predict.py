@@ -12,6 +12,8 @@ from flaskml.errors import PROBLEMS_SHOWN
 from flaskml.web import PROBLEM_LIMIT
 from tests.conftest import train_into
 
+pytestmark = pytest.mark.contract
+
 URLENCODED = "application/x-www-form-urlencoded"
 
 

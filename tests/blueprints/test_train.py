@@ -1,9 +1,12 @@
-"""Training over HTTP, in process; tests/test_waitress.py has it over a socket."""
+"""Training over HTTP."""
 
 import io
 import re
+from copy import deepcopy
 
 import pytest
+
+pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
@@ -13,6 +16,7 @@ def train(app, client):
     app.extensions["jobs"].wait()
 
 
+@pytest.mark.contract("flask serve")
 def test_a_job_is_accepted_at_once(train, app, client):
     answer = train(json={"data": "iris", "name": "flowers", "seed": 3})
     assert answer.status_code == 202 and answer.headers["Location"] == f"/jobs/{answer.json['id']}"
@@ -24,6 +28,7 @@ def test_a_job_is_accepted_at_once(train, app, client):
     assert client.get("/readyz").json["model"] == "default"
 
 
+@pytest.mark.contract("flask serve")
 def test_the_first_model_of_an_empty_store(make_app, tmp_path):
     app = make_app(INSTANCE_PATH=tmp_path / "new")
     client = app.test_client()
@@ -57,7 +62,7 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
     ],
 )
 def test_specifications(train, client, options, status, said):
-    answer = train(**options)
+    answer = train(**deepcopy(options))  # Each server gets the files, and a file is read once.
     assert answer.status_code == status
     if said:
         assert said in answer.text and client.get("/jobs").json["jobs"] == []
@@ -78,6 +83,7 @@ def test_uploads_have_their_own_limit(make_app):
 
 
 @pytest.mark.thorough
+@pytest.mark.contract("flask serve")
 def test_a_full_queue(make_app):
     app = make_app(TRAIN_QUEUE=1)
     client = app.test_client()
