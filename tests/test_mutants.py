@@ -26,6 +26,10 @@ WRONG = {
 """Values that no feature of the kind takes."""
 
 
+ONE_SERVER = pytest.mark.parametrize("server", ["waitress-serve"], indirect=True)
+"""All this is for the parser, which both have in common."""
+
+
 def moments(feature, low, high):
     zones = ZONES if feature.is_aware else st.none()
     found = st.datetimes(low, high) if not feature.is_aware else st.datetimes(low, high, timezones=zones)
@@ -149,11 +153,13 @@ def attack(ask, store, case, name, examples):
 
 
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
+@ONE_SERVER
 def test_rows_and_mutants(ask, tables_store, cases, name):  # noqa: F811
     attack(ask, tables_store, cases[name], name, 20)
 
 
 @pytest.mark.gauntlet
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
+@ONE_SERVER
 def test_many_rows_and_mutants(ask, tables_store, cases, name):  # noqa: F811
     attack(ask, tables_store, cases[name], name, 500)

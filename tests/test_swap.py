@@ -78,7 +78,7 @@ def activate_from_a_shell(instance, version):
     ],
 )
 def test_swaps_under_load(serve, instance, requests, count):
-    servers = [serve(), serve()]
+    servers = [serve("waitress-serve"), serve("flask serve")]
     activations = [Activation("2", 0, 0)]
     with Load(server.port for server in servers) as load:
         for number in range(count):
