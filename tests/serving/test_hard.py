@@ -31,6 +31,7 @@ class Hard:
     def __init__(self):
         self.app = Flask(__name__)
         self.sizes = []
+        self.made = 0
         self.batcher = Batcher(self.double, MAKER.table, ["predict"])
         self.begun, self.release, self.closed = threading.Event(), threading.Event(), threading.Event()
         for path in ("healthy", "twice", "stall", "wait", "large", "parts", "fail", "fail-late", "fail-in-parts"):
@@ -66,7 +67,9 @@ class Hard:
 
     def large(self):
         try:
-            yield from PARTS
+            for part in PARTS:
+                self.made += 1
+                yield part
         finally:
             self.closed.set()
 
@@ -208,13 +211,16 @@ def test_a_client_that_leaves_harms_nobody(port, hard, path, end):
     assert is_well(port)
 
 
-def test_a_client_that_reads_slowly_holds_up_nobody_and_gets_everything(port):
+def test_a_client_that_reads_slowly_holds_up_nobody_and_gets_everything(port, hard):
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.connect()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         connection.request("GET", "/large")
         answer = connection.getresponse()
         assert answer.read(10) == PARTS[0][:10]
         for _ in range(10):
             assert is_well(port)
+        assert hard.made < len(PARTS), "no more is made than there is room for"
         assert answer.read() == b"".join(PARTS)[10:]
 
 
