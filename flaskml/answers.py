@@ -36,9 +36,9 @@ def values(answer: Answer, method: str, classes: Sequence[Names] = (), top: int 
     """One value a row: a number, a label, a list of them, or for probabilities an object from class to number.
 
     `classes` are the names of the classes, output by output. With `top`, an object has that many of them, the most
-    probable first. Several outputs make a list of objects.
+    probable first. Several outputs make a list of objects. An answer to no row may have any shape.
     """
-    if method not in BY_CLASS:
+    if method not in BY_CLASS or not len(answer):
         return _plain(np.asarray(answer))
     if isinstance(answer, list):
         outputs = [_by_class(part, _names(classes, index, part), top) for index, part in enumerate(answer)]

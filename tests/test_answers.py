@@ -54,6 +54,12 @@ def test_probabilities_by_class():
     assert rows == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"a": 0.3, "b": 0.3, "c": 0.4}]
 
 
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "transform"])
+@pytest.mark.parametrize("classes", [(), [("a", "b")], [("a", "b"), ("c",)]])
+def test_no_row_has_no_answer(method, classes):
+    assert values(np.empty(0), method, classes) == values(np.empty(0), method, classes, top=1) == []
+
+
 def test_columns_that_are_no_classes_have_numbers():
     assert values(SHARES, "predict_proba", [("a", "b")])[0] == {"0": 0.1, "1": 0.7, "2": 0.2}
 

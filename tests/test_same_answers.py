@@ -148,6 +148,7 @@ def compare(ask, case, name, alone, sevens):
     rows, names, near = rows_of(case), case.names, NEAR.get(name, 1e-12)
     limits = dict(zip(BATCHES, (alone, sevens, len(rows)), strict=True))
     for method in case.methods:
+        assert [ask(name, method, *form(names, [])) for form in MANY] == [[]] * len(MANY)
         wanted = expected(case, method)
         scale = largest(wanted)
         for size, limit in limits.items():
