@@ -142,12 +142,20 @@ def _range(name: str, known: pd.Series) -> dict[str, Any]:
     numbers = known.to_numpy(dtype=np.float64)
     if not np.isfinite(numbers).all():
         raise InvalidSchema(f'Column "{name[:100]}" holds infinite values; make them missing or finite.')
-    quantiles = tuple(float(value) for value in np.quantile(numbers, SHARES))
-    return {"minimum": plain_value(known.min()), "maximum": plain_value(known.max()), "quantiles": quantiles}
+    # Of the halves, for the largest number less the smallest may be more than the largest number that there is.
+    quantiles = tuple(float(2 * value) for value in np.quantile(numbers / 2, SHARES))
+    low, high = _written(known.min()), _written(known.max())
+    return {"minimum": min(low), "maximum": max(high), "quantiles": quantiles}
+
+
+def _written(number: Any) -> tuple[Any, ...]:
+    """A number in the ways that a client may write it: one of less than 64 bits also as short as tells it apart."""
+    is_short = isinstance(number, np.floating) and number.itemsize < np.dtype(np.float64).itemsize
+    return (plain_value(number), float(str(number))) if is_short else (plain_value(number),)
 
 
 def _span(known: pd.Series) -> dict[str, Any]:
-    return {"minimum": known.min().isoformat(), "maximum": known.max().isoformat()} if len(known) else {}
+    return {"minimum": plain_value(known.min()), "maximum": plain_value(known.max())} if len(known) else {}
 
 
 def dates_read(column: pd.Series) -> pd.Series:

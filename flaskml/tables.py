@@ -176,14 +176,21 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
+def _in_minutes(moment: dt.datetime) -> dt.datetime:
+    """The same moment with an offset that ISO 8601 can write: before there were time zones, some had seconds."""
+    return moment.astimezone(dt.UTC) if (moment.utcoffset() or dt.timedelta()) % dt.timedelta(minutes=1) else moment
+
+
 def plain_value(value: Any) -> Value:
     """A value as JSON has it: numpy's scalars by their value, datetimes in ISO 8601, what is missing as None."""
     if isinstance(value, np.datetime64):
         return None if np.isnat(value) else str(value)
     value = value.item() if isinstance(value, np.generic) else value
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if not isinstance(value, np.ndarray) and value != value:  # An array is no value, and is refused as it stands.
         return None
     if isinstance(value, dt.datetime):
-        return value.isoformat()
+        return _in_minutes(value).isoformat()
     plain: Value = value
     return plain

@@ -10,6 +10,9 @@ import pytest
 from flaskml.corrections import corrected, retyped
 from flaskml.errors import InvalidSchema
 from flaskml.learning import as_array, dates_read, learn
+from flaskml.parsing import Parser
+from flaskml.schema import Feature
+from flaskml.tables import plain_rows
 from tests.conftest import mixed_table
 
 
@@ -59,6 +62,28 @@ def test_kinds(frame):
 def test_what_a_column_is_made_of(column, kind, dtype, missing):
     feature = learn(pd.DataFrame({"a": column})).features[0]
     assert (feature.kind, feature.dtype, feature.missing) == (kind, dtype, missing)
+
+
+def test_numbers_as_far_apart_as_numbers_can_be():
+    feature = learn(pd.DataFrame({"a": [-1.7e308, 1.7e308] * 2})).features[0]
+    assert Feature.model_validate_json(feature.model_dump_json()) == feature
+    assert feature.quantiles[2] == 0 and feature.minimum <= feature.quantiles[0] < feature.quantiles[4] <= 1.7e308
+
+
+@pytest.mark.parametrize("dtype", ["float32", "Float32", "float16"])
+def test_short_numbers_lie_in_their_range_however_they_are_written(dtype):
+    column = pd.Series([0.1, 0.3], dtype=dtype)
+    feature = learn(pd.DataFrame({"a": column})).features[0]
+    for number in (0.1, 0.3, *map(float, column)):
+        assert feature.minimum <= number <= feature.maximum
+
+
+def test_moments_from_before_there_were_time_zones():
+    moments = pd.Series(pd.to_datetime(["1850-01-01", "1851-07-02"])).dt.tz_localize("Europe/Amsterdam")
+    schema = learn(pd.DataFrame({"a": moments}))
+    rows = plain_rows(schema, pd.DataFrame({"a": moments}))
+    made = Parser(schema, max_rows=2).parse_table([*rows, schema.example]).table
+    assert made["a"][:2].tolist() == moments.tolist() and made["a"].dtype == moments.dtype
 
 
 @pytest.mark.parametrize(
