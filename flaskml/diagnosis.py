@@ -38,7 +38,7 @@ def decode(body: bytes) -> Any:
     except RecursionError:
         raise NotParseable("it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise NotParseable(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+        raise NotParseable(f"{error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}") from None
 
 
 def _integer(digits: str) -> int | float:
@@ -74,6 +74,10 @@ class Report:
     def full(self) -> bool:
         """Whether more problems were found than will be told, so that looking further is idle."""
         return len(self._problems) > PROBLEMS_SHOWN
+
+    def tell(self, problem: Problem) -> None:
+        """Takes in a problem that was found before there was a row to validate."""
+        self._problems.append(problem)
 
     def add(self, index: int, row: object, error: ValidationError) -> None:
         """Takes in what a row validator said of the row at `index`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -99,31 +100,38 @@ class Parser:
         whole = min(map(len, rows), default=width) == width
         return self._of_objects(rows, single=single) if whole else None
 
-    def _checked(self, rows: Sequence[object], *, single: bool, lists: bool = False) -> Rows:
-        """The rows, validated one by one so that every problem is told; `lists` says that a row may be a list."""
+    def _checked(
+        self, rows: Sequence[object], *, single: bool, lists: bool = False, found: Sequence[Problem] = ()
+    ) -> Rows:
+        """The rows, validated one by one so that every problem is told, after those that were found already.
+
+        `lists` says that a row may be a list. A problem stands where there was no row to be read.
+        """
         report = diagnosis.Report(self.schema)
+        for problem in found:
+            report.tell(problem)
         valid = []
         for index, row in enumerate(rows):
+            if report.full:
+                break
+            if isinstance(row, Problem):
+                report.tell(row)
+                continue
             row = diagnosis.named(self.schema, row) if lists else row
             row = diagnosis.shortened(self.schema, row)
             try:
                 valid.append(self._row.validate_python(row))
             except ValidationError as error:
                 report.add(index, row, error)
-            if report.full:
-                break
         report.raise_if_any()
         return self._of_objects(valid, single=single)
 
     def parse_form(self, fields: Sequence[tuple[str, str]]) -> Rows:
         """One row of text fields. A number is written in ASCII digits; nothing stands for null."""
-        texts: dict[str, str] = {}
-        for written, text in fields:
-            name = self.feature_meant(written)
-            if name in texts:
-                raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" was sent more than once')])
-            texts[name] = text
-        return self._checked([self._read(texts)], single=True)
+        named = [(self.feature_meant(written), text) for written, text in fields]
+        twice = [name[:100] for name, count in Counter(name for name, _ in named).items() if count > 1]
+        found = [Problem(0, name, f'"{name}" was sent more than once') for name in twice]
+        return self._checked([self._read(dict(named))], single=True, found=found)
 
     def feature_meant(self, written: str) -> str:
         """The feature that a form means by a name, which browsers do not send as it stands."""
@@ -142,7 +150,9 @@ class Parser:
         if missing:
             raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
 
-    def _read(self, texts: Mapping[str, str]) -> dict[str, Value]:
+    def _read(self, texts: Mapping[str, str] | Problem) -> dict[str, Value] | Problem:
+        if isinstance(texts, Problem):
+            return texts
         return {name: self._read_field(name, text) for name, text in texts.items()}
 
     def _read_field(self, name: str, text: str) -> Value:
@@ -178,8 +188,16 @@ def _float(schema: Schema, feature: Feature) -> CoreSchema:
 def _integer(schema: Schema, feature: Feature) -> CoreSchema:
     low, high = (round(bound) for bound in schema.bounds(feature))
     # A client without integers sends 3.0; a float that large has lost its last digits and is an integer by accident.
-    whole = core_schema.float_schema(strict=True, multiple_of=1, ge=max(low, -EXACT), le=min(high, EXACT))
+    number = core_schema.float_schema(strict=True, ge=max(low, -EXACT), le=min(high, EXACT))
+    whole = core_schema.no_info_after_validator_function(_as_integer, number)
     return core_schema.union_schema([core_schema.int_schema(strict=True, ge=low, le=high), whole])
+
+
+def _as_integer(number: float) -> int:
+    # Not by pydantic's `multiple_of`, to which 1,000,000,000.5 is a multiple of 1 up to its version 2.10 at least.
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
 
 
 def _text(_: Schema, __: Feature) -> CoreSchema:

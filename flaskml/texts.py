@@ -12,7 +12,7 @@ from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema import Feature, Value
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -41,20 +41,20 @@ def read_text(feature: Feature, text: str) -> Value:
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
-def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], list[dict[str, str]]]:
+def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], list[dict[str, str] | Problem]]:
     """The header of a table and its rows, at most so many, each with its texts by column.
 
-    In a table of one column a blank line is a row, but at the end. Raises `NotParseable`, `InvalidInput` or
-    `TooManyRows`.
+    In a table of one column a blank line is a row, but at the end. A line with more or fewer fields than the header is
+    a problem instead of a row. Raises `NotParseable`, `InvalidInput` or `TooManyRows`.
     """
     try:
         lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
         header = next(lines, None)
         if not header:
             raise NotParseable("it is empty; send a header with the names of the features")
-        twice = next((name for name, count in Counter(header).items() if count > 1), None)
-        if twice is not None:
-            raise InvalidInput([Problem(None, twice[:100], f'"{twice[:100]}" is in the header more than once')])
+        twice = [name[:100] for name, count in Counter(header).items() if count > 1]
+        if twice:
+            raise InvalidInput([Problem(None, name, f'"{name}" is in the header more than once') for name in twice])
         rows = [_record(number, header, line) for number, line in _numbered(lines, most, blank_is_row)]
     except UnicodeDecodeError as error:
         raise NotParseable(f"byte {error.start} is not UTF-8") from None
@@ -78,7 +78,7 @@ def _numbered(lines: Iterator[list[str]], most: int, blank_is_row: bool) -> Iter
         blank = 0
 
 
-def _record(number: int, header: list[str], line: list[str]) -> dict[str, str]:
+def _record(number: int, header: list[str], line: list[str]) -> dict[str, str] | Problem:
     if len(line) != len(header):
-        raise InvalidInput([Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")])
+        return Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")
     return dict(zip(header, line, strict=True))

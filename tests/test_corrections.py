@@ -125,3 +125,18 @@ def test_what_can_be_holds_for_requests(publish, tmp_path, case):
         assert client.post("/predict", json=client.application.extensions["model"].current.schema.example).json["model"]
     finally:
         stop(app)
+
+
+def test_forms_may_have_fields_beside_the_features_where_these_are_ignored(publish, tmp_path):
+    publish(extra="ignore")
+    app = create_app({"INSTANCE_PATH": tmp_path})
+    try:
+        client = app.test_client()
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+            answers = [
+                client.post("/predict", data=ROW | {f"other {n}": n for n in range(count)}, content_type=kind)
+                for count in (500, 2_000)
+            ]
+            assert [answer.status_code for answer in answers] == [200, 413]
+    finally:
+        stop(app)

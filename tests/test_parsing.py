@@ -73,6 +73,8 @@ def problems(parser, body):
         ({"a": None}, "null"),
         ({"a": [1]}, "list"),
         ({"b": 1.5}, "whole number"),
+        ({"b": 2.000000001}, "whole number"),
+        ({"b": 1_000_000_000.5}, "whole number"),
         ({"b": False}, "false"),
         ({"b": 2**70}, "whole number"),
         ({"b": 1e300}, "whole number"),
@@ -204,9 +206,42 @@ def test_texts_that_are_numbers(text):
     assert read_text(FEATURES[0], text) == float(text)
 
 
-def test_repeated_fields_are_refused(parser):
-    with pytest.raises(InvalidInput, match="more than once"):
-        parser.parse_form([("a", "1"), ("a", "2")])
+def test_repeated_fields_are_refused_with_all_else(parser):
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse_form([("a", "1"), ("a", "2"), ("z", "1"), ("z", "1"), ("b", "x"), ("c", "red"), ("d", "true")])
+    told = [(problem.feature, "more than once" in problem.detail) for problem in caught.value.problems]
+    assert sorted(told) == [("a", True), ("b", False), ("e é", False), ("z", False), ("z", True)]
+
+
+def test_lines_that_are_too_short_or_too_long_are_told_with_all_else(parser):
+    lines = [",".join(ROW), "1,2", "1,2,red,true,x", "x,2,red,true,x", "1,2,red,true,x,y"]
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse_csv("\n".join(lines).encode())
+    told = [(problem.row, problem.feature, problem.detail) for problem in caught.value.problems]
+    assert [row[:2] for row in told] == [(0, None), (2, "a"), (3, None)]
+    assert (told[0][2], told[2][2]) == ("it has 2 fields and the header 5", "it has 6 fields and the header 5")
+
+
+def test_every_column_that_is_there_twice_is_told(parser):
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse_csv(b"a,b,a,c,c,d")
+    assert [problem.feature for problem in caught.value.problems] == ["a", "c"]
+
+
+@pytest.mark.parametrize("number", [0, 2**53 + 1, 2**64 - 1])
+def test_the_last_digit_of_a_large_number_survives(number):
+    parser = Parser(Schema(features=(Feature(name="a", kind="integer", dtype="uint64"),), layout="frame"), max_rows=1)
+    for rows in (
+        parser.parse_json(encode({"a": number})),
+        parser.parse_form([("a", str(number))]),
+        parser.parse_csv(f"a\n{number}".encode()),
+    ):
+        assert rows.table["a"].dtype == np.uint64 and rows.table["a"][0] == number
+
+
+def test_a_whole_float_becomes_an_integer():
+    parser = Parser(Schema(features=(Feature(name="a", kind="integer", dtype="object"),), layout="frame"), max_rows=1)
+    assert type(parser.parse_json(b'{"a": 3.0}').table["a"][0]) is int
 
 
 @pytest.mark.parametrize(
@@ -234,7 +269,11 @@ def test_missing_values_from_python(parser, missing):
         parser.parse_table(ROW | {"a": missing})
 
 
-@pytest.mark.parametrize("rows", [[1, 2], [[1, 2]], "text", [None], {"a": 1}])
+@pytest.mark.parametrize(
+    "rows",
+    [[1, 2], [[1, 2]], "text", [None], {"a": 1}, np.zeros((1, 2, 5)), ROW | {"a": np.array([1.0, 2.0])}],
+    ids=repr,
+)
 def test_wrong_rows_from_python(parser, rows):
     with pytest.raises(FlaskmlError):
         parser.parse_table(rows)

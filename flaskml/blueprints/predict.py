@@ -25,6 +25,9 @@ ACCEPTED = f"application/json, {CSV}, {URLENCODED} or {MULTIPART}"
 OPTIONS = ("method", "top_k")
 """What may stand in the query of a prediction."""
 
+FIELDS_IGNORED = 1_000
+"""Fields that a form may have beside those of the schema, where these are ignored: as many as Werkzeug takes at all."""
+
 _JSON_START = re.compile(rb"\s*[{\[]")
 _COUNT = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
 _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
@@ -121,7 +124,8 @@ def is_form() -> bool:
 
 def read_form(predictor: Current) -> Rows:
     """The one row of a form. A file is no value."""
-    request.max_form_parts = len(predictor.schema.features) + 1
+    beside = 1 if predictor.schema.extra == "refuse" else FIELDS_IGNORED
+    request.max_form_parts = len(predictor.schema.features) + beside
     if request.mimetype == URLENCODED:
         limit_urlencoded(request.max_form_parts)
     if files := [name or "" for name in request.files]:  # The header of a part may leave its name out.
