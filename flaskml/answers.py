@@ -55,8 +55,14 @@ def _plain(answer: np.ndarray) -> list[Any]:
 
 
 def _plain_items(items: list[Any]) -> list[Any]:
-    """The values of an array of objects, whatever stands for a missing one as None."""
-    return [_plain_items(item) if isinstance(item, list) else plain_value(item) for item in items]
+    """The values of an array of objects, whatever stands for a missing one as None, and arrays as lists."""
+    return [_plain_item(item) for item in items]
+
+
+def _plain_item(item: Any) -> Any:
+    if isinstance(item, np.ndarray):
+        return _plain(item)
+    return _plain_items(item) if isinstance(item, list) else plain_value(item)
 
 
 def _names(classes: Sequence[Names], output: int, answer: np.ndarray) -> Names:

@@ -287,7 +287,8 @@ class NotAnswerable(FlaskmlError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The model cannot compute an answer to these rows; a number may be too large for it, or a value missing."
+            "The model cannot compute an answer to these rows; a number may be too large for it, a text unknown to it, "
+            "or a value missing."
         )
 
 

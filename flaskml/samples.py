@@ -10,8 +10,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic_core import PydanticSerializationError
 
-from flaskml.answers import values
+from flaskml.answers import encoded, values
 from flaskml.corrections import corrected
 from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.golden import largest, plain, same, some_rows
@@ -138,6 +139,10 @@ def asked(estimator: Any, table: Table, method: str) -> list[Any]:
         raise NotPublishable(f"The estimator answers {len(table)} rows with {len(found)} values of {method}. {REMEDY}")
     if any(isinstance(value, bytes) for value in found):
         raise NotPublishable("The estimator answers with bytes, which JSON has not; make its labels strings.")
+    try:
+        encoded(found)
+    except PydanticSerializationError:  # Of half a surrogate pair there is no UTF-8.
+        raise NotPublishable("The estimator answers with text that is no Unicode; make its labels anew.") from None
     return found
 
 

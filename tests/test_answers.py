@@ -42,6 +42,7 @@ def test_names_of_classes(label, name):
         (np.array(["2024-01-31", "NaT"], dtype="datetime64[D]"), ["2024-01-31", None]),
         (np.array([pd.NA, pd.NaT, pd.Timestamp("2024-01-31")], dtype=object), [None, None, "2024-01-31T00:00:00"]),
         (np.array([[1, pd.NA]], dtype=object), [[1, None]]),
+        (np.array([np.array([1, 2]), np.array([]), np.array(["a"]), None], dtype=object), [[1, 2], [], ["a"], None]),
     ],
 )
 def test_every_type_of_an_answer_has_its_json(answer, plain):

@@ -52,6 +52,25 @@ def test_a_method_that_only_raises_is_none():
     assert working_methods(late, NUMBERS) == ("predict", "decision_function")
 
 
+class Labelled(Ridge):
+    """Answers each row with the same label."""
+
+    label: object = None
+
+    def predict(self, X):
+        return np.array([self.label] * len(X), dtype=object)
+
+
+@pytest.mark.parametrize(("label", "said"), [(b"yes", "bytes"), ("\ud800", "no Unicode")])
+def test_labels_that_json_has_not_are_refused(label, said):
+    estimator = Labelled().fit(FRAME, TARGET)
+    estimator.label = "yes"
+    assert working_methods(estimator, FRAME) == ("predict",)
+    estimator.label = label
+    with pytest.raises(NotPublishable, match=said):
+        working_methods(estimator, FRAME)
+
+
 def encoded(encoder):
     pipeline = make_pipeline(encoder, LogisticRegression()).fit(
         TOWNS.assign(floor=TOWNS["floor"].astype(str)), [0, 1] * 30
