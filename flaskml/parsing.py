@@ -6,6 +6,7 @@ time, slowly, to say everything that is wrong with it (`diagnosis`).
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import Counter
@@ -186,7 +187,8 @@ def _float(schema: Schema, feature: Feature) -> CoreSchema:
 
 
 def _integer(schema: Schema, feature: Feature) -> CoreSchema:
-    low, high = (round(bound) for bound in schema.bounds(feature))
+    least, most = schema.bounds(feature)
+    low, high = math.ceil(least), math.floor(most)
     # A client without integers sends 3.0; a float that large has lost its last digits and is an integer by accident.
     number = core_schema.float_schema(strict=True, ge=max(low, -EXACT), le=min(high, EXACT))
     whole = core_schema.no_info_after_validator_function(_as_integer, number)

@@ -239,6 +239,16 @@ def test_the_last_digit_of_a_large_number_survives(number):
         assert rows.table["a"].dtype == np.uint64 and rows.table["a"][0] == number
 
 
+def test_a_bound_between_whole_numbers_holds():
+    feature = Feature(name="a", kind="integer", minimum=0.5, maximum=2.5)
+    parser = Parser(Schema(features=(feature,), layout="frame", out_of_range="refuse"), max_rows=1)
+    taken = [parser.parse_json(encode({"a": number})).values for number in (1, 2)]
+    assert taken == [[(1,)], [(2,)]]
+    for number in (0, 3):
+        ((_, _, detail),) = problems(parser, {"a": number})
+        assert "from 0.5 to 2.5" in detail
+
+
 def test_a_whole_float_becomes_an_integer():
     parser = Parser(Schema(features=(Feature(name="a", kind="integer", dtype="object"),), layout="frame"), max_rows=1)
     assert type(parser.parse_json(b'{"a": 3.0}').table["a"][0]) is int
