@@ -118,6 +118,8 @@ class Report:
     def _wrong_row(self, row: object) -> str:
         if isinstance(row, list):
             count = len(self._features)
+            if len(row) != count:
+                return f'under "instances" a row may be a list of all {count} values, and this one has {len(row)}'
             return f'a row is an object of features; a list of all {count} values is one under "instances" only'
         return f"a row is an object with a value for each feature, not {_shown(row)}"
 

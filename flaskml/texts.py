@@ -28,10 +28,12 @@ def as_browsers_write(name: str) -> Iterator[str]:
 
 def read_text(feature: Feature, text: str) -> Value:
     """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
-    if feature.kind in ("category", "text") and not feature.is_whole:
-        return None if text == "" and feature.nullable else text
     if text == "":
-        return None
+        # Where training held no null, empty may be a text like others; as a category only if it is one of them.
+        may_be_text = feature.kind == "text" or "" in (feature.categories or ())
+        return text if may_be_text and not feature.nullable else None
+    if feature.kind in ("category", "text") and not feature.is_whole:
+        return text
     if feature.kind == "boolean":
         return _BOOLEANS.get(text.lower(), text)
     if feature.is_whole and _INTEGER.fullmatch(text):

@@ -206,6 +206,30 @@ def test_texts_that_are_numbers(text):
     assert read_text(FEATURES[0], text) == float(text)
 
 
+@pytest.mark.parametrize(
+    ("feature", "value"),
+    [
+        ({"kind": "text"}, ""),
+        ({"kind": "text", "nullable": True}, None),
+        ({"kind": "category", "categories": ("a", "b"), "unknown": "accept"}, None),
+        ({"kind": "category", "categories": ("", "b")}, ""),
+        ({"kind": "category", "categories": ("", "b"), "nullable": True}, None),
+        ({"kind": "category", "categories": (1, 2)}, None),
+        ({"kind": "float"}, None),
+        ({"kind": "datetime"}, None),
+        ({"kind": "boolean"}, None),
+    ],
+)
+def test_what_an_empty_field_stands_for(feature, value):
+    assert read_text(Feature(name="a", **feature), "") == value
+
+
+@pytest.mark.parametrize("row", [VALUES[:-1], [*VALUES, 1], []])
+def test_a_list_of_another_length_is_told_its_length(parser, row):
+    ((index, feature, detail),) = problems(parser, {"instances": [VALUES, row]})
+    assert (index, feature) == (1, None) and detail.endswith(f"all 5 values, and this one has {len(row)}")
+
+
 def test_repeated_fields_are_refused_with_all_else(parser):
     with pytest.raises(InvalidInput) as caught:
         parser.parse_form([("a", "1"), ("a", "2"), ("z", "1"), ("z", "1"), ("b", "x"), ("c", "red"), ("d", "true")])
