@@ -10,50 +10,17 @@ import argparse
 import json
 import math
 import shlex
-import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from harness import (
-    CLIENTS,
-    Launch,
-    Load,
-    Server,
-    ServerError,
-    ask,
-    choose_client,
-    cpu_seconds,
-    exit_on_terminate,
-    load_with_python,
-    serve,
-    short_number,
-)
+from arguments import counts
+from comparison import head, rows
+from harness import CLIENTS, Launch, Load, Server, ServerError, ask, choose_client, exit_on_terminate, serve
+from sample import Sample, take_sample
 
-WARM_UP_REQUESTS = 200
-WARM_UP_SECONDS = 1.0
-MEASURES = {
-    "throughput": "requests/s",
-    "p50_ms": "p50 ms",
-    "p99_ms": "p99 ms",
-    "cpu_microseconds": "server CPU us/request",
-}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one measurement of one side gave."""
-
-    throughput: float
-    p50_ms: float
-    p99_ms: float
-    cpu_microseconds: float
-    requests: int
-    errors: int
-
-
-Rounds = list[dict[str, Sample]]
+Results = dict[int, list[dict[str, Sample]]]
 
 
 def main() -> None:
@@ -74,9 +41,9 @@ def main() -> None:
         options.json.write_text(to_json(results, client) + "\n")
 
 
-def compare(sides: Mapping[str, Launch], options: argparse.Namespace, client: str) -> dict[int, Rounds]:
+def compare(sides: Mapping[str, Launch], options: argparse.Namespace, client: str) -> Results:
     """Measure both sides in every round at every count of connections, in alternating order."""
-    results: dict[int, Rounds] = {connections: [] for connections in options.connections}
+    results: Results = {connections: [] for connections in options.connections}
     for number in range(options.rounds):
         order = sorted(sides, reverse=number % 2 == 1)
         for connections in options.connections:
@@ -89,12 +56,7 @@ def measure(launch: Launch, load: Load, client: str) -> Sample:
     """Serve, check, warm up and load one side; raise ServerError when it does not start or answer 200."""
     with serve(launch) as server:
         check(server, load)
-        load_with_python(server, replace(load, seconds=WARM_UP_SECONDS, most_requests=WARM_UP_REQUESTS))
-        before = cpu_seconds(server)
-        outcome = CLIENTS[client](server, load)
-        spent = cpu_seconds(server) - before
-    cost = spent / outcome.requests * 1e6 if outcome.requests else math.nan
-    return Sample(outcome.throughput, outcome.p50_ms, outcome.p99_ms, cost, outcome.requests, outcome.errors)
+        return take_sample(server, load, client)
 
 
 def check(server: Server, load: Load) -> None:
@@ -102,20 +64,19 @@ def check(server: Server, load: Load) -> None:
     ask(server, load.path, load.body)
 
 
-def report(results: Mapping[int, Rounds], options: argparse.Namespace, client: str) -> Iterator[str]:
+def report(results: Results, options: argparse.Namespace, client: str) -> Iterator[str]:
     """Yield the lines of the printed result: what was run, and a Markdown table."""
     seconds = math.ceil(options.seconds) if client == "wrk" else options.seconds
     yield f"A: {options.a}"
     yield f"B: {options.b}"
     yield f"Load client: {client}; {options.rounds} rounds of {seconds:g} s; A, B and B/A are medians of the rounds."
     yield ""
-    yield "| connections | measure | A | B | B/A | B/A range |"
-    yield "| ---: | --- | ---: | ---: | ---: | ---: |"
+    yield from head("A", "B")
     for connections, rounds in results.items():
-        yield from _rows(connections, rounds)
+        yield from rows(connections, rounds, "A", "B")
 
 
-def to_json(results: Mapping[int, Rounds], client: str) -> str:
+def to_json(results: Results, client: str) -> str:
     """Return every sample of every round as JSON."""
     rounds = {
         str(connections): [{side: asdict(sample) for side, sample in pair.items()} for pair in pairs]
@@ -132,7 +93,7 @@ def _parse() -> argparse.Namespace:
         parser.add_argument(f"--env-{side}", type=_pair, nargs="+", action="extend", default=[], metavar="NAME=VALUE")
     parser.add_argument("--url", default="/predict", help="path that is asked")
     parser.add_argument("--body", default='{"feature": 0.5}', help="JSON body that is posted; empty: GET")
-    parser.add_argument("--connections", type=_counts, default=[1, 32], help="keep-alive connections, as 1,32")
+    parser.add_argument("--connections", type=counts, default=[1, 32], help="keep-alive connections, as 1,32")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement; wrk knows whole seconds")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each side at each count")
     parser.add_argument("--client", choices=["auto", *CLIENTS], default="auto", help="auto: wrk where it is installed")
@@ -147,10 +108,6 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _counts(text: str) -> list[int]:
-    return [int(count) for count in text.split(",")]
-
-
 def _launch(command: str, folder: Path | None, variables: Sequence[tuple[str, str]]) -> Launch:
     return Launch(shlex.split(command), folder, dict(variables))
 
@@ -162,21 +119,6 @@ def _measure_side(side: str, launch: Launch, load: Load, client: str) -> Sample:
         raise ServerError(f"{side}: {error}") from error
     print(f"{side}, {load.connections} connections: {sample.throughput:.0f} requests/s", file=sys.stderr, flush=True)
     return sample
-
-
-def _rows(connections: int, rounds: Rounds) -> Iterator[str]:
-    for measure_name, label in MEASURES.items():
-        a, b = ([getattr(pair[side], measure_name) for pair in rounds] for side in "AB")
-        ratios = [_ratio(above, below) for above, below in zip(b, a, strict=True)]
-        middle = " | ".join(short_number(statistics.median(values)) for values in (a, b))
-        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        yield f"| {connections} | {label} | {middle} | {statistics.median(ratios):.3f} | {spread} |"
-    errors = " | ".join(str(sum(pair[side].errors for pair in rounds)) for side in "AB")
-    yield f"| {connections} | errors, all rounds | {errors} | | |"
-
-
-def _ratio(above: float, below: float) -> float:
-    return above / below if below else math.nan
 
 
 if __name__ == "__main__":

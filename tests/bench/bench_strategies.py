@@ -12,10 +12,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from arguments import some_of
 from bar_chart import BarChart
 from bench_models import large_model, small_model, write_model
 from harness import (
@@ -157,23 +158,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=5000, help="most requests for each cell and round, 0: any")
     parser.add_argument("--connections", type=int, default=4, help="keep-alive connections, each with its thread")
     parser.add_argument("--rounds", type=int, default=3, help="figures are medians over the rounds")
-    parser.add_argument("--models", type=_some_of(MODELS), default=MODELS, help="small, large or small,large")
-    parser.add_argument("--formats", type=_some_of(FORMATS), default=FORMATS, help="pickle, joblib or pickle,joblib")
+    parser.add_argument("--models", type=some_of(MODELS), default=MODELS, help="small, large or small,large")
+    parser.add_argument("--formats", type=some_of(FORMATS), default=FORMATS, help="pickle, joblib or pickle,joblib")
     parser.add_argument("--large-mb", type=float, default=300, help="size of the large model's file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a bar chart to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table alone, to paste it")
     return parser.parse_args()
-
-
-def _some_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if not set(names) <= set(choices):
-            raise argparse.ArgumentTypeError(f"choose from {', '.join(choices)}")
-        return names
-
-    return parse
 
 
 def _first_request_ms(server: Server, load: Load) -> float:

@@ -12,17 +12,34 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from process_tree import process_tree
+
 HOST = "127.0.0.1"
 CLIENT = Path(__file__).with_name("load_client.py")
 POLL_SECONDS = 0.005
 REQUEST_SECONDS = 60.0
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+UNIQUE_HEADER = "X-Request-Id"
+WRK_UNIQUE = """
+local before, after
+local counter = 0
+init = function()
+  wrk.headers["%(name)s"] = "@"
+  local whole = wrk.format()
+  local _, last = whole:find("%(name)s: @", 1, true)
+  before, after = whole:sub(1, last - 1) .. "%(prefix)s-", whole:sub(last + 1)
+end
+request = function()
+  counter = counter + 1
+  return before .. counter .. after
+end
+"""
 WRK_REPORT = """
 done = function(summary, latency, requests)
   local errors = summary.errors
@@ -39,7 +56,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server process is started: a command in which `{port}` stands for the port, a folder, extra variables."""
+    """How a server process is started: a command, a folder, extra variables, in which `{port}` stands for the port."""
 
     command: Sequence[str]
     folder: Path | None = None
@@ -58,13 +75,20 @@ class Server:
 
 @dataclass(frozen=True)
 class Load:
-    """The requests to send: POST with a JSON body, GET without one, for some seconds or up to a count if not 0."""
+    """The requests to send: POST with a JSON body, GET without one, for some seconds or up to a count if not 0.
+
+    A unique header tells each request from every other, as the ids of a proxy do. An interval, which only the Python
+    client knows, is the time from one request of a connection to its next; what would have been due while an answer was
+    late counts as late too, as it would be if others had asked.
+    """
 
     path: str
     body: str
     connections: int
     seconds: float
     most_requests: int = 0
+    unique_header: bool = False
+    interval_seconds: float = 0.0
 
     @property
     def method(self) -> str:
@@ -171,23 +195,24 @@ CLIENTS = {"python": load_with_python, "wrk": load_with_wrk}
 
 def cpu_seconds(server: Server) -> float:
     """Return the user and system time of the server's processes, with that of children already ended."""
-    return sum(sum(map(int, stat[11:15])) for _, stat in _processes(server)) / TICKS_PER_SECOND
+    return sum(process.cpu_seconds for process in process_tree(server.process.pid))
 
 
 def memory_mb(server: Server, measure: str) -> float:
     """Return the `Rss` or `Pss` of the server's processes in megabytes of 1,000,000 bytes."""
-    return sum(_rollup_kib(process, measure) for process, _ in _processes(server)) * 1024 / 1e6
+    return sum(process.memory_bytes(measure) for process in process_tree(server.process.pid)) / 1e6
 
 
 def _start(launch: Launch, errors: IO[bytes]) -> Server:
     port = _free_port()
+    variables = launch.variables or {}
     command = [part.replace("{port}", str(port)) for part in launch.command]
     born = time.perf_counter()
     try:
         process = subprocess.Popen(
             command,
             cwd=launch.folder,
-            env=_environment(launch.variables or {}),
+            env=_environment({name: text.replace("{port}", str(port)) for name, text in variables.items()}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -222,12 +247,15 @@ def _wait_till_accepting(server: Server, seconds: float = 60.0) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    family = process_tree(process.pid)
     _signal_group(process, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(patience)
     # Workers may outlive their leader, so the group is ended even when the leader went quietly.
     _signal_group(process, signal.SIGKILL)
     process.wait()
+    for member in family:
+        member.kill()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -241,6 +269,8 @@ def _lua_script(load: Load) -> str:
     head = f'wrk.method = "{load.method}"\n'
     if load.body:
         head += f'wrk.body = "{body}"\nwrk.headers["Content-Type"] = "application/json"\n'
+    if load.unique_header:
+        head += WRK_UNIQUE % {"name": UNIQUE_HEADER, "prefix": uuid.uuid4().hex}
     return head + WRK_REPORT
 
 
@@ -251,19 +281,3 @@ def _read_wrk(output: str) -> Outcome:
     requests, errors, *microseconds = map(int, found.groups())
     elapsed, median, tail = microseconds
     return Outcome(requests, errors, elapsed / 1e6, median / 1e3, tail / 1e3)
-
-
-def _processes(server: Server) -> Iterator[tuple[Path, list[str]]]:
-    for process in Path("/proc").glob("[0-9]*"):
-        # A process may end between the listing and the reading.
-        with suppress(OSError):
-            stat = (process / "stat").read_text().rpartition(")")[2].split()
-            if int(stat[3]) == server.process.pid:
-                yield process, stat
-
-
-def _rollup_kib(process: Path, measure: str) -> int:
-    with suppress(OSError):
-        found = re.search(rf"^{measure}:\s+(\d+)", (process / "smaps_rollup").read_text(), re.MULTILINE)
-        return int(found[1]) if found else 0
-    return 0

@@ -7,10 +7,12 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
-from harness import HOST, REQUEST_SECONDS, Load, Outcome, percentile
+from harness import HOST, REQUEST_SECONDS, UNIQUE_HEADER, Load, Outcome, percentile
 
 RETRY_SECONDS = 0.01
 
@@ -39,19 +41,20 @@ class Turns(Iterator[int]):
 
 
 class Line:
-    """One connection that sends the same request again and again, opened anew after it was closed."""
+    """One connection that sends the same request again and again but for a header, opened anew after it was closed."""
 
     def __init__(self, port: int, load: Load) -> None:
         self._address = (HOST, port)
         self._method = load.method
         self._message = _message(port, load)
+        self._unique = f"{UNIQUE_HEADER}: {uuid.uuid4().hex}" if load.unique_header else ""
         self._socket: socket.socket | None = None
 
-    def exchange(self) -> None:
-        """Send one request and read its answer; raise HTTPException unless the status is 2xx."""
+    def exchange(self, number: int) -> None:
+        """Send the request with that number and read its answer; raise HTTPException unless the status is 2xx."""
         self._socket = self._socket or socket.create_connection(self._address, timeout=REQUEST_SECONDS)
         # HTTPConnection.request would send head and body apart, and a server would wake twice for each request.
-        self._socket.sendall(self._message)
+        self._socket.sendall(self._numbered(number))
         response = http.client.HTTPResponse(self._socket, method=self._method)
         response.begin()
         response.read()
@@ -66,6 +69,12 @@ class Line:
             self._socket.close()
         self._socket = None
 
+    def _numbered(self, number: int) -> bytes:
+        if not self._unique:
+            return self._message
+        first, _, rest = self._message.partition(b"\r\n")
+        return b"%b\r\n%b-%d\r\n%b" % (first, self._unique.encode(), number, rest)
+
 
 def main() -> None:
     """Run the job on stdin."""
@@ -79,7 +88,8 @@ def run(port: int, load: Load) -> Outcome:
     tally = Tally()
     turns = Turns(load)
     start = time.perf_counter()
-    threads = [threading.Thread(target=_work, args=(Line(port, load), turns, tally)) for _ in range(load.connections)]
+    work = partial(_work, turns=turns, tally=tally, interval=load.interval_seconds)
+    threads = [threading.Thread(target=work, args=(Line(port, load),)) for _ in range(load.connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -87,17 +97,25 @@ def run(port: int, load: Load) -> Outcome:
     return _outcome(tally, time.perf_counter() - start)
 
 
-def _work(line: Line, turns: Turns, tally: Tally) -> None:
-    for _ in turns:
+def _work(line: Line, turns: Turns, tally: Tally, interval: float) -> None:
+    for number in turns:
         begin = time.perf_counter()
         try:
-            line.exchange()
-            tally.latencies.append(time.perf_counter() - begin)
+            line.exchange(number)
+            tally.latencies.extend(_latencies(time.perf_counter() - begin, interval))
         except (OSError, http.client.HTTPException) as error:
             tally.failures.append(repr(error))
             line.close()
             time.sleep(RETRY_SECONDS)
+        if interval:
+            time.sleep(max(0.0, begin + interval - time.perf_counter()))
     line.close()
+
+
+def _latencies(taken: float, interval: float) -> list[float]:
+    """Return the time an answer took and, at intervals, that of the requests which were due before it came."""
+    missed = int(taken / interval) if interval else 0
+    return [taken - number * interval for number in range(missed + 1)]
 
 
 def _message(port: int, load: Load) -> bytes:

@@ -8,12 +8,17 @@ import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy
 import pytest
 from bench_parsing import FORMS, array_cases
+from comparison import MEASURES
+from harness import CLIENTS, Launch, Load, memory_mb, serve
+from process_tree import Process, process_tree
 
 pytestmark = pytest.mark.thorough
 
@@ -25,7 +30,7 @@ SERVER = "python trivial_app.py {port}"
 CHILD_SERVER = "sh -c 'python trivial_app.py {port} & wait'"
 BROKEN_SERVER = "python -c 'import sys; sys.exit(\"no model here\")'"
 FORMATS = ("pickle", "joblib")
-TINY = ("--seconds=0.2", "--rounds=1")
+TINY = ("--seconds=0.5", "--rounds=1")
 STRATEGIES = ("per-request", "lazy", "preloaded", "injected", "singleton")
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -76,10 +81,8 @@ def test_load_table_compares_both_sides(runs: Runs, name: str, connections: str)
     if name not in runs:
         pytest.skip("wrk is not installed")
     rows = _table(runs[name])[1:]
-    assert [row[0] for row in rows] == [count for count in connections for _ in range(5)]
-    for row in rows:
-        figures = [float(number) for number in row[2:4]]
-        assert figures == [0, 0] if row[1].startswith("errors") else min(figures) > 0
+    assert [row[0] for row in rows] == [count for count in connections for _ in range(len(MEASURES) + 1)]
+    _assert_plausible(rows)
 
 
 def test_load_says_which_client_was_used(runs: Runs) -> None:
@@ -111,6 +114,38 @@ def test_every_way_of_parsing_makes_the_same_array(form: str) -> None:
     assert table.shape == (1 if form == "object" else 7, 20)
     for name in ("models", "loop"):
         numpy.testing.assert_array_equal(case.calls[name](case.body), table, strict=True)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_unique_header_is_unique(client: str) -> None:
+    if not shutil.which(client) and client == "wrk":
+        pytest.skip("wrk is not installed")
+    load = Load("/once", "", 3, 0.5, unique_header=True)
+    with serve(Launch(["python", "trivial_app.py", "{port}"], HERE)) as server:
+        outcomes = [CLIENTS[client](server, load) for _ in range(2)]
+        without = CLIENTS[client](server, replace(load, unique_header=False))
+    assert [outcome.errors for outcome in outcomes] == [0, 0]
+    assert all(outcome.requests > 0 for outcome in outcomes)
+    assert without.errors == without.requests > 0
+
+
+def test_requests_at_intervals_wait_for_each_other() -> None:
+    load = Load("/health", "", 1, 0.5, interval_seconds=0.05)
+    with serve(Launch(["python", "trivial_app.py", "{port}"], HERE)) as server:
+        outcome = CLIENTS["python"](server, load)
+    # An answer counts once for each interval begun while it was awaited.
+    assert 0 < outcome.requests <= 2 * outcome.elapsed_seconds / load.interval_seconds + 1
+
+
+def test_a_worker_in_a_session_of_its_own_counts_and_ends() -> None:
+    with serve(Launch(["sh", "-c", "setsid python trivial_app.py {port} & wait"], HERE)) as server:
+        tree = process_tree(server.process.pid)
+        worker = next(process for process in tree if process.pid != server.process.pid)
+        assert worker.session == worker.pid
+        assert memory_mb(server, "Rss") > worker.memory_bytes("Rss") / 1e6 > 0
+    with suppress(OSError):
+        # Dead is what nobody has waited for, too.
+        assert Process.read(worker.folder).stat[0] == "Z"
 
 
 def test_no_server_remains(runs: Runs) -> None:
@@ -150,6 +185,16 @@ def _table(run: Run) -> list[list[str]]:
     assert run.returncode == 0, run.stderr
     lines = [line for line in run.stdout.splitlines() if line.startswith("|") and "---" not in line]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _assert_plausible(rows: list[list[str]]) -> None:
+    for _, measure, *numbers in rows:
+        figures = [float(number) for number in numbers[:2]]
+        if measure == MEASURES["cpu_microseconds"]:
+            # On a busy machine the server may have had less than the tick that this is counted in.
+            assert min(figures) >= 0
+        else:
+            assert figures == [0, 0] if measure.startswith("errors") else min(figures) > 0, measure
 
 
 def _marked_processes() -> Iterator[str]:
