@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,11 @@ import numpy
 import pytest
 from bench_parsing import FORMS, array_cases
 from comparison import MEASURES
-from harness import CLIENTS, Launch, Load, memory_mb, serve
+from harness import CLIENTS, Launch, Load, ServerError, memory_mb, serve
+from peers.sides import EXACT, SIDES
+from peers.workload import make_workload
 from process_tree import Process, process_tree
+from running import run
 
 pytestmark = pytest.mark.thorough
 
@@ -135,6 +139,37 @@ def test_requests_at_intervals_wait_for_each_other() -> None:
         outcome = CLIENTS["python"](server, load)
     # An answer counts once for each interval begun while it was awaited.
     assert 0 < outcome.requests <= 2 * outcome.elapsed_seconds / load.interval_seconds + 1
+
+
+def test_peers_are_compared_in_one_run(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    options = ("--models=linear", "--connections=1,2", "--client=python", "--unique-header", f"--json={figures}")
+    run = _run(("bench_peers.py", *TINY, *options, "--peers=waitress-4,flask-naive-4"))
+    assert "serve-sklearn against waitress-4, linear" in run.stdout
+    rows = [row for row in _table(run) if row[0] in "12"]
+    assert [row[0] for row in rows] == [count for _ in range(2) for count in "12" for _ in range(len(MEASURES) + 1)]
+    _assert_plausible(rows)
+    assert re.search(r"\| linear \| waitress-4 \| flask-naive-4 \| [\d.]+ \(.*\) \| [\d.]+ \(.*\) \|", run.stdout)
+    starts = json.loads(figures.read_text())["models"]["linear"]["starts"]
+    assert [set(sides) for sides in starts] == [{"serve-sklearn", "waitress-4", "flask-naive-4"}]
+    assert all(start["seconds"] > 0 and start["rss_mb"] > 0 for start in starts[0].values())
+
+
+def test_health_is_asked_beside_large_predictions() -> None:
+    options = ("--health", "--models=gradient-boosting", "--runtimes=sklearn", "--rows=50", "--interval=0.01")
+    rows = _table(_run(("bench_peers.py", *TINY, *options)))[1:]
+    assert [row[:2] for row in rows] == [["gradient-boosting", "serve-sklearn"]]
+    assert all(float(number) > 0 for number in rows[0][2:])
+
+
+def test_a_server_that_predicts_otherwise_is_not_measured(tmp_path: Path) -> None:
+    wrong = replace(SIDES["flask-constant"], tolerance=EXACT)
+    workload = make_workload("linear", tmp_path)
+    with (
+        pytest.raises(ServerError, match=r"flask-constant with linear: it predicts 0\.5"),
+        run(wrong, workload, tmp_path),
+    ):
+        pass
 
 
 def test_a_worker_in_a_session_of_its_own_counts_and_ends() -> None:

@@ -1,0 +1,15 @@
+"""The Flask view that everybody writes first."""
+
+from flask import Flask, Response, jsonify, request
+from given import FEATURES, estimator
+
+app = Flask(__name__)
+model = estimator()
+
+
+@app.post("/predict")
+def predict() -> Response:
+    """Answer the estimator's prediction."""
+    features = request.get_json()
+    row = [features[name] for name in FEATURES]
+    return jsonify(prediction=model.predict([row])[0].item())

@@ -1,0 +1,160 @@
+"""The servers that are compared: how each is started, what it is asked, and what it answers."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Launch
+
+from peers.environments import SHARED, Environment
+from peers.workload import Workload
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[2]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+EXACT = 1e-9
+SINGLE = 1e-5
+"""How far a prediction in 32-bit floats may be off, relative to it."""
+
+UVICORN = Environment(
+    "uvicorn", ("fastapi", "starlette", "uvicorn[standard]", "orjson", "pydantic"), (*SHARED, "onnxruntime")
+)
+MLSERVER = Environment("mlserver", ("mlserver==1.7.*", "mlserver-sklearn==1.7.*"))
+BENTOML = Environment("bentoml", ("bentoml==1.4.*",))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The path that is asked, what is sent for a row, and where the prediction is in the answer."""
+
+    path: str
+    body: Callable[[Workload, np.ndarray], Any]
+    prediction: Callable[[Any], float]
+
+
+OBJECT = Protocol(
+    "/predict",
+    lambda workload, row: dict(zip(workload.features, row.tolist(), strict=True)),
+    lambda answer: answer["prediction"],
+)
+ROWS = Protocol("/predict", lambda workload, row: {"rows": [row.tolist()]}, lambda answer: answer[0])
+TENSOR = Protocol(
+    "/v2/models/model/infer",
+    lambda workload, row: {"inputs": [{"name": "x", "shape": [1, len(row)], "datatype": "FP64", "data": row.tolist()}]},
+    lambda answer: answer["outputs"][0]["data"][0],
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server: what it is started with for a workload and a folder of programs, if they are not this Python's.
+
+    A tolerance of None is for a server that does not predict, whose answer is not compared with the estimator's.
+    """
+
+    name: str
+    launch: Callable[[Workload, Path], Launch]
+    environment: Environment | None = None
+    protocol: Protocol = OBJECT
+    tolerance: float | None = EXACT
+
+
+def _ours(name: str, command: Sequence[str], runtime: str) -> Side:
+    def launch(workload: Workload, programs: Path) -> Launch:
+        return Launch(command, CHECKOUT, {"FLASKML_INSTANCE_PATH": str(workload.instance(runtime)), **ONE_THREAD})
+
+    return Side(name, launch, tolerance=SINGLE if runtime == "onnx" else EXACT)
+
+
+def _uvicorn(name: str, *, graph: bool) -> Side:
+    app = f"{name.replace('-', '_')}:app"
+    options = ["--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning", "--port={port}"]
+
+    def launch(workload: Workload, programs: Path) -> Launch:
+        given = {"GRAPH": workload.graph_file()} if graph else {"MODEL": workload.model_file()}
+        return _app([str(programs / "uvicorn"), *options, app], workload, given)
+
+    return Side(name, launch, UVICORN, tolerance=SINGLE if graph else EXACT)
+
+
+def _flask(name: str, *command: str) -> Side:
+    return Side(name, lambda workload, programs: _app(command, workload, {"MODEL": workload.model_file()}))
+
+
+def _constant() -> Side:
+    command = ("python", "flask_constant.py", "{port}")
+    return Side("flask-constant", lambda workload, programs: _app(command, workload, {}), tolerance=None)
+
+
+def _bentoml() -> Side:
+    def launch(workload: Workload, programs: Path) -> Launch:
+        command = [str(programs / "bentoml"), "serve", "bentoml_service:Predictor", "--port={port}", "--host=127.0.0.1"]
+        return _app(command, workload, {"MODEL": workload.model_file(), "BENTOML_DO_NOT_TRACK": "True"})
+
+    return Side("bentoml", launch, BENTOML, ROWS)
+
+
+def _mlserver(name: str, **batching: float) -> Side:
+    def launch(workload: Workload, programs: Path) -> Launch:
+        folder = workload.folder / name
+        folder.mkdir(exist_ok=True)
+        # Without workers the server itself computes, as the other sides do.
+        server = {"debug": False, "host": "127.0.0.1", "parallel_workers": 0, "metrics_endpoint": None}
+        parameters = {"uri": str(workload.model_file()), "version": "1"}
+        model = {"name": "model", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": parameters}
+        (folder / "settings.json").write_text(json.dumps(server))
+        (folder / "model-settings.json").write_text(json.dumps({**model, **batching}))
+        ports = {"MLSERVER_HTTP_PORT": "{port}", "MLSERVER_GRPC_PORT": "0"}
+        return Launch([str(programs / "mlserver"), "start", str(folder)], folder, {**ports, **ONE_THREAD})
+
+    return Side(name, launch, MLSERVER, TENSOR)
+
+
+def _app(command: Sequence[str], workload: Workload, given: Mapping[str, Path | str]) -> Launch:
+    """Return the start of one of the apps beside this file with what `given.py` reads."""
+    variables = {"FEATURES": ",".join(workload.features), "PREDICTION": workload.kind, "PYTHONPATH": str(HERE)}
+    return Launch(command, HERE, {**variables, **{name: str(value) for name, value in given.items()}, **ONE_THREAD})
+
+
+def _waitress(threads: int, app: str) -> tuple[str, ...]:
+    return ("waitress-serve", "--listen=127.0.0.1:{port}", f"--threads={threads}", app)
+
+
+SERVE = ("flask", "serve", "--port={port}")
+SIDES: Mapping[str, Side] = {
+    side.name: side
+    for side in (
+        _ours("serve-sklearn", SERVE, "sklearn"),
+        _ours("serve-onnx", SERVE, "onnx"),
+        _ours("waitress-4", _waitress(4, "wsgi:app"), "sklearn"),
+        _ours("waitress-32", _waitress(32, "wsgi:app"), "sklearn"),
+        _uvicorn("fastapi-sklearn", graph=False),
+        _uvicorn("fastapi-onnx", graph=True),
+        _uvicorn("fastapi-tuned", graph=True),
+        _uvicorn("starlette-onnx", graph=True),
+        _constant(),
+        _flask("flask-naive-4", *_waitress(4, "flask_naive:app")),
+        _flask("flask-naive-32", *_waitress(32, "flask_naive:app")),
+        _mlserver("mlserver"),
+        _mlserver("mlserver-batched", max_batch_size=32, max_batch_time=0.005),
+        _bentoml(),
+    )
+}
+PEERS: Mapping[str, str] = {
+    "fastapi-onnx": "serve-onnx",
+    "fastapi-tuned": "serve-onnx",
+    "starlette-onnx": "serve-onnx",
+    "flask-constant": "serve-onnx",
+    "fastapi-sklearn": "serve-sklearn",
+    "mlserver": "serve-sklearn",
+    "mlserver-batched": "serve-sklearn",
+    "bentoml": "serve-sklearn",
+    "waitress-4": "serve-sklearn",
+    "waitress-32": "serve-sklearn",
+    "flask-naive-4": "waitress-4",
+    "flask-naive-32": "waitress-32",
+}
+"""Which of our servers each peer is compared with: one that computes with the same, and waits in the same way."""
