@@ -1,6 +1,7 @@
 """One version as a folder: written once, and verified before anything in it is used.
 
-model.joblib      the estimator, as joblib writes it
+model.joblib      the estimator, as joblib writes it; not there if the version came as a graph
+*.onnx            the graphs that the ONNX runtime computes, if it was chosen
 golden.json       rows and the answers that they must get
 manifest.json     what the version is, with the digest of each file
 manifest.sig      our signature of the manifest
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from flaskml.bundle import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Facts, FileRecord, Manifest, environment
+from flaskml.bundle import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Bundle, Facts, FileRecord, Manifest, environment
 from flaskml.custody import Custody
 from flaskml.errors import DamagedFile, FlaskmlError
 from flaskml.files import Disk
@@ -29,6 +32,18 @@ MAPPED_FROM = 2**20
 Document = TypeVar("Document", bound=BaseModel)
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a version holds beside its manifest."""
+
+    estimator: Any
+    """The fitted estimator; None for one that came as a graph."""
+
+    golden: Golden
+    graphs: Mapping[str, bytes] = field(default_factory=dict)
+    """The graphs, by the name of their file."""
+
+
 class Archive:
     """Writes and reads the folders of versions. Paths in its errors are relative to `instance_path`."""
 
@@ -38,15 +53,17 @@ class Archive:
         self.signer = signer
         self.custody = custody
 
-    def write(self, folder: Path, version: str, name: str, estimator: Any, facts: Facts, golden: Golden) -> Manifest:
+    def write(self, folder: Path, version: str, name: str, facts: Facts, contents: Contents) -> Manifest:
         """Writes all files of a version into a new folder, the signature last. Raises OSError."""
-        import joblib
-
         self.disk.stage(folder)
-        with self.disk.create(folder / MODEL_FILE) as file:
-            joblib.dump(estimator, file)
-        self._write_file(folder / GOLDEN_FILE, golden.model_dump_json().encode())
-        files = {file: self._record(folder / file) for file in (MODEL_FILE, GOLDEN_FILE)}
+        written = [*contents.graphs, GOLDEN_FILE]
+        if contents.estimator is not None:
+            self._write_estimator(folder / MODEL_FILE, contents.estimator)
+            written.insert(0, MODEL_FILE)
+        for file, graph in contents.graphs.items():
+            self._write_file(folder / file, graph)
+        self._write_file(folder / GOLDEN_FILE, contents.golden.model_dump_json().encode())
+        files = {file: self._record(folder / file) for file in written}
         known = {**facts.model_dump(by_alias=True), "environment": environment(), "files": files}
         manifest = Manifest(**known, format=1, model=name, version=version, created=now())
         content = manifest.to_json()
@@ -85,7 +102,13 @@ class Archive:
             self._compare(folder / file, manifest, size, digest)
         return manifest
 
-    def estimator(self, folder: Path, manifest: Manifest, *, mapped: bool) -> Any:
+    def load(self, folder: Path, manifest: Manifest, *, mapped: bool) -> Bundle:
+        """The version in memory, with no more of it than its runtime needs. Raises `DamagedFile`."""
+        graphs = {file: self._verified(folder, file, manifest) for file in manifest.graphs}
+        needed = not (manifest.runtime == "onnx" and manifest.in_graphs)
+        return Bundle(manifest, self._estimator(folder, manifest, mapped=mapped) if needed else None, graphs)
+
+    def _estimator(self, folder: Path, manifest: Manifest, *, mapped: bool) -> Any:
         """The estimator; if `mapped` and large, with its arrays mapped from its file. Raises `DamagedFile`."""
         import joblib
 
@@ -122,6 +145,12 @@ class Archive:
             return self.disk.read(path)
         except OSError as error:
             raise self.unreadable(path, error, name) from error
+
+    def _write_estimator(self, path: Path, estimator: Any) -> None:
+        import joblib
+
+        with self.disk.create(path) as file:
+            joblib.dump(estimator, file)
 
     def _write_file(self, path: Path, content: bytes) -> None:
         with self.disk.create(path) as file:

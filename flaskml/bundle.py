@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal, TypeAlias
@@ -25,13 +25,17 @@ MODEL_FILE = "model.joblib"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
 
-RECORDED = ("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas", "xgboost", "xgboost-cpu", "lightgbm")
+RECORDED = (
+    *("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas", "xgboost", "xgboost-cpu", "lightgbm"),
+    "onnxruntime",
+)
 """Packages whose versions decide whether a stored estimator still gives the same answers."""
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
 """What an estimator may be asked, by the names that scikit-learn gives it."""
 
 Task: TypeAlias = Literal["classification", "regression", "clustering", "outliers", "transformation"]
+RuntimeName: TypeAlias = Literal["sklearn", "sklearn-unchecked", "onnx"]
 
 
 class Score(BaseModel):
@@ -47,6 +51,25 @@ class Score(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.metric} {self.value:.4f}"
+
+
+class Measurement(BaseModel):
+    """What was found of one runtime when the version was published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    runtime: RuntimeName
+    note: str
+    """Whether it answers as the estimator itself, or why it could not be had."""
+
+    is_true: bool
+    """Whether its labels are the estimator's, and its numbers the same but for a millionth."""
+
+    one_row: float | None = None
+    """Microseconds for one row, on the machine that published."""
+
+    many_rows: float | None = None
+    """Microseconds for 32 rows."""
 
 
 class FileRecord(BaseModel):
@@ -93,8 +116,19 @@ class Facts(BaseModel):
     classes: tuple[tuple[str, ...], ...] = ()
     """The names of the classes it tells apart, output by output, in the order of its columns."""
 
-    runtime: Literal["sklearn"] = "sklearn"
+    runtime: RuntimeName = "sklearn"
     """What computes."""
+
+    graphs: Mapping[str, tuple[str, ...]] = {}
+    """The files of the graphs that the ONNX runtime computes, and the methods that each answers."""
+
+    measurements: tuple[Measurement, ...] = ()
+    """What each runtime took to answer, and whether it answered right."""
+
+    @property
+    def in_graphs(self) -> bool:
+        """Whether the graphs answer every method, so that nobody needs the estimator itself."""
+        return set(self.methods) <= {method for methods in self.graphs.values() for method in methods}
 
 
 class Manifest(Facts):
@@ -119,10 +153,14 @@ class Manifest(Facts):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One version in memory, as read: its manifest and its estimator."""
+    """One version in memory, as read."""
 
     manifest: Manifest
     estimator: Any
+    """The estimator; None where graphs answer every method."""
+
+    graphs: Mapping[str, bytes] = field(default_factory=dict)
+    """The content of each file of a graph."""
 
 
 def environment() -> dict[str, str]:

@@ -141,12 +141,13 @@ class ModelSlot:
 def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
     """The predictor of a bundle: all that can be computed before the first request is computed here."""
     manifest = bundle.manifest
-    parser = Parser(manifest.schema_, max_rows=max_rows)
+    runtime = open_runtime(bundle)
+    parser = Parser(manifest.schema_, max_rows=max_rows, maker=runtime.tables)
     signature = to_json({"model": manifest.model, "version": manifest.version})
     return Predictor(
         manifest=manifest,
         parser=parser,
-        batcher=Batcher(open_runtime(bundle).compute, parser.maker.table, manifest.methods),
+        batcher=Batcher(runtime.compute, runtime.tables.table, manifest.methods),
         doubts=Doubts(manifest.schema_),
         signature=b"," + signature[1:],
     )

@@ -11,14 +11,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml import diagnosis
 from flaskml.errors import InvalidInput, Problem, TooManyRows
-from flaskml.schema import EXACT, Feature, Schema, Table, Value
+from flaskml.schema import EXACT, Feature, Schema, Value
 from flaskml.tables import TableMaker, moment_checker, plain_value
 from flaskml.texts import as_browsers_write, read_csv, read_text
 
@@ -28,21 +28,29 @@ TEXT_LIMIT = 100_000
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
 
 
+class Maker(Protocol):
+    """Makes the tables that a runtime computes."""
+
+    def table(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """The table of rows that have their values in schema order, null as None."""
+        ...
+
+
 class Rows:
     """What a request asks about: its values, and whether they came as one row rather than a list."""
 
     __slots__ = ("_maker", "_table", "single", "values")
 
-    def __init__(self, values: Sequence[Sequence[Value]], maker: TableMaker, *, single: bool) -> None:
+    def __init__(self, values: Sequence[Sequence[Value]], maker: Maker, *, single: bool) -> None:
         self.values = values
         """Valid values in schema order, null as None."""
 
         self.single = single
         self._maker = maker
-        self._table: Table | None = None
+        self._table: Any = None
 
     @property
-    def table(self) -> Table:
+    def table(self) -> Any:
         """The same as the estimator takes it, made when it is asked for: rows of several requests share a table."""
         if self._table is None:
             self._table = self._maker.table(self.values)
@@ -52,9 +60,9 @@ class Rows:
 class Parser:
     """The validators of one schema. Every method returns `Rows` or raises a `FlaskmlError` with a 4xx status."""
 
-    def __init__(self, schema: Schema, *, max_rows: int) -> None:
+    def __init__(self, schema: Schema, *, max_rows: int, maker: Maker | None = None) -> None:
         self.schema = schema
-        self.maker = TableMaker(schema)
+        self.maker = maker or TableMaker(schema)
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
         self._written = {written: name for name in schema.names for written in as_browsers_write(name)}

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.bundle import Facts, Manifest, Score, Task
+from flaskml.archive import Contents
+from flaskml.bundle import Facts, Manifest, RuntimeName, Score, Task
+from flaskml.candidates import choose
 from flaskml.doubts import Doubts
 from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
 from flaskml.golden import Golden, record, some_rows
 from flaskml.parsing import Parser
 from flaskml.runtimes.sklearn import classes_of, methods_of
-from flaskml.samples import asked, check_way_back, understand, with_unknown_tried, working_methods
+from flaskml.samples import asked, check_way_back, understand, with_magnitude_tried, with_unknown_tried, working_methods
 from flaskml.schema import Table
 from flaskml.settings import Settings, load_settings
 from flaskml.store import Store
@@ -36,20 +38,23 @@ def publish(
     activate: bool = True,
     instance_path: str | os.PathLike[str] | None = None,
     schema: Mapping[str, Any] | None = None,
+    runtime: RuntimeName | None = None,
 ) -> str:
     """Publishes a fitted estimator as the next version of a model, and returns the version.
 
     `X` is a sample of the rows that it was fitted on, a DataFrame or a 2-D array of shape (rows, features); the schema
     is learnt from it and some of its rows become golden rows. `y`, if given, are the targets of these rows, and the
     score on them is recorded. A child process has to load the version and answer the golden rows alike before it
-    becomes active. `schema` corrects what was learnt: any part of what `flask models show --schema` prints.
+    becomes active. `schema` corrects what was learnt: any part of what `flask models show --schema` prints. `runtime`
+    says what is to compute (`sklearn`, `sklearn-unchecked` or `onnx`); left away, the fastest is taken of those that
+    answer as the estimator does.
     Raises `NotPublishable`, `InvalidName`, `VersionRejected` or `StorageFailed`; what was served before still is.
     """
     config = {"INSTANCE_PATH": Path(instance_path)} if instance_path is not None else {}
     settings, _ = load_settings(config)
     store = open_store(settings)
     return publish_sample(
-        store, settings, name, estimator, X, y, data="a sample", activate=activate, corrections=schema
+        store, settings, name, estimator, X, y, data="a sample", activate=activate, corrections=schema, runtime=runtime
     ).version
 
 
@@ -75,6 +80,7 @@ def publish_sample(
     data: str,
     activate: bool,
     corrections: Mapping[str, Any] | None = None,
+    runtime: RuntimeName | None = None,
 ) -> Manifest:
     """As `publish`, into a store that is open; `data` says where the sample came from."""
     refuse_unportable(estimator)
@@ -88,8 +94,9 @@ def publish_sample(
             score=_score(estimator, sample.table, y),
             schema_=sample.schema,
         )
+    reason = f"published with {data}"
     return publish_version(
-        store, settings, name, estimator, facts, sample.table, reason=f"published with {data}", activate=activate
+        store, settings, name, estimator, facts, sample.table, reason=reason, activate=activate, runtime=runtime
     )
 
 
@@ -103,6 +110,7 @@ def publish_version(
     *,
     reason: str,
     activate: bool = True,
+    runtime: RuntimeName | None = None,
 ) -> Manifest:
     """Stores the estimator as the next version, tries it, and makes it active if asked.
 
@@ -112,7 +120,9 @@ def publish_version(
     """
     with _refusals_told():
         facts, golden = complete(facts, estimator, table)
-    manifest = store.publish(name, estimator, facts, golden)
+        choice = choose(estimator, facts, table, runtime)
+    contents = Contents(estimator, golden, choice.graphs)
+    manifest = store.publish(name, choice.complete(facts), contents)
     if activate:
         activate_accepted(store, name, manifest.version, reason, trial_limits(settings), unless_newer=True)
     else:
@@ -128,6 +138,7 @@ def complete(facts: Facts, estimator: Any, table: Table) -> tuple[Facts, Golden]
     _check_count(estimator, some)
     methods = working_methods(estimator, some)
     schema = with_unknown_tried(facts.schema_, estimator, some, methods)
+    schema = with_magnitude_tried(schema, estimator, some, methods[0])
     golden = record(schema, some, lambda rows: asked(estimator, rows, methods[0]))
     try:
         Doubts(schema).of(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))

@@ -18,7 +18,7 @@ from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.golden import largest, plain, same, some_rows
 from flaskml.learning import as_array, learn
 from flaskml.runtimes.sklearn import classes_of, forget_names, methods_of, numpy_answer
-from flaskml.schema import Feature, Schema, Table
+from flaskml.schema import LARGEST, Feature, Schema, Table
 from flaskml.tables import TableMaker, plain_rows
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ ROUNDING = 1e-12
 
 VALUES_COMPARED = 200_000
 """Values of a sample that are made again from what requests would send."""
+
+MAGNITUDES = (LARGEST, float(np.finfo(np.float32).max), 1e30, 1e15)
+"""Numbers that an estimator is tried with, to see how large they may be."""
 
 REMEDY = (
     "A vectorizer, which takes a list of texts, takes a column of a DataFrame in "
@@ -199,6 +202,23 @@ def with_unknown_tried(schema: Schema, estimator: Any, table: Table, methods: Se
 
     features = tuple(settled(index, feature) for index, feature in enumerate(schema.features))
     return schema.model_copy(update={"features": features})
+
+
+def with_magnitude_tried(schema: Schema, estimator: Any, table: Table, method: str) -> Schema:
+    """The schema with the largest magnitude of numbers that the estimator takes."""
+    row, maker = plain_rows(schema, table[:1])[0], TableMaker(schema)
+    floats = [feature.kind == "float" for feature in schema.features]
+
+    def takes(magnitude: float) -> bool:
+        held = [min(magnitude, feature.numeric_limits[1]) for feature in schema.features]
+        rows = [
+            tuple(sign * most if is_float else value for value, most, is_float in zip(row, held, floats, strict=True))
+            for sign in (1, -1)
+        ]
+        return _works(estimator, maker.table(rows), method)
+
+    largest = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), LARGEST)
+    return schema.model_copy(update={"magnitude": largest})
 
 
 def _unknown(feature: Feature) -> str | int:

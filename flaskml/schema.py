@@ -242,6 +242,9 @@ class Schema(BaseModel):
     out_of_range: Literal["warn", "accept", "refuse"] = "warn"
     """What becomes of a number or a datetime beyond those of the sample; `warn` answers, and says so."""
 
+    magnitude: float = LARGEST
+    """The largest magnitude of a number that the estimator takes: trees, for one, compute in single precision."""
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the features, in order."""
@@ -250,6 +253,8 @@ class Schema(BaseModel):
     def bounds(self, feature: Feature) -> tuple[int | float, int | float]:
         """The smallest and the largest number that a request may send for a feature."""
         low, high = feature.numeric_limits
+        if feature.kind == "float":
+            low, high = max(low, -self.magnitude), min(high, self.magnitude)
         if self.out_of_range == "refuse":
             least, most = feature.span
             low, high = low if least is None else max(low, least), high if most is None else min(high, most)

@@ -18,7 +18,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from flaskml.archive import Archive
+from flaskml.archive import Archive, Contents
 from flaskml.bundle import Bundle, Facts, Manifest, environment_key
 from flaskml.custody import Custody
 from flaskml.errors import (
@@ -148,7 +148,7 @@ class Store:
         if mapped is None:
             verdict = self.state(name).verdict(version, environment_key())
             mapped = verdict is not None and verdict.mapped
-        return Bundle(manifest, self.archive.estimator(folder, manifest, mapped=mapped))
+        return self.archive.load(folder, manifest, mapped=mapped)
 
     def load_active(self, name: str) -> Bundle:
         """The active version in memory. Raises `NoActiveVersion` if there is none, else as `load`."""
@@ -161,8 +161,8 @@ class Store:
         """The error that says what to do about a model without an active version."""
         return NoActiveVersion(name, self.names(), [str(number) for number in self._numbers(self._folder(name))])
 
-    def publish(self, name: str, estimator: Any, facts: Facts, golden: Golden) -> Manifest:
-        """Stores the estimator as the next version of the model. It is not active yet.
+    def publish(self, name: str, facts: Facts, contents: Contents) -> Manifest:
+        """Stores the contents as the next version of the model. It is not active yet.
 
         Raises `StorageFailed` or `InvalidName`.
         """
@@ -172,7 +172,7 @@ class Store:
             highest = max([self.state_or_unused(name).highest, *self._numbers(folder)])
             staged = folder / f"{STAGING}{token_hex(8)}"
             try:
-                manifest = self.archive.write(staged, str(highest + 1), name, estimator, facts, golden)
+                manifest = self.archive.write(staged, str(highest + 1), name, facts, contents)
                 self.disk.rename(staged, folder / manifest.version)
             except BaseException:
                 self.disk.remove_tree(staged)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flaskml.answers import values
 from flaskml.archive import is_large
-from flaskml.bundle import MODEL_FILE, Manifest, environment_key
+from flaskml.bundle import Manifest, environment_key
 from flaskml.children import child_group
 from flaskml.errors import FlaskmlError, VersionRejected
 from flaskml.model import open_predictor
@@ -134,7 +134,7 @@ def main() -> None:
 def _try(store: Store, order: Order) -> Verdict:
     try:
         manifest = store.manifest(order.name, order.version)
-        _limit(order.limits, manifest.files[MODEL_FILE].size)
+        _limit(order.limits, sum(record.size for record in manifest.files.values()))
         if is_large(manifest) and (verdict := _replay(store, manifest, mapped=True)).accepted:
             return verdict
         return _replay(store, manifest, mapped=False)

@@ -27,6 +27,7 @@ import pytest
 from sklearn.dummy import DummyRegressor
 
 from flaskml import files
+from flaskml.archive import Contents
 from flaskml.bundle import Facts
 from flaskml.errors import FlaskmlError
 from flaskml.files import STAGING
@@ -47,7 +48,9 @@ FACTS = Facts(task="regression", estimator="DummyRegressor", data="made", rows=1
 def publish(store, value=0.0):
     """Publishes an estimator that always answers `value`, and golden rows that say so."""
     golden = Golden(rows=((0.0,), (1.0,)), answers=(value, value))
-    return store.publish(NAME, DummyRegressor(strategy="constant", constant=value).fit([[0.0]], [value]), FACTS, golden)
+    return store.publish(
+        NAME, FACTS, Contents(DummyRegressor(strategy="constant", constant=value).fit([[0.0]], [value]), golden)
+    )
 
 
 def activate(store):

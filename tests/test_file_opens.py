@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flaskml.archive import Contents
 from flaskml.bundle import Facts
 from flaskml.golden import record
 from flaskml.store import Store
@@ -74,6 +75,6 @@ def test_estimators_that_would(tmp_path, name, estimator):
     estimator.fit(table, (frame.a > 0).to_numpy())
     store = Store(tmp_path)
     facts = Facts(task="classification", estimator=name, data="made", rows=80, schema_=schema)
-    store.publish("default", estimator, facts, record(schema, table, estimator.predict))
+    store.publish("default", facts, Contents(estimator, record(schema, table, estimator.predict)))
     accept(store, "default", "1")
     assert count(tmp_path, "default") == [[200], []]

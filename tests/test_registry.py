@@ -8,6 +8,7 @@ import pytest
 from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app, trial
+from flaskml.archive import Contents
 from flaskml.bundle import Facts
 from flaskml.errors import Busy, NoActiveVersion, Unavailable
 from flaskml.files import Disk
@@ -38,7 +39,7 @@ def constant(value):
 
 def put(store, estimator, name="default", *, golden=GOLDEN):
     """Stores an estimator of one number, not tried and not active, and returns its version."""
-    return store.publish(name, estimator, FACTS, golden).version
+    return store.publish(name, FACTS, Contents(estimator, golden)).version
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import threading
 import pytest
 from sklearn.dummy import DummyRegressor
 
+from flaskml.archive import Contents
 from flaskml.bundle import Facts
 from flaskml.errors import (
     DamagedFile,
@@ -32,7 +33,7 @@ def publish(store):
 
     def publish(store, name="default", estimator=None, *, active=True):
         estimator = estimator or DummyRegressor().fit([[0]], [1])
-        version = store.publish(name, estimator, facts, golden).version
+        version = store.publish(name, facts, Contents(estimator, golden)).version
         accept(store, name, version, active=active)
         return version
 

@@ -17,6 +17,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from flaskml import publish
+from flaskml.archive import Contents
 from flaskml.bundle import Facts
 from flaskml.files import Disk
 from flaskml.signing import Signer
@@ -256,7 +257,7 @@ class Offering:
         manifest = self.store.manifest("default", "2")
         facts = Facts(**{name: getattr(manifest, name) for name in Facts.model_fields})
         model = getattr(self.models, kind)(SIZE, *arguments)
-        return self.store.publish("default", model, facts, self.store.golden(manifest)).version
+        return self.store.publish("default", facts, Contents(model, self.store.golden(manifest))).version
 
     def load(self):
         """Clients that leave the trials some room."""

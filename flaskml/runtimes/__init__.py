@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from flaskml.bundle import Bundle
     from flaskml.runtimes.base import Runtime
 
-RUNTIMES: Mapping[str, str] = {"sklearn": "flaskml.runtimes.sklearn"}
+RUNTIMES: Mapping[str, str] = {
+    "sklearn": "flaskml.runtimes.sklearn",
+    "sklearn-unchecked": "flaskml.runtimes.sklearn",
+    "onnx": "flaskml.runtimes.onnx",
+}
 """The module of each runtime; it has a function `open_runtime(bundle)`."""
 
 

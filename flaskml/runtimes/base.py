@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from flaskml.answers import Answer
-from flaskml.schema import Table
+from flaskml.parsing import Maker
 
 
 class Runtime(Protocol):
@@ -20,6 +20,11 @@ class Runtime(Protocol):
     - gives the same answer to the same row whatever the other rows of the table are.
     """
 
-    def compute(self, table: Table, method: str) -> Answer:
+    @property
+    def tables(self) -> Maker:
+        """What makes its tables."""
+        ...
+
+    def compute(self, table: Any, method: str) -> Answer:
         """The answer of a method that the manifest names to at least one row, one item a row."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,37 @@ import numpy as np
 from flaskml.answers import Answer, class_name
 from flaskml.bundle import METHODS, Bundle
 from flaskml.errors import NotPublishable
-from flaskml.schema import Layout, Table
+from flaskml.schema import Layout, Schema, Table
+from flaskml.tables import TableMaker
 
 
 class SklearnRuntime:
     """Calls a fitted estimator in the thread that asks."""
 
-    def __init__(self, estimator: Any, methods: Sequence[str]) -> None:
+    def __init__(self, estimator: Any, methods: Sequence[str], schema: Schema) -> None:
         if missing := [method for method in methods if not hasattr(estimator, method)]:
             raise NotPublishable(f"{type(estimator).__name__} has no {', '.join(missing)} here.")
+        self.tables = TableMaker(schema)
         self._methods = {method: getattr(estimator, method) for method in methods}
 
     def compute(self, table: Table, method: str) -> Answer:
         """What the method answers: an array, or a list of arrays, one for each output."""
         return numpy_answer(self._methods[method](table))
+
+
+class UncheckedRuntime(SklearnRuntime):
+    """Calls it without the library's own checks of parameters and of what is finite, which parsers have done."""
+
+    def compute(self, table: Table, method: str) -> Answer:
+        """As the other, a little faster."""
+        from sklearn import config_context
+
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            return super().compute(table, method)
+
+
+RUNTIMES: Mapping[str, type[SklearnRuntime]] = {"sklearn": SklearnRuntime, "sklearn-unchecked": UncheckedRuntime}
+"""The runtimes that call the estimator itself, by their names."""
 
 
 def methods_of(estimator: Any) -> tuple[str, ...]:
@@ -63,7 +81,8 @@ def open_runtime(bundle: Bundle) -> SklearnRuntime:
     run_in_one_thread(bundle.estimator)
     if bundle.manifest.schema_.layout == "array":
         forget_names(bundle.estimator)
-    return SklearnRuntime(bundle.estimator, bundle.manifest.methods)
+    kind = RUNTIMES.get(bundle.manifest.runtime, SklearnRuntime)
+    return kind(bundle.estimator, bundle.manifest.methods, bundle.manifest.schema_)
 
 
 def forget_names(estimator: Any) -> None:
@@ -112,6 +131,18 @@ def run_in_one_thread(estimator: Any) -> None:
     for part in _parts(estimator, set()):
         if getattr(part, "n_jobs", 1) != 1:
             part.n_jobs = 1
+
+
+@contextmanager
+def in_one_thread(estimator: Any) -> Iterator[None]:
+    """Lets somebody else's estimator compute as it will be served, and leaves it as it was."""
+    before = [(part, part.n_jobs) for part in _parts(estimator, set()) if hasattr(part, "n_jobs")]
+    run_in_one_thread(estimator)
+    try:
+        yield
+    finally:
+        for part, jobs in before:
+            part.n_jobs = jobs
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:

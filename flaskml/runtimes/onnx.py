@@ -1,0 +1,87 @@
+"""The ONNX runtime: computes graphs that were made from an estimator when it was published, or came from elsewhere.
+
+The outputs of a graph are named after the methods that they answer. Where a version has methods that no graph answers,
+its estimator is loaded too and answers these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flaskml.answers import Answer
+from flaskml.bundle import Bundle
+from flaskml.errors import MissingExtra, NotPublishable
+from flaskml.runtimes.base import Runtime
+from flaskml.schema import Schema
+from flaskml.tables import TableMaker
+
+DERIVED = {"predict_log_proba": "predict_proba"}
+"""The method that is the logarithm of another."""
+
+INPUT = "rows"
+"""The name of the one input of a graph: shape (rows, features)."""
+
+
+class OnnxRuntime:
+    """Computes each method with the session whose graph has it as an output."""
+
+    def __init__(self, sessions: Mapping[str, Any], schema: Schema, rest: Runtime | None = None) -> None:
+        """`sessions` has one for each method; `rest` computes all others."""
+        # Graphs compute in double precision, whatever the numbers are.
+        self.tables = TableMaker(schema.model_copy(update={"layout": "array", "dtype": "float64"}))
+        self._dtype = schema.dtype
+        self._outputs = {method: (sessions[method].run, [DERIVED.get(method, method)]) for method in sessions}
+        self._rest = rest
+
+    def compute(self, table: Any, method: str) -> Answer:
+        """What the graph of the method answers, computed in the thread that asks."""
+        if method not in self._outputs and self._rest is not None:
+            return self._rest.compute(table.astype(self._dtype), method)
+        run, names = self._outputs[method]
+        answer: np.ndarray = run(names, {INPUT: table})[0]
+        return _logarithm(answer) if method in DERIVED else answer
+
+
+def _logarithm(answer: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):  # Of nothing it is what scikit-learn answers too.
+        found: np.ndarray = np.log(answer)
+    return found
+
+
+def open_session(graph: bytes) -> Any:
+    """A session that computes a graph in the thread that asks. Raises `NotPublishable` or `MissingExtra`.
+
+    A graph that keeps part of itself in other files is refused: it would name what is read here.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("fast", "The ONNX runtime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # Its errors have no common root but this.
+        raise NotPublishable(f"The graph does not load ({type(error).__name__}).") from error
+
+
+def open_graphs(graphs: Mapping[str, bytes], methods: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """The session of each method that the graphs answer; `methods` are those of each file."""
+    sessions = {file: open_session(graph) for file, graph in graphs.items()}
+    return {method: sessions[file] for file in sessions for method in methods[file]}
+
+
+def open_runtime(bundle: Bundle) -> OnnxRuntime:
+    """The runtime of the bundle's graphs, and of its estimator for what these do not answer."""
+    rest = None
+    if bundle.estimator is not None:
+        from flaskml.runtimes import sklearn
+
+        rest = sklearn.open_runtime(bundle)
+    sessions = open_graphs(bundle.graphs, bundle.manifest.graphs)
+    return OnnxRuntime(sessions, bundle.manifest.schema_, rest)

@@ -1,0 +1,285 @@
+"""Converters of tree ensembles to ONNX that keep double precision, for skl2onnx to call.
+
+They write the TreeEnsemble operator (ai.onnx.ml, version 5), which sums leaves as scikit-learn does, one tree after the
+other in double precision; the older operators round to single precision, and a sum near zero is then off by far more
+than a millionth. skl2onnx does not know that version yet, so the nodes carry a domain of our own until the conversion
+is over (`settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+DOMAIN = "flaskml.trees"
+"""The domain of nodes that are to be TreeEnsembles."""
+
+CLASSES_MOST = 10
+"""Classes up to which a forest is converted: the operator has one number in a leaf, so each class takes all trees."""
+
+LESS_OR_EQUAL = 0
+"""The operator's number for the comparison of all nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One tree: its inner nodes and leaves in the arrays of scikit-learn, node 0 first."""
+
+    left: np.ndarray
+    """The node that follows when a value is at most the threshold; for a leaf any number."""
+
+    right: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    missing_goes_left: np.ndarray
+    is_leaf: np.ndarray
+    value: np.ndarray
+    """What each leaf adds."""
+
+
+@dataclass(slots=True)
+class Ensemble:
+    """Trees as the attributes of one operator; inner nodes and leaves are numbered apart, across all trees."""
+
+    targets: int = 1
+    roots: list[int] = field(default_factory=list)
+    features: list[int] = field(default_factory=list)
+    splits: list[float] = field(default_factory=list)
+    missing_true: list[int] = field(default_factory=list)
+    branches: dict[str, list[int]] = field(
+        default_factory=lambda: {"trueleafs": [], "truenodeids": [], "falseleafs": [], "falsenodeids": []}
+    )
+    leaf_weights: list[float] = field(default_factory=list)
+    leaf_targets: list[int] = field(default_factory=list)
+
+    def add(self, tree: Tree, target: int = 0) -> None:
+        """Adds a tree that adds to a target. Raises `NotImplementedError` for a leaf alone, which has no root here."""
+        if tree.is_leaf[0]:
+            raise NotImplementedError("a tree without a split")
+        inner, leaves = np.flatnonzero(~tree.is_leaf), np.flatnonzero(tree.is_leaf)
+        place = np.empty(len(tree.is_leaf), dtype=np.int64)
+        place[inner] = np.arange(len(inner)) + len(self.splits)
+        place[leaves] = np.arange(len(leaves)) + len(self.leaf_weights)
+        self.roots.append(len(self.splits))
+        for side, children in (("true", tree.left[inner]), ("false", tree.right[inner])):
+            self.branches[f"{side}leafs"] += tree.is_leaf[children].astype(int).tolist()
+            self.branches[f"{side}nodeids"] += place[children].tolist()
+        self.features += tree.feature[inner].tolist()
+        self.splits += tree.threshold[inner].tolist()
+        self.missing_true += tree.missing_goes_left[inner].astype(int).tolist()
+        self.leaf_weights += tree.value[leaves].tolist()
+        self.leaf_targets += [target] * len(leaves)
+
+    def attributes(self) -> dict[str, Any]:
+        """What the operator takes."""
+        from onnx.numpy_helper import from_array
+
+        return {
+            "n_targets": self.targets,
+            "aggregate_function": 1,
+            "post_transform": 0,
+            "tree_roots": self.roots,
+            "nodes_featureids": self.features,
+            "nodes_splits": from_array(np.array(self.splits, dtype=np.float64)),
+            "nodes_modes": from_array(np.full(len(self.splits), LESS_OR_EQUAL, dtype=np.uint8)),
+            "nodes_missing_value_tracks_true": self.missing_true,
+            **{f"nodes_{name}": numbers for name, numbers in self.branches.items()},
+            "leaf_weights": from_array(np.array(self.leaf_weights, dtype=np.float64)),
+            "leaf_targetids": self.leaf_targets,
+        }
+
+
+class Writer:
+    """Adds nodes to the graph that skl2onnx makes."""
+
+    def __init__(self, scope: Any, operator: Any, container: Any) -> None:
+        self._scope = scope
+        self._container = container
+        self.rows: str = operator.inputs[0].full_name
+
+    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """Adds a node of the standard operators, and returns the name of its output."""
+        output = output or self._scope.get_unique_variable_name(kind.lower())
+        self._container.add_node(kind, list(inputs), [output], op_version=13, **attributes)
+        return output
+
+    def constant(self, values: Any, kind: str = "DOUBLE") -> str:
+        """Adds a constant of one dimension, and returns its name."""
+        from onnx import TensorProto
+
+        name: str = self._scope.get_unique_variable_name("constant")
+        items = [item.encode() if isinstance(item, str) else item for item in np.asarray(values).tolist()]
+        self._container.add_initializer(name, getattr(TensorProto, kind), [len(items)], items)
+        return name
+
+    def trees(self, ensemble: Ensemble, *, single: bool) -> str:
+        """Adds the trees; `single` compares values as scikit-learn's own trees do, rounded to single precision."""
+        from onnx import TensorProto
+
+        rows = self.rows
+        if single:
+            rows = self.node("Cast", [self.node("Cast", [rows], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
+        output: str = self._scope.get_unique_variable_name("trees")
+        attributes = ensemble.attributes()
+        self._container.add_node("Trees", [rows], [output], op_domain=DOMAIN, op_version=1, **attributes)
+        return output
+
+    def classes(self, scores: str, labels: np.ndarray, output: str) -> None:
+        """Adds the label of the column with the largest score, the first of several."""
+        best = self.node("ArgMax", [scores], axis=1, keepdims=0)
+        if labels.dtype.kind in "iubf":
+            self.node("Gather", [self.constant(labels.astype(np.int64), "INT64"), best], output)
+        else:
+            self.node("Gather", [self.constant(labels, "STRING"), best], output)
+
+
+def _of_sklearn(tree: Any, values: np.ndarray) -> Tree:
+    """A tree of scikit-learn's, with what each node would add if it were a leaf."""
+    missing = getattr(tree, "missing_go_to_left", None)
+    missing = np.zeros(tree.node_count, dtype=np.uint8) if missing is None else missing
+    left, right = tree.children_left, tree.children_right
+    return Tree(left, right, tree.feature, tree.threshold, missing, left < 0, values)
+
+
+def _of_histogram(predictor: Any) -> Tree:
+    """A tree of histogram boosting's."""
+    nodes = predictor.nodes
+    if nodes["is_categorical"].any():
+        raise NotImplementedError("splits by category")
+    is_leaf = nodes["is_leaf"].astype(bool)
+    names = ("left", "right", "feature_idx", "num_threshold", "missing_go_to_left")
+    left, right, feature, threshold, missing = (nodes[name] for name in names)
+    return Tree(left.astype(np.int64), right.astype(np.int64), feature, threshold, missing, is_leaf, nodes["value"])
+
+
+def _trees_of(estimator: Any) -> Sequence[Any]:
+    return [part.tree_ for part in getattr(estimator, "estimators_", [estimator])]
+
+
+def _mean(scope: Any, operator: Any, container: Any) -> None:
+    """A tree, or the mean of a forest, for one quantity."""
+    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    if estimator.n_outputs_ != 1:
+        raise NotImplementedError("several outputs")
+    ensemble, trees = Ensemble(), _trees_of(estimator)
+    for tree in trees:
+        ensemble.add(_of_sklearn(tree, tree.value[:, 0, 0]))
+    total = write.trees(ensemble, single=True)
+    write.node("Div", [total, write.constant([len(trees)])], operator.outputs[0].full_name)
+
+
+def _vote(scope: Any, operator: Any, container: Any) -> None:
+    """The mean of what trees hold for probable."""
+    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    trees, labels = _trees_of(estimator), estimator.classes_
+    if estimator.n_outputs_ != 1 or not 2 <= len(labels) <= CLASSES_MOST:
+        raise NotImplementedError("several outputs, or too many classes")
+    ensemble = Ensemble(targets=len(labels))
+    for label in range(len(labels)):
+        for tree in trees:
+            ensemble.add(_of_sklearn(tree, tree.value[:, 0, label]), label)
+    total = write.trees(ensemble, single=True)
+    probable = write.node("Div", [total, write.constant([len(trees)])], operator.outputs[1].full_name)
+    write.classes(probable, labels, operator.outputs[0].full_name)
+
+
+def _gradient_scores(write: Writer, estimator: Any, start: Callable[[np.ndarray], np.ndarray]) -> str:
+    """The sums of gradient boosting, without a link; `start` is what it answers with them."""
+    stages = estimator.estimators_
+    ensemble = Ensemble(targets=stages.shape[1])
+    row = np.zeros((1, estimator.n_features_in_), dtype=np.float32)
+    sums = np.zeros(stages.shape[1])
+    for stage in stages:
+        for target, part in enumerate(stage):
+            ensemble.add(_of_sklearn(part.tree_, estimator.learning_rate * part.tree_.value[:, 0, 0]), target)
+            sums[target] += estimator.learning_rate * part.tree_.predict(row)[0, 0]
+    # Where it starts from is private to it, and follows from any one answer.
+    base = np.ravel(start(row)) - sums
+    return write.node("Add", [write.trees(ensemble, single=True), write.constant(base)])
+
+
+def _gradient_sum(scope: Any, operator: Any, container: Any) -> None:
+    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write.node("Identity", [_gradient_scores(write, estimator, estimator.predict)], operator.outputs[0].full_name)
+
+
+def _gradient_classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
+    estimator = operator.raw_operator
+    if estimator.loss != "log_loss":
+        raise NotImplementedError(f"the loss {estimator.loss}")
+    write = Writer(scope, operator, container)
+    scores = _gradient_scores(write, estimator, estimator.decision_function)
+    _probabilities(write, operator, scores, raw=raw)
+
+
+def _histogram_scores(write: Writer, estimator: Any) -> str:
+    stages = estimator._predictors
+    ensemble = Ensemble(targets=estimator.n_trees_per_iteration_)
+    for stage in stages:
+        for target, predictor in enumerate(stage):
+            ensemble.add(_of_histogram(predictor), target)
+    base = np.ravel(estimator._baseline_prediction)
+    return write.node("Add", [write.trees(ensemble, single=False), write.constant(base)])
+
+
+def _histogram_sum(scope: Any, operator: Any, container: Any) -> None:
+    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    if estimator.loss not in ("squared_error", "absolute_error", "quantile"):
+        raise NotImplementedError(f"the loss {estimator.loss}")
+    write.node("Identity", [_histogram_scores(write, estimator)], operator.outputs[0].full_name)
+
+
+def _histogram_classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
+    write = Writer(scope, operator, container)
+    _probabilities(write, operator, _histogram_scores(write, operator.raw_operator), raw=raw)
+
+
+def _probabilities(write: Writer, operator: Any, scores: str, *, raw: bool) -> None:
+    """Label and probabilities of boosted scores: one for the second of two classes, or one a class."""
+    labels = operator.raw_operator.classes_
+    label, output = (variable.full_name for variable in operator.outputs[:2])
+    if len(labels) > 2:
+        probable = write.node("Softmax", [scores], axis=1)
+    else:
+        second = write.node("Sigmoid", [scores])
+        first = write.node("Sub", [write.constant([1.0]), second])
+        probable = write.node("Concat", [first, second], axis=1)
+    write.node("Identity", [scores if raw else probable], output)
+    write.classes(probable, labels, label)
+
+
+def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
+    """What converts the kinds of ensembles that are worth it, by their class; `raw` asks for scores before the link."""
+    from sklearn import ensemble, tree
+
+    return {
+        tree.DecisionTreeRegressor: _mean,
+        tree.ExtraTreeRegressor: _mean,
+        ensemble.RandomForestRegressor: _mean,
+        ensemble.ExtraTreesRegressor: _mean,
+        tree.DecisionTreeClassifier: _vote,
+        tree.ExtraTreeClassifier: _vote,
+        ensemble.RandomForestClassifier: _vote,
+        ensemble.ExtraTreesClassifier: _vote,
+        ensemble.GradientBoostingRegressor: _gradient_sum,
+        ensemble.GradientBoostingClassifier: partial(_gradient_classes, raw=raw),
+        ensemble.HistGradientBoostingRegressor: _histogram_sum,
+        ensemble.HistGradientBoostingClassifier: partial(_histogram_classes, raw=raw),
+    }
+
+
+def settle(graph: Any) -> None:
+    """Gives the nodes of ours in a converted model the operator and the version that they are of."""
+    ours = [node for node in graph.graph.node if node.domain == DOMAIN]
+    if not ours:
+        return
+    for node in ours:
+        node.op_type, node.domain = "TreeEnsemble", "ai.onnx.ml"
+    kept = [opset for opset in graph.opset_import if opset.domain not in (DOMAIN, "ai.onnx.ml")]
+    del graph.opset_import[:]
+    graph.opset_import.extend(kept)
+    graph.opset_import.add(domain="ai.onnx.ml", version=5)
