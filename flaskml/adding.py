@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaskml.errors import MissingExtra, NotPublishable
+from flaskml.runtimes.foreign import ForeignGraph
 from flaskml.training.datasets import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+RUNS_NOTHING = (".skops", ".onnx")
+"""The kinds of files that are loaded without running what is in them."""
+
+
 def read_estimator(file: Path) -> Any:
-    """The estimator in a `.skops` file, by a fixed list of types, or in a joblib file, which runs what is in it."""
+    """The estimator in a `.skops` file, by a fixed list of types, or in a joblib file, which runs what is in it.
+
+    A `.onnx` file is a graph, which is asked like one.
+    """
     if file.suffix == ".skops":
         return _from_skops(file)
+    if file.suffix == ".onnx":
+        return ForeignGraph(file.read_bytes())
     import joblib
 
     try:

@@ -17,25 +17,18 @@ import numpy as np
 
 from flaskml.answers import Answer
 from flaskml.bundle import Facts, Measurement, RuntimeName
+from flaskml.comparisons import extreme_rows, is_same, rows_at_changes, scale
 from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.golden import ABSOLUTE, RELATIVE, some_rows
+from flaskml.golden import ABSOLUTE, some_rows
 from flaskml.runtimes import sklearn
-from flaskml.runtimes.onnx import OnnxRuntime, open_session
-from flaskml.schema import Schema, Table
+from flaskml.runtimes.foreign import ForeignGraph
+from flaskml.runtimes.onnx import GRAPH_FILE, OnnxRuntime, open_session
+from flaskml.schema import Table
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 COMPARED = 4_000
 """Rows of the sample on which answers are compared."""
-
-PAIRS = 64
-"""Pairs of rows between which the place is sought where the answer changes."""
-
-HALVINGS = 32
-"""How often the way between two rows is halved: what is left is a billionth, far less than single precision tells."""
-
-EXTREMES = 16
-"""Features that are tried with the smallest and the largest number."""
 
 ALONE = 32
 """Rows that are asked for one by one too."""
@@ -92,6 +85,8 @@ def choose(estimator: Any, facts: Facts, table: Table, wanted: RuntimeName | Non
     """
     from threadpoolctl import threadpool_limits
 
+    if isinstance(estimator, ForeignGraph):
+        return _graph_alone(estimator, table, wanted)
     if wanted is not None and wanted not in RUNTIMES:
         raise NotPublishable(f'There is no runtime "{wanted}"; there are {", ".join(RUNTIMES)}.')
     with sklearn.in_one_thread(estimator), threadpool_limits(1), warnings.catch_warnings(action="ignore"):
@@ -105,6 +100,15 @@ def choose(estimator: Any, facts: Facts, table: Table, wanted: RuntimeName | Non
     found = tuple(measurements.values())
     chosen = candidates[_fastest(found) if wanted is None else _demanded(wanted, measurements)]
     return Choice(chosen.runtime, found, chosen.graphs, chosen.methods)
+
+
+def _graph_alone(graph: ForeignGraph, table: Table, wanted: RuntimeName | None) -> Choice:
+    """The one choice that there is for a graph without an estimator."""
+    if wanted not in (None, "onnx"):
+        raise NotPublishable(f"A graph is computed by the runtime onnx, not by {wanted}.")
+    one, many = (timed(partial(graph.predict, _repeated(table, count))) for count in (1, MANY))
+    found = Measurement(runtime="onnx", note="the graph itself", is_true=True, one_row=one, many_rows=many)
+    return Choice("onnx", (found,), {GRAPH_FILE: graph.content}, {GRAPH_FILE: graph.methods})
 
 
 def _fastest(measurements: Sequence[Measurement]) -> RuntimeName:
@@ -198,7 +202,7 @@ class _Trial:
     def _difference(self, compute: Compute, *methods: str) -> str | None:
         """What tells the answers of the methods, of all if none is named, from the estimator's; None if nothing."""
         for method in methods or self._facts.methods:
-            absolute = ABSOLUTE * _scale(self._expected[method][0][1])
+            absolute = ABSOLUTE * scale(self._expected[method][0][1])
             for table, expected in self._expected[method]:
                 try:
                     together = compute(table, method)
@@ -221,76 +225,12 @@ def _row(answer: Answer, index: int) -> Answer:
     return [part[index : index + 1] for part in answer] if isinstance(answer, list) else answer[index : index + 1]
 
 
-def is_same(expected: Answer, answered: Answer, absolute: float) -> bool:
-    """Whether two answers are of the same shape and kind, with equal labels and numbers equal but for a millionth.
-
-    Near zero they may differ by `absolute`.
-    """
-    if isinstance(expected, list) or isinstance(answered, list):
-        parts = zip(expected, answered, strict=False)
-        return len(expected) == len(answered) and all(is_same(one, other, absolute) for one, other in parts)
-    if expected.shape != answered.shape or _kind(expected) != _kind(answered):
-        return False
-    if expected.dtype.kind != "f":
-        return bool(np.array_equal(expected, answered))
-    return bool(np.allclose(answered, expected, rtol=RELATIVE, atol=absolute, equal_nan=True))
-
-
-def _scale(answer: Answer) -> float:
-    """The largest finite magnitude of an answer's numbers."""
-    if isinstance(answer, list):
-        return max(map(_scale, answer), default=0.0)
-    if answer.dtype.kind != "f":
-        return 0.0
-    return float(np.abs(answer[np.isfinite(answer)]).max(initial=0.0))
-
-
-def _kind(answer: np.ndarray) -> str:
-    """What JSON makes of the array's type."""
-    return {"i": "whole", "u": "whole", "U": "text", "O": "text"}.get(answer.dtype.kind, answer.dtype.kind)
-
-
 def _tried(compute: Compute, table: Any, method: str) -> Answer | None:
     """What the estimator answers; None if it refuses, as it will then be asked to."""
     try:
         return compute(table, method)
     except (ValueError, OverflowError):
         return None
-
-
-def extreme_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
-    """Rows in each of which one feature, of the first few, is the smallest or the largest that a request may send."""
-    floats = [index for index, feature in enumerate(schema.features) if feature.kind == "float"][:EXTREMES]
-    rows = np.repeat(table[:1], 2 * len(floats), axis=0)
-    for number, index in enumerate(floats):
-        rows[2 * number : 2 * number + 2, index] = schema.bounds(schema.features[index])
-    return rows
-
-
-def rows_at_changes(ask: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema) -> np.ndarray:
-    """Rows on both sides of places where the answer changes, as near to them as features allow.
-
-    Between two rows that are answered differently lies a boundary, or a step. The way between them is halved again and
-    again; features of whole numbers stay whole.
-    """
-    rng = np.random.default_rng(0)
-    low, high = (table[rng.integers(0, len(table), PAIRS)].astype(np.float64) for _ in range(2))
-    whole = np.array([feature.kind != "float" for feature in schema.features])
-
-    def key(rows: np.ndarray) -> np.ndarray:
-        answer = ask(rows.astype(table.dtype))
-        found = np.asarray(answer[0] if isinstance(answer, list) else answer)
-        return found.reshape(len(rows), -1)[:, 0]
-
-    first, last = key(low), key(high)
-    middle = (first + last) / 2 if first.dtype.kind == "f" else None
-    for _ in range(HALVINGS):
-        between = low + (high - low) / 2
-        between[:, whole] = np.round(between[:, whole])
-        found = key(between)
-        is_low = found == first if middle is None else (found <= middle) == (first <= middle)
-        low[is_low], high[~is_low] = between[is_low], between[~is_low]
-    return np.concatenate([low, high]).astype(table.dtype)
 
 
 def _repeated(table: Table, rows: int) -> Table:

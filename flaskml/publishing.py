@@ -21,6 +21,7 @@ from flaskml.doubts import Doubts
 from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
 from flaskml.golden import Golden, record, some_rows
 from flaskml.parsing import Parser
+from flaskml.runtimes.foreign import ForeignGraph
 from flaskml.runtimes.sklearn import classes_of, methods_of
 from flaskml.samples import asked, check_way_back, understand, with_magnitude_tried, with_unknown_tried, working_methods
 from flaskml.schema import Table
@@ -121,7 +122,7 @@ def publish_version(
     with _refusals_told():
         facts, golden = complete(facts, estimator, table)
         choice = choose(estimator, facts, table, runtime)
-    contents = Contents(estimator, golden, choice.graphs)
+    contents = Contents(None if isinstance(estimator, ForeignGraph) else estimator, golden, choice.graphs)
     manifest = store.publish(name, choice.complete(facts), contents)
     if activate:
         activate_accepted(store, name, manifest.version, reason, trial_limits(settings), unless_newer=True)
@@ -199,6 +200,8 @@ def refuse_unportable(estimator: Any) -> None:
     if isinstance(estimator, type):
         raise NotPublishable(f"{estimator.__name__} is a class; publish a fitted instance of it.")
     methods_of(estimator)
+    if isinstance(estimator, ForeignGraph):
+        return
     try:
         _Scout(_Nowhere(), protocol=5).dump(estimator)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -209,6 +212,8 @@ def task_of(estimator: Any) -> Task:
     """What kind of question the estimator answers, by its own word."""
     from sklearn import base
 
+    if isinstance(estimator, ForeignGraph):
+        return estimator.task
     if not hasattr(estimator, "predict"):
         return "transformation"
     checks: tuple[tuple[Task, Any], ...] = (
@@ -229,6 +234,8 @@ def _is_clusterer(estimator: Any) -> bool:
 
 def name_of(estimator: Any) -> str:
     """The class of the estimator, of a pipeline's steps in order, for people."""
+    if isinstance(estimator, ForeignGraph):
+        return "ONNX graph"
     steps = getattr(estimator, "steps", None)
     return " + ".join(type(step).__name__ for _, step in steps) if steps else type(estimator).__name__
 

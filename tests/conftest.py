@@ -114,8 +114,8 @@ def settings_for(path, **values):
 
 
 def train_into(path, source=BUILT_IN_SOURCE, **spec):
-    """A whole training run into an instance folder, trial included."""
-    return train(TrainingSpec(**spec), settings_for(path), ignore, source)
+    """A whole training run into an instance folder, trial included; unless said otherwise, by the estimator itself."""
+    return train(TrainingSpec(**{"runtime": "sklearn", **spec}), settings_for(path), ignore, source)
 
 
 def accept(store, name, version, *, active=True, mapped=False):

@@ -42,7 +42,7 @@ def numbers(feature, low, high):
     return st.floats(low, high, width=32 if feature.dtype == "float32" else 64) if low < high else st.just(low)
 
 
-def known(feature):
+def known(schema, feature):
     """Values as training had them."""
     if feature.kind == "datetime":
         low, high = (datetime.fromisoformat(text).replace(tzinfo=None) for text in (feature.minimum, feature.maximum))
@@ -53,15 +53,15 @@ def known(feature):
         if feature.kind == "integer" and not (abs(low) < 2**53 and abs(high) < 2**53):
             return st.integers(low, high)
         return numbers(feature, low, high)
-    return st.sampled_from(feature.categories) if feature.kind == "category" else values(feature)
+    return st.sampled_from(feature.categories) if feature.kind == "category" else values(schema, feature)
 
 
-def values(feature):
+def values(schema, feature):
     """Values that the schema takes, however odd."""
     if feature.kind == "datetime":
         return moments(feature, datetime(1700, 1, 2), datetime(2261, 12, 30))
     if feature.is_number:
-        low, high = feature.numeric_limits
+        low, high = schema.bounds(feature)
         return st.integers(low, high) if feature.kind == "integer" else numbers(feature, low, high)
     if feature.kind == "category":
         told = st.sampled_from(feature.categories)
@@ -114,7 +114,7 @@ def attack(ask, store, case, name, examples):
     schema = store.manifest(name, "1").schema_
     assert list(schema.names) == case.names
     some = schema.features[:8]  # Of 500 columns, the first tell as much as all.
-    whole = rows(schema, lambda feature: known(feature) if feature in some else st.just(feature.example))
+    whole = rows(schema, lambda feature: known(schema, feature) if feature in some else st.just(feature.example))
 
     def known_rows_are_answered(data):
         drawn = data.draw(st.lists(whole, min_size=1, max_size=5))
@@ -123,7 +123,7 @@ def attack(ask, store, case, name, examples):
         assert not answer.get("warnings"), answer
 
     def odd_rows_are_answered_or_refused(data):
-        odd = rows(schema, lambda feature: values(feature) if feature in some else st.just(feature.example))
+        odd = rows(schema, lambda feature: values(schema, feature) if feature in some else st.just(feature.example))
         status, answer = ask(name, data.draw(st.lists(odd, min_size=1, max_size=5)))
         assert status == 200 or (status == 422 and "errors" not in answer), answer
 

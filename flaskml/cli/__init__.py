@@ -43,6 +43,13 @@ schema_option = click.option(
 )
 
 
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["sklearn", "sklearn-unchecked", "onnx"]),
+    help="What computes; by default the fastest that answers as the estimator does.",
+)
+
+
 def shortest(path: Path) -> str:
     """The path from the current folder, if it lies there."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_told, next_command, schema_option
+from flaskml.cli import errors_told, next_command, runtime_option, schema_option
 
 if TYPE_CHECKING:
+    from flaskml.bundle import RuntimeName
     from flaskml.settings import Settings
     from flaskml.state import State
     from flaskml.store import Store
@@ -87,6 +88,7 @@ def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
 @click.option("--name", required=True, help="The model that the new version belongs to.")
 @click.option("--no-activate", is_flag=True, help="Store and try it, and leave the active version as it is.")
 @schema_option
+@runtime_option
 @click.option("--trust", is_flag=True, help="Do not ask before a joblib file is loaded, which runs what is in it.")
 @as_json
 def add(
@@ -96,13 +98,14 @@ def add(
     name: str,
     no_activate: bool,
     schema: Mapping[str, Any] | None,
+    runtime: RuntimeName | None,
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Publish the estimator in FILE (.joblib or .skops) as the next version of a model."""
+    """Publish the estimator in FILE (.joblib, .skops or .onnx) as the next version of a model."""
     from flaskml import adding, publishing
 
-    if file.suffix != ".skops" and not trust:
+    if file.suffix not in adding.RUNS_NOTHING and not trust:
         click.confirm(
             f"Loading {file.name} runs whatever code its author put into it. Do you trust where it comes from?",
             abort=True,
@@ -121,6 +124,7 @@ def add(
             data=Path(data).name,
             activate=not no_activate,
             corrections=schema,
+            runtime=runtime,
         )
         is_active = store.state(name).active == manifest.version
     shown = {"model": name, "version": manifest.version, "active": is_active}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_told, next_command, schema_option, shortest
+from flaskml.cli import errors_told, next_command, runtime_option, schema_option, shortest
 
 if TYPE_CHECKING:
     from flaskml.bundle import Manifest
@@ -29,9 +29,8 @@ FEATURES_NAMED = 6
 @click.option("--task", type=click.Choice(["classification", "regression"]), help="Default: read off the target.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of split and fit.")
 @schema_option
-def train(
-    data: str, target: str | None, name: str, task: str | None, seed: int, schema: Mapping[str, Any] | None
-) -> None:
+@runtime_option
+def train(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> None:
     """Train a model, store it as a new version and make it the active one.
 
     The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
@@ -42,7 +41,7 @@ def train(
     with errors_told():
         settings, _ = web.flask_settings()
         file = _csv_file(data)
-        spec = _spec(data=None if file else data, target=target, name=name, task=task, seed=seed, schema=schema)
+        spec = _spec(data=None if file else data, schema=schema, **asked)
         source = trainer.Source(file, file.name) if file else trainer.BUILT_IN_SOURCE
         with _Ticker() as ticker:
             training = trainer.train(spec, settings, ticker.report, source)
@@ -81,6 +80,7 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
         "features": _features(manifest),
         "task": f"{manifest.task} of {manifest.target} ({training.fitted.task_rule})",
         "estimator": manifest.estimator,
+        "runtime": _runtime(manifest),
         "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
         "model": f"{manifest.model} version {manifest.version}, {_standing(training)}",
         "stored": shortest(folder),
@@ -92,6 +92,14 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
 
 def _standing(training: Training) -> str:
     return "active" if training.active == training.manifest.version else f"stored; version {training.active} is active"
+
+
+def _runtime(manifest: Manifest) -> str:
+    """What computes, and what it was found to take."""
+    times = {found.runtime: found.one_row for found in manifest.measurements if found.one_row}
+    others = [f"{name} {time:.0f}" for name, time in times.items() if name != manifest.runtime]
+    compared = f" ({', '.join(others)})" if others else ""
+    return f"{manifest.runtime}: {times[manifest.runtime]:.0f} µs a row{compared}"
 
 
 def _rows(training: Training) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes import trees
-from flaskml.runtimes.onnx import DERIVED, INPUT, open_session
+from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, INPUT, open_session
 from flaskml.runtimes.trees import Writer
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
@@ -34,7 +34,7 @@ def graphs_of(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> dict[
     `NotPublishable` where there is no graph for the first method, and `MissingExtra`.
     """
     wanted = [method for method in methods if method not in (*DERIVED, "decision_function")]
-    graphs = {"predict.onnx": _graph(estimator, some, wanted)}
+    graphs = {GRAPH_FILE: _graph(estimator, some, wanted)}
     if "decision_function" in methods:
         with suppress(NotPublishable):  # The estimator itself answers what has no graph.
             graphs["decision_function.onnx"] = _graph(estimator, some, ["decision_function"])
@@ -123,7 +123,7 @@ def _name(graph: Any, methods: Sequence[str]) -> tuple[str, ...]:
     outputs = list(graph.output)
     kept = outputs[1:2] if methods[0] == "decision_function" else outputs[: len(methods)]
     new = {output.name: method for output, method in zip(kept, methods, strict=False)}
-    _rename(graph, new)
+    rename(graph, new)
     del graph.output[:]
     for output in kept:
         output.name = new[output.name]
@@ -131,7 +131,8 @@ def _name(graph: Any, methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(new.values())
 
 
-def _rename(graph: Any, new: Mapping[str, str]) -> None:
+def rename(graph: Any, new: Mapping[str, str]) -> None:
+    """Gives values new names, wherever the graph mentions them."""
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
         node.output[:] = [new.get(name, name) for name in node.output]
@@ -148,14 +149,19 @@ def _fit(model: Any, samples: Mapping[str, np.ndarray], some: np.ndarray) -> Non
     answers = open_session(model.SerializeToString()).run(list(samples), {INPUT: some.astype(np.float64)})
     for (method, wanted), answer in zip(samples.items(), answers, strict=True):
         if wanted.ndim == 1 and answer.ndim == 2:
-            _rename(model.graph, {method: f"{method}_columns"})
-            last = helper.make_tensor(f"{method}_column", TensorProto.INT64, [], [answer.shape[1] - 1])
-            model.graph.initializer.append(last)
-            columns = [f"{method}_columns", f"{method}_column"]
-            model.graph.node.append(helper.make_node("Gather", columns, [method], axis=1))
+            fit_column(model.graph, method, answer.shape[1] - 1)
         elif answer.dtype == np.int64 and wanted.dtype.kind in "bf":
-            _rename(model.graph, {method: f"{method}_whole"})
+            rename(model.graph, {method: f"{method}_whole"})
             kind = TensorProto.BOOL if wanted.dtype.kind == "b" else TensorProto.DOUBLE
             model.graph.node.append(helper.make_node("Cast", [f"{method}_whole"], [method], to=kind))
     for output in model.graph.output:  # Its type follows from the node that it comes from.
         output.ClearField("type")
+
+
+def fit_column(graph: Any, method: str, column: int) -> None:
+    """Has one column of an output answer the method, as one dimension."""
+    from onnx import TensorProto, helper
+
+    rename(graph, {method: f"{method}_columns"})
+    graph.initializer.append(helper.make_tensor(f"{method}_column", TensorProto.INT64, [], [column]))
+    graph.node.append(helper.make_node("Gather", [f"{method}_columns", f"{method}_column"], [method], axis=1))

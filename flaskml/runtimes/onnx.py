@@ -21,6 +21,9 @@ from flaskml.tables import TableMaker
 DERIVED = {"predict_log_proba": "predict_proba"}
 """The method that is the logarithm of another."""
 
+GRAPH_FILE = "predict.onnx"
+"""The file of the graph that answers when no method is named."""
+
 INPUT = "rows"
 """The name of the one input of a graph: shape (rows, features)."""
 

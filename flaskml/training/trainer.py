@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from flaskml.bundle import Facts, Manifest, Score, Task
+from flaskml.bundle import Facts, Manifest, RuntimeName, Score, Task
 from flaskml.errors import InvalidTraining
 from flaskml.publishing import name_of, open_store, publish_version
 from flaskml.schema import Table
@@ -52,6 +52,9 @@ class TrainingSpec(BaseModel):
 
     corrections: Annotated[Mapping[str, Any] | None, Field(alias="schema")] = None
     """What to take instead of the learnt schema: any part of one, features by name."""
+
+    runtime: RuntimeName | None = None
+    """What is to compute; None takes the fastest that answers as the estimator does."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the split and of the estimator."""
@@ -114,7 +117,16 @@ def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source
     report(Stage(STAGES[-1], 1 - 1 / len(STAGES)))
     reason = f"trained on {fitted.facts.data}"
     store = open_store(settings)
-    manifest = publish_version(store, settings, spec.name, fitted.estimator, fitted.facts, fitted.table, reason=reason)
+    manifest = publish_version(
+        store,
+        settings,
+        spec.name,
+        fitted.estimator,
+        fitted.facts,
+        fitted.table,
+        reason=reason,
+        runtime=spec.runtime,
+    )
     return Training(manifest, store.state(spec.name).active, fitted)
 
 
