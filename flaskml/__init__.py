@@ -19,10 +19,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     used instead of loading a model. With no intact model it still makes an app, whose predictions answer 503. It starts
     no thread and runs no prediction. Raises `InvalidSetting`.
     """
-    from flask import Flask
-
     from flaskml import web
     from flaskml.blueprints import BLUEPRINTS
+    from flaskml.lean import Lean
     from flaskml.model import describe
     from flaskml.processes import Roster, Watcher
     from flaskml.publishing import open_store, trial_limits
@@ -31,7 +30,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     from flaskml.training.jobs import Jobs
 
     settings, values = web.flask_settings(config)
-    app = Flask(__name__, instance_path=str(settings.instance_path))
+    app = Lean(__name__, instance_path=str(settings.instance_path))
     app.config.update(values)
 
     store = open_store(settings)

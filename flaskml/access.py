@@ -29,9 +29,10 @@ def changes_nothing(view: View) -> View:
 
 def guard() -> None:
     """Lets a state-changing request through only from who may send it."""
-    if request.method in SAFE_METHODS or request.endpoint is None:
+    endpoint = request.endpoint
+    if endpoint is None or getattr(current_app.view_functions[endpoint], "changes_nothing", False):
         return
-    if getattr(current_app.view_functions[request.endpoint], "changes_nothing", False):
+    if request.method in SAFE_METHODS:
         return
     _refuse_foreign_pages()
     if digests := current_app.extensions["settings"].admin_token_sha256:

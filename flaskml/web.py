@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Response, current_app, render_template, request
+from flask import Flask, Request, Response, current_app, render_template, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
@@ -27,6 +27,7 @@ from flaskml.errors import (
     TokenRequired,
     TooLarge,
 )
+from flaskml.lean import Reply
 from flaskml.model import Absent, Current, ModelSlot
 from flaskml.processes import Roster
 from flaskml.publishing import trial_limits
@@ -59,6 +60,11 @@ def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, d
     settings, values = load_settings(config or {}, passing=Flask.default_config)
     own = {name.upper(): value for name, value in settings}
     return settings, {**values, **own, "TRUSTED_HOSTS": list(settings.trusted_hosts) or None}
+
+
+def this_request() -> Request:
+    """The present request itself. Each look through Flask's proxy costs, so who looks often asks for it once."""
+    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
 
 
 def slot() -> ModelSlot:
@@ -106,6 +112,8 @@ def settings() -> Settings:
 
 def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON: a mapping is encoded, bytes are taken as they are."""
+    if isinstance(body, bytes) and status == 200 and headers is None:
+        return Reply(body, "application/json")
     content = body if isinstance(body, bytes) else json.dumps(body, allow_nan=False).encode()
     return Response(content, status, headers, mimetype="application/json")
 
@@ -207,8 +215,9 @@ def _sentence(error: FlaskmlError) -> str:
 
 def limit_body(limit: int, setting: str) -> None:
     """Refuses a declared body of more than `limit` bytes, and lets none grow beyond it while it is read."""
-    request.max_content_length = limit
-    if (request.content_length or 0) > limit:
+    sent = this_request()
+    sent.max_content_length = limit
+    if (sent.content_length or 0) > limit:
         raise TooLarge(limit, setting)
 
 
@@ -256,6 +265,8 @@ def _http_problem(error: HTTPException) -> Response:
 
 
 def _secure(response: Response) -> Response:
+    if isinstance(response, Reply):  # It has what it needs.
+        return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = PAGE_POLICY

@@ -60,6 +60,7 @@ STEPS = {
     "flaskml.training.job_table": 8.2,
     "flaskml.training.jobs": 8.3,
     "flaskml.access": 9,
+    "flaskml.lean": 9,
     "flaskml.web": 9.1,
     "flaskml.blueprints": 10.1,
     "flaskml.cli": 10,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
 
 from flaskml.access import changes_nothing
 from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.model import Current
 from flaskml.parsing import Rows
-from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
+from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, this_request, told
 
 bp = Blueprint("predict", __name__)
 
@@ -56,21 +58,25 @@ def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
 
 def answer(predictor: Current) -> Response | tuple[str, int]:
     """What the predictor makes of the request: JSON or CSV, or the page for a form from a browser."""
+    sent = this_request()
     limit_body(settings().max_body, "MAX_BODY")
-    if is_form() and prefers_page():
+    is_form = sends_form(sent)
+    if is_form and prefers_page():
         return answer_with_page(predictor)
-    method, top = read_options(predictor)
-    rows = read_rows(predictor)
+    method, top = read_options(predictor, sent)
+    rows = read_rows(predictor, sent, is_form=is_form)
     values = predictor.values(predictor.predict(rows, method), method, top)
     doubts = predictor.doubts.of(rows)
-    if request.accept_mimetypes and prefers_csv():
+    if prefers_csv(sent):
         return csv_reply(predictor, values, len(doubts))
-    return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts]))
+    return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts] if doubts else ()))
 
 
-def prefers_csv() -> bool:
-    """Whether the client would rather have CSV than JSON."""
-    return request.accept_mimetypes.best_match(["application/json", CSV]) == CSV
+def prefers_csv(sent: Request) -> bool:
+    """Whether the client would rather have CSV than JSON, which only one that accepts texts can."""
+    if "text/" not in sent.environ.get("HTTP_ACCEPT", ""):
+        return False
+    return sent.accept_mimetypes.best_match(["application/json", CSV]) == CSV
 
 
 def csv_reply(predictor: Current, values: list[Any], doubts: int) -> Response:
@@ -80,15 +86,15 @@ def csv_reply(predictor: Current, values: list[Any], doubts: int) -> Response:
     return Response(to_csv(values), headers=headers, content_type=f"{CSV}; charset=utf-8; header=present")
 
 
-def read_options(predictor: Current) -> tuple[str, int | None]:
+def read_options(predictor: Current, sent: Request) -> tuple[str, int | None]:
     """The method that is asked for, and how many classes of it."""
-    if not request.query_string:
+    if not sent.query_string:
         return predictor.method(None), None
-    for key in request.args:
+    for key in sent.args:
         if key not in OPTIONS:
             raise InvalidInput([Problem(None, None, f'there is no option "{key[:100]}"{nearest(key, OPTIONS)}')])
-    method = predictor.method(request.args.get("method"))
-    asked = request.args.get("top_k")
+    method = predictor.method(sent.args.get("method"))
+    asked = sent.args.get("top_k")
     if asked is None:
         return method, None
     if method not in BY_CLASS:
@@ -98,28 +104,47 @@ def read_options(predictor: Current) -> tuple[str, int | None]:
     return method, int(asked)
 
 
-def read_rows(predictor: Current) -> Rows:
+def read_rows(predictor: Current, sent: Request, *, is_form: bool) -> Rows:
     """The rows that the request asks about, by what it says it sends."""
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {request.headers['Content-Encoding']}", "an unencoded body")
-    if is_form():
+    encoding = sent.environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {encoding}", "an unencoded body")
+    if is_form:
         return read_form(predictor)
-    if request.mimetype == CSV:
-        return predictor.parser.parse_csv(request.get_data(cache=False))
+    kind = media_type(sent.environ.get("CONTENT_TYPE", ""))
+    if kind == CSV:
+        return predictor.parser.parse_csv(read_body(sent))
     try:
-        return predictor.parse(request.get_data(cache=False))
+        return predictor.parse(read_body(sent))
     except NotParseable:
         # A type that is none of ours is forgiven as long as what it holds is JSON; a bare curl declares anything.
-        if _JSON_TYPE.match(request.mimetype) or request.mimetype == URLENCODED:
+        if _JSON_TYPE.match(kind) or kind == URLENCODED:
             raise
-        raise UnsupportedMediaType(request.mimetype, ACCEPTED) from None
+        raise UnsupportedMediaType(kind, ACCEPTED) from None
 
 
-def is_form() -> bool:
+def read_body(sent: Request) -> bytes:
+    """The whole body, which is no longer than its limit: that was compared with its length before."""
+    length, environ = sent.content_length, sent.environ
+    if length is not None and environ.get("wsgi.input_terminated"):
+        body: bytes = environ["wsgi.input"].read(length)
+        if len(body) == length:
+            return body
+    return sent.get_data(cache=False)  # Its length is not known, or somebody has read it already.
+
+
+@lru_cache(maxsize=256)
+def media_type(content_type: str) -> str:
+    """The type in a Content-Type header, in lower case and without what it says beside."""
+    return parse_options_header(content_type)[0].lower()
+
+
+def sends_form(sent: Request) -> bool:
     """Whether the body is a form. What `curl -d '{...}'` sends is declared as one, and is JSON."""
-    if request.mimetype == URLENCODED:
-        return not _JSON_START.match(request.get_data(parse_form_data=False))
-    return request.mimetype == MULTIPART
+    kind = media_type(sent.environ.get("CONTENT_TYPE", ""))
+    if kind == URLENCODED:
+        return not _JSON_START.match(sent.get_data(parse_form_data=False))
+    return kind == MULTIPART
 
 
 def read_form(predictor: Current) -> Rows:
@@ -143,7 +168,7 @@ def limit_urlencoded(fields: int) -> None:
 def answer_with_page(predictor: Current) -> tuple[str, int]:
     """The form again, with the prediction or with what is wrong beside each field."""
     try:
-        rows = read_rows(predictor)
+        rows = read_rows(predictor, this_request(), is_form=True)
     except FlaskmlError as error:
         return render_form(predictor, error.status, values=typed(predictor), error=error)
     method = predictor.method(None)
