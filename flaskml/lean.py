@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Request, Response, request, request_tearing_down
 from flask.sessions import SecureCookieSessionInterface
+from werkzeug.datastructures import Headers
 from werkzeug.routing import MapAdapter, Rule
 
 if TYPE_CHECKING:
@@ -50,29 +51,24 @@ class Reply(Response):
     """An answer that is one run of bytes, of which nothing has to be found out when it is sent."""
 
     def __init__(self, body: bytes, mimetype: str) -> None:
-        headers = {"Content-Type": mimetype, "Content-Length": str(len(body)), "X-Content-Type-Options": "nosniff"}
+        headers = Headers(
+            (("Content-Type", mimetype), ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff"))
+        )
         super().__init__([body], 200, headers)
-        self.is_as_made = True
-        """Whether nobody has asked to be told when it was sent."""
+        self._made = (self.response, headers.to_wsgi_list())
+        self._is_awaited = False
 
     def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
         """Has a function called once the answer was sent."""
-        self.is_as_made = False
+        self._is_awaited = True
         return super().call_on_close(func)
 
     def get_wsgi_response(self, environ: WSGIEnvironment) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
-        """Body, status and headers, as WSGI has them."""
-        body = self.response
-        if (
-            self.is_as_made
-            and self.status_code == 200
-            and environ["REQUEST_METHOD"] == "POST"
-            and type(body) is list
-            and type(body[0]) is bytes
-            and "Location" not in self.headers
-            and "Content-Length" in self.headers
-        ):
-            return body, self.status, self.headers.to_wsgi_list()
+        """Body, status and headers, as WSGI has them; as they were made if nobody has changed them since."""
+        body, headers = self._made
+        is_as_made = self.response is body and self.headers.to_wsgi_list() == headers and self.status_code == 200
+        if is_as_made and not self._is_awaited and environ["REQUEST_METHOD"] == "POST":
+            return cast(list[bytes], body), self.status, headers
         return super().get_wsgi_response(environ)
 
 
