@@ -8,8 +8,10 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -142,11 +144,13 @@ class Watcher:
         self.follow = follow
         self._seen = look()
         self._untold: Mapping[str, str] | None = None
-        self._pid = 0
+        self._has_joined = False
         self._mutex = threading.Lock()
         self._step = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        if hasattr(os, "register_at_fork"):  # Asking for the number of the process at each request costs more.
+            os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
     def join(self) -> None:
         """Enters the roster, catches up with the store, and starts to watch: once in a process, before it answers.
@@ -154,16 +158,16 @@ class Watcher:
         Who activates a version waits for the roster. So a process is in it before it compares, and no request that is
         sent after an activation was acknowledged is answered by the version before.
         """
-        if self._pid == os.getpid():
+        if self._has_joined:
             return
         with self._mutex:
-            if self._pid != os.getpid():
+            if not self._has_joined:
                 with contextlib.suppress(OSError):  # A folder that is read-only is served all the same.
                     self.roster.enter()
                 self.compare(always=True)
                 self._thread = threading.Thread(target=self._watch, name="flaskml-watcher", daemon=True)
                 self._thread.start()
-                self._pid = os.getpid()
+                self._has_joined = True
 
     def compare(self, *, always: bool = False) -> None:
         """Catches up if the store has changed since the last look, or `always`, and tells the roster."""
@@ -189,3 +193,10 @@ class Watcher:
         if self._thread is not None:
             self._thread.join()
         self.roster.leave()
+
+
+def _forked(reference: weakref.ref[Watcher]) -> None:
+    """Has the watcher of a child join anew: it has no thread, and is nobody in the roster."""
+    watcher = reference()
+    if watcher is not None:
+        watcher._has_joined = False
