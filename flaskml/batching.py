@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from flaskml.answers import Answer
 
 Result = TypeVar("Result")
@@ -112,6 +114,8 @@ class Batcher:
         self.compute = compute
         self._table = table
         self.costs: Mapping[str, Costs] = {method: Costs() for method in methods}
+        self.slices: dict[str, int] = {}
+        """The rows after which a method that holds the interpreter is to let others run; none for any other."""
         self.queues: Mapping[str, Queue] = {method: Queue() for method in methods}
 
     def ask(self, rows: Rows, method: str) -> Answer:
@@ -128,23 +132,30 @@ class Batcher:
         self.costs[method].note(count, time.perf_counter() - start)
         return answer
 
-    def together(self, calls: Sequence[Call]) -> None:
-        """Answers calls of one method: each gets its own rows' answer, or what the estimator raises at these alone."""
+    def together(self, calls: Sequence[Call], *, in_slices: bool = False) -> None:
+        """Answers calls of one method: each gets its own rows' answer, or what the estimator raises at these alone.
+
+        In a thread beside others, `in_slices` lets these run now and then, where the estimator itself does not.
+        """
+        most = self.slices.get(calls[0].method, 0) if in_slices else 0
         if len(calls) > 1:
             try:
-                self._share(calls)
+                self._share(calls, most)
                 return
             except Exception:  # One row may be to blame; its neighbours are not.
                 pass
         for call in calls:
             try:
-                call.answer = self.alone(call.rows, call.method)
+                sliced = 0 < most < len(call.rows.values)
+                call.answer = (
+                    self._sliced(call.rows.values, call.method, most) if sliced else self.alone(call.rows, call.method)
+                )
             except Exception as error:  # It is raised again where the caller waits.
                 call.error = error
 
-    def _share(self, calls: Sequence[Call]) -> None:
+    def _share(self, calls: Sequence[Call], most: int) -> None:
         values = list(chain.from_iterable(call.rows.values for call in calls))
-        answer = self._timed(self._table(values), len(values), calls[0].method)
+        answer = self._sliced(values, calls[0].method, most or len(values))
         if len(answer[0] if isinstance(answer, list) else answer) != len(values):
             raise ValueError("the rows and the answers differ in number")
         start = 0
@@ -152,6 +163,16 @@ class Batcher:
             end = start + len(call.rows.values)
             call.answer = [part[start:end] for part in answer] if isinstance(answer, list) else answer[start:end]
             start = end
+
+    def _sliced(self, values: Sequence[Sequence[Any]], method: str, most: int) -> Answer:
+        """The answer to rows, `most` of them at a time."""
+        parts = []
+        for start in range(0, len(values), most):
+            if start:
+                time.sleep(0)  # Whoever waits for the interpreter gets it now.
+            part = values[start : start + most]
+            parts.append(self._timed(self._table(part), len(part), method))
+        return joined(parts)
 
     def batches(self, calls: Sequence[Call]) -> list[list[Call]]:
         """Calls of one method in batches, in order, none larger than pays."""
@@ -164,6 +185,15 @@ class Batcher:
                 count = len(call.rows.values)
             batches[-1].append(call)
         return batches
+
+
+def joined(parts: Sequence[Answer]) -> Answer:
+    """The answers to some rows after the other as one."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], list):
+        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+    return np.concatenate([part for part in parts if not isinstance(part, list)])
 
 
 class Queue:

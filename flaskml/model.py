@@ -18,6 +18,7 @@ from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotA
 from flaskml.parsing import Parser, Rows
 from flaskml.runtimes import open_runtime
 from flaskml.schema import Schema
+from flaskml.warming import MADE_UP, made_up, warm
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ class Predictor:
             raise NotAnswerable from error
 
     def warm(self) -> None:
-        """Answers a made-up row, so that the first client does not pay for what a first call does."""
-        self.predict(self.parser.parse_table(self.schema.example))
+        """Finds what it costs to answer made-up rows, so that no client does. Raises what the estimator does."""
+        some = self.parser.parse_table(made_up(self.schema, MADE_UP)).values
+        warm(self.batcher, self.parser.maker, some, self.manifest.methods)
 
     def method(self, name: str | None) -> str:
         """The method of that name; of none, the one that answers then. Raises `MethodNotOffered`."""

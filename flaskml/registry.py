@@ -74,6 +74,12 @@ class Registry:
                 self._note(name, error)
         return self.slots[name]
 
+    def warm(self) -> None:
+        """Finds what every predictor costs that was loaded without: by a server, before it answers."""
+        for slot in self.slots.values():
+            for predictor in slot.versions.values():
+                _warm(predictor)
+
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Lets one request change the registry at a time, for each may wait for seconds. Raises `Busy`."""
@@ -164,9 +170,13 @@ class Registry:
             ) from error
         predictor = open_predictor(self.store.load(name, version), max_rows=self.max_rows)
         if warm:
-            with contextlib.suppress(Exception):  # A made-up row may be none that it answers; its golden rows it did.
-                predictor.warm()
+            _warm(predictor)
         return predictor
+
+
+def _warm(predictor: Predictor) -> None:
+    with contextlib.suppress(Exception):  # A made-up row may be none that it answers; its golden rows it did.
+        predictor.warm()
 
 
 def lagging(store: Store, roster: Roster, name: str, state: State) -> list[Member]:

@@ -33,6 +33,7 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None) -> No
     with errors_told():
         app = _app(info)
         app.extensions["watcher"].join()
+        app.extensions["registry"].warm()
         if has_engine():
             _serve_on_engine(app, host, port, unix_socket)
         else:

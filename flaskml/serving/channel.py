@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 from waitress.channel import HTTPChannel
 
-from flaskml.serving.framing import Parser, Task, template
+from flaskml.serving.framing import Parser
+from flaskml.serving.task import Task, template
 
 if TYPE_CHECKING:
     from flaskml.serving.loop import Loop
@@ -47,6 +48,33 @@ class Channel(HTTPChannel):
         super().__init__(server, *arguments, **named)
         self.requests_lock = self.outbuf_lock = NoLock()
         self.template = template(self)
+
+    def received(self, data: bytes) -> bool:
+        """Takes in what was read; most often that is a request, no more and no less."""
+        if self.request is None and not (self.will_close or self.close_when_flushed):
+            request = self.parser_class.whole(self.adj, data)
+            if request is not None:
+                self.sent_continue = False
+                self.requests.append(request)
+                if len(self.requests) == 1:
+                    self.server.add_task(self)
+                return True
+        found: bool = super().received(data)
+        return found
+
+    def write_soon(self, data: Any) -> int:
+        """Sends what it can at once if nothing waits before it, and keeps the rest for later."""
+        if self.total_outbufs_len or type(data) is not bytes or not self.connected:
+            kept: int = super().write_soon(data)
+            return kept
+        try:
+            sent = self.send(data, do_close=False)
+        except OSError:
+            self.will_close = True
+            return len(data)
+        if sent < len(data):
+            super().write_soon(data[sent:])
+        return len(data)
 
     def service(self) -> None:
         """Executes one request, and sends what can be sent of the answer."""

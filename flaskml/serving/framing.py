@@ -1,19 +1,18 @@
-"""From bytes to a WSGI environment and from a WSGI answer to bytes, as waitress does it, with less done twice.
+"""From bytes to a WSGI environment, as waitress does it, with less done twice.
 
 Clients send the same block of headers again and again, so what a block means is kept. Waitress alone parses it.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from email.utils import formatdate
+from io import BytesIO
 from typing import Any
 
-from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
+from waitress.adjustments import Adjustments
+from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser
 from waitress.receiver import FixedStreamReceiver
-from waitress.task import WSGITask, rename_headers
+from waitress.task import rename_headers
 
 BLOCKS_KEPT = 256
 """Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
@@ -22,8 +21,8 @@ BLOCK_LIMIT = 2048
 """Bytes of the largest block that is kept: what is kept is bounded by this and the number."""
 
 
-ONE_PACKET = 65_536
-"""Bytes up to which a body is copied behind its headers rather than sent for itself."""
+SPOKEN = ("1.0", "1.1")
+"""The versions of HTTP that waitress answers in; it takes any other for the first."""
 
 
 class Blocks:
@@ -59,7 +58,26 @@ class Parser(HTTPRequestParser):
 
     blocks = Blocks()
     environ: dict[str, str] | None = None
-    """The headers as a WSGI environment has them."""
+    """What the headers and the first line say, as a WSGI environment has it."""
+
+    stays_open = False
+    """Whether the connection may stay open after the answer, without a word about it."""
+
+    body: bytes | None = None
+    """The body, of a request that came in one piece."""
+
+    @classmethod
+    def whole(cls, adj: Adjustments, data: bytes) -> Parser | None:
+        """The request that the data is, no more and no less, if its block of headers is one that is kept."""
+        end = data.find(b"\r\n\r\n") + 4
+        meaning = cls.blocks.get(data[:end])
+        if meaning is None or len(data) - end != meaning["content_length"] or len(data) >= adj.max_request_body_size:
+            return None
+        request = cls(adj)
+        request.__dict__.update(meaning)
+        request.body = data[end:]
+        request.completed = request.headers_finished = True
+        return request
 
     def parse_header(self, block: bytes) -> None:
         """Sets what the block of headers says, raising what waitress raises."""
@@ -70,113 +88,25 @@ class Parser(HTTPRequestParser):
                 self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(self.adj.inbuf_overflow))
             return
         super().parse_header(block)
-        self.environ = {rename_headers.get(name, f"HTTP_{name}"): value for name, value in self.headers.items()}
+        self.environ = self._environ()
+        self.stays_open = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
         if not self.chunked and not self.expect_continue:
             own = ("adj", "body_rcv", "header_plus", "header_bytes_received")
             self.blocks.put(block, {name: value for name, value in vars(self).items() if name not in own})
 
+    def _environ(self) -> dict[str, str]:
+        headers = {rename_headers.get(name, f"HTTP_{name}"): value for name, value in self.headers.items()}
+        path: str = self.path
+        return {
+            **headers,
+            "REQUEST_METHOD": self.command.upper(),
+            "SERVER_PROTOCOL": f"HTTP/{self.version if self.version in SPOKEN else '1.0'}",
+            "PATH_INFO": "/" + path.lstrip("/") if path.startswith("/") else path,
+            "REQUEST_URI": self.request_uri,
+            "QUERY_STRING": self.query,
+            "wsgi.url_scheme": self.url_scheme,
+        }
 
-class Task(WSGITask):
-    """A WSGI call, with its environment made from a template and its headers written in one go."""
-
-    environ: dict[str, Any] | None = None
-    wrote_header = False
-    content_bytes_written = 0
-
-    def get_environment(self) -> dict[str, Any]:
-        """The WSGI environment of the request."""
-        if self.environ is None:
-            request, channel = self.request, self.channel
-            if channel.server.adj.url_prefix or request.environ is None:
-                return self._environment_of_waitress()
-            path = request.path
-            if path.startswith("//"):
-                path = "/" + path.lstrip("/")
-            self.environ = {
-                **channel.template,
-                **request.environ,
-                "REQUEST_METHOD": request.command.upper(),
-                "SERVER_PROTOCOL": f"HTTP/{self.version}",
-                "PATH_INFO": path,
-                "REQUEST_URI": request.request_uri,
-                "QUERY_STRING": request.query,
-                "wsgi.url_scheme": request.url_scheme,
-                "wsgi.errors": sys.stderr,
-                "wsgi.input": request.get_body_stream(),
-            }
-            if request.chunked:  # Its length is known only now.
-                self.environ["CONTENT_LENGTH"] = request.headers["CONTENT_LENGTH"]
-        return self.environ
-
-    def _environment_of_waitress(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environment()
-        return {**environ, "wsgi.multithread": False}
-
-    def write(self, data: bytes) -> None:
-        """Writes a part of the answer; a small one leaves in one packet with the headers."""
-        is_first = self.complete and not self.wrote_header and self.content_length is not None
-        if not is_first or not self.has_body or not 0 < len(data) <= min(self.content_length, ONE_PACKET):
-            super().write(data)
-            return
-        header = self.build_response_header()
-        self.wrote_header = True
-        self.content_bytes_written = len(data)
-        self.channel.write_soon(header + data)
-
-    def build_response_header(self) -> bytes:
-        """Status line and headers; for what is not the usual answer, those of waitress."""
-        usual = self.version == "1.1" and self.content_length is not None and not self.close_on_finish
-        if not usual or self.request.headers.get("CONNECTION", "").lower() == "close" or not self.has_body:
-            header: bytes = super().build_response_header()
-            return header
-        lines = [f"HTTP/1.1 {self.status}"]
-        names = set()
-        for name, value in self.response_headers:
-            lines.append(f"{name}: {value}")
-            names.add(name.lower())
-        if "content-length" not in names:
-            lines.append(f"Content-Length: {self.content_length}")
-        if "date" not in names:
-            lines.append(self.channel.server.clock.line())
-        ident = self.channel.server.adj.ident
-        if "server" in names:
-            lines.append(f"Via: {ident or 'waitress'}")
-        elif ident:
-            lines.append(f"Server: {ident}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-class Clock:
-    """The Date header (RFC 9110, section 6.6.1), written once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._line = ""
-
-    def line(self) -> str:
-        """The header of this second."""
-        now = int(time.time())
-        if now != self._second:
-            self._second, self._line = now, f"Date: {formatdate(now, usegmt=True)}"
-        return self._line
-
-
-def template(channel: Any) -> dict[str, Any]:
-    """What every WSGI environment of a connection has in common."""
-    server, (host, port) = channel.server, channel.addr[:2]
-    return {
-        "REMOTE_ADDR": host,
-        "REMOTE_HOST": host,
-        "REMOTE_PORT": str(port),
-        "SERVER_PORT": str(server.effective_port),
-        "SERVER_NAME": server.server_name,
-        "SERVER_SOFTWARE": server.adj.ident,
-        "SCRIPT_NAME": "",
-        "wsgi.version": (1, 0),
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        "wsgi.file_wrapper": ReadOnlyFileBasedBuffer,
-        "wsgi.input_terminated": True,
-        "waitress.client_disconnected": channel.check_client_disconnected,
-    }
+    def get_body_stream(self) -> Any:
+        """The body as a file."""
+        return super().get_body_stream() if self.body is None else BytesIO(self.body)

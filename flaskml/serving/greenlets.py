@@ -107,7 +107,7 @@ class Greenlets:
             self._woken.extend(call.waiting for call in calls)
             self._wake()
 
-        self._computing.submit(batcher.together, calls).add_done_callback(finished)
+        self._computing.submit(batcher.together, calls, in_slices=True).add_done_callback(finished)
 
     def close(self) -> None:
         """Ends the threads, after what they are at."""

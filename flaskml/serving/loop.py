@@ -12,8 +12,8 @@ from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
 from flaskml.serving.channel import Channel
-from flaskml.serving.framing import Clock
 from flaskml.serving.greenlets import Greenlets
+from flaskml.serving.task import Clock, Heads
 
 STARTED_AT_ONCE = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
@@ -42,7 +42,7 @@ class Loop(BaseWSGIServer):
 
     def __init__(self, application: Any, adj: Adjustments, sockinfo: Any) -> None:
         self.epoll = select.epoll()
-        self.clock = Clock()
+        self.clock, self.heads = Clock(), Heads(adj.ident)
         self._ready: deque[Channel] = deque()
         self._touched: set[Channel] = set()
         self._is_stopping = False
@@ -112,10 +112,10 @@ class Loop(BaseWSGIServer):
         is_idle = not (self._ready or self.calls.is_busy or self._touched)
         for fd, flags in self.epoll.poll(timeout if is_idle else 0):
             channel = self._map.get(fd)
+            if type(channel) is Channel:
+                self._touched.add(channel)
             if channel is not None:
                 wasyncore.readwrite(channel, flags)
-                if isinstance(channel, Channel):
-                    self._touched.add(channel)
         for _ in range(min(len(self._ready), STARTED_AT_ONCE)):
             self.calls.is_last = len(self._ready) == 1
             self.calls.start(self._ready.popleft().service)
