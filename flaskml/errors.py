@@ -313,6 +313,17 @@ def others_held(name: str, known: Sequence[str]) -> str:
     return f" The store holds: {', '.join(others[:20])} (setting MODEL_NAME picks one)." if others else ""
 
 
+class Draining(FlaskmlError):
+    """A server that is about to stop and takes no new clients."""
+
+    status = 503
+    title = "Draining"
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("This server is about to stop and only finishes what it has accepted; ask another one.")
+
+
 class Busy(FlaskmlError):
     """Another change of the registry that is under way in this process; a second one would take a thread to wait."""
 

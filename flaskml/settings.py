@@ -74,6 +74,9 @@ class Settings(BaseModel):
     trial_memory: Annotated[int, Field(ge=2**26)] = 2 * 1024**3
     """Memory that a trial may take beside four times the size of the model file and what the libraries hold."""
 
+    drain_timeout: Annotated[int, Field(ge=1)] = 30
+    """Longest that `flask serve` finishes what it has accepted, once told to stop; orchestrators kill after 30 s."""
+
     error_detail: Literal["full", "terse"] = "full"
     """Whether errors and warnings name features, categories and values, or, for the public, only rows."""
 

@@ -13,6 +13,7 @@ STEPS = {
     "flaskml.children": 1,
     "flaskml.schema": 1,
     "flaskml.serving.plain": 2,
+    "flaskml.serving.status": 1.9,
     "flaskml.serving.framing": 2,
     "flaskml.serving.task": 2,
     "flaskml.serving.greenlets": 2,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
+from flaskml.errors import Draining
+from flaskml.serving.status import KEY
 from flaskml.web import reply, slot
 
 bp = Blueprint("health", __name__)
@@ -17,6 +19,8 @@ def livez() -> Response:
 
 @bp.get("/readyz")
 def readyz() -> Response:
-    """The default model can answer; else 503 with what to do about it."""
+    """The default model can answer, and goes on to; else 503 with what to do about it."""
+    if getattr(request.environ.get(KEY), "draining", False):
+        raise Draining
     manifest = slot().current.manifest
     return reply({"status": "ready", "model": manifest.model, "version": manifest.version})

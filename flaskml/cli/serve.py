@@ -25,7 +25,7 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None) -> No
     """Serve the models, many requests in one call of the estimator.
 
     Needs `pip install 'flaskml[fast]'` and Linux; elsewhere it serves on waitress's threads, and says so. SIGTERM and
-    Ctrl-C let the requests in progress finish.
+    Ctrl-C let it finish what it has accepted; a second one ends it at once.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
     from flaskml.serving import has_engine
@@ -54,7 +54,8 @@ def _app(info: ScriptInfo) -> Any:
 def _serve_on_engine(app: Any, host: str, port: int, unix_socket: str | None) -> None:
     from flaskml.serving import make_engine
 
-    engine = make_engine(app, host=host, port=port, unix_socket=unix_socket)
+    patience = app.extensions["settings"].drain_timeout
+    engine = make_engine(app, host=host, port=port, unix_socket=unix_socket, patience=patience)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
     _announce(engine, unix_socket)

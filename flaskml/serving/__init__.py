@@ -37,11 +37,18 @@ def has_engine() -> bool:
 
 
 def make_engine(
-    app: Any, *, host: str = "127.0.0.1", port: int = 8080, unix_socket: str | None = None, **limits: Any
+    app: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    unix_socket: str | None = None,
+    patience: float | None = None,
+    **limits: Any,
 ) -> Loop:
     """An engine that listens, and serves once told to `run`, in the thread that made it.
 
-    `limits` are waitress's own, instead of `LIMITS`. Raises `EngineNotHere`, or OSError for the address.
+    `patience` are the seconds that it has to finish what it has accepted, once it is told to stop. `limits` are
+    waitress's own, instead of `LIMITS`. Raises `EngineNotHere`, or OSError for the address.
     """
     check_waitress()
     from waitress.adjustments import Adjustments
@@ -50,9 +57,12 @@ def make_engine(
 
     if unix_socket is not None:
         adj = Adjustments(unix_socket=unix_socket, **{**LIMITS, **limits})
-        return UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None))
-    adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
-    return TcpEngine(app, adj, adj.listen[0])
+        engine: Loop = UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None))
+    else:
+        adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
+        engine = TcpEngine(app, adj, adj.listen[0])
+    engine.patience = engine.patience if patience is None else patience
+    return engine
 
 
 def check_waitress() -> None:

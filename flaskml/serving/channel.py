@@ -108,6 +108,16 @@ class Channel(HTTPChannel):
             self.server.calls.park()
 
     @property
+    def has_one_request(self) -> bool:
+        """Whether nothing has come behind the request that is being served, not even a part of another one."""
+        return len(self.requests) == 1 and self.request is None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was asked that is not answered, and nothing is left to send."""
+        return not self.requests and self.request is None and not self.total_outbufs_len
+
+    @property
     def is_open(self) -> bool:
         """Whether the connection still has a socket."""
         return self._fileno is not None

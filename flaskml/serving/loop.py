@@ -13,6 +13,7 @@ from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
 from flaskml.serving.channel import Channel
 from flaskml.serving.greenlets import Greenlets
+from flaskml.serving.status import Status
 from flaskml.serving.task import Clock, Heads
 
 STARTED_AT_ONCE = 64
@@ -21,8 +22,11 @@ STARTED_AT_ONCE = 64
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted in one turn."""
 
-PATIENCE = 5.0
-"""Seconds that calls in progress have once the engine is told to stop."""
+PATIENCE = 30.0
+"""Seconds to finish what was accepted, once the engine is told to stop: what orchestrators wait before they kill."""
+
+IDLE_PATIENCE = 1.0
+"""Seconds that an idle connection has then for one more request, whose answer says that it was the last."""
 
 
 class _NoThreads:
@@ -45,7 +49,9 @@ class Loop(BaseWSGIServer):
         self.clock, self.heads = Clock(), Heads(adj.ident)
         self._ready: deque[Channel] = deque()
         self._touched: set[Channel] = set()
-        self._is_stopping = False
+        self.status = Status()
+        self.patience = PATIENCE
+        self._stops = 0
         self._is_listening = True
         super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo)
         self.calls = Greenlets(self.trigger.pull_trigger)
@@ -80,31 +86,49 @@ class Loop(BaseWSGIServer):
     # The loop.
 
     def run(self) -> None:
-        """Serves until `stop`, then finishes what has begun."""
+        """Serves until `stop`, then finishes what it has accepted."""
         try:
-            while not self._is_stopping:
+            while not self._stops:
                 self._turn(self.adj.asyncore_loop_timeout)
-            self._finish()
+            self._drain()
         finally:
+            wasyncore.close_all(self._map, ignore_all=True)
             self.calls.close()
             self.epoll.close()
 
     def stop(self) -> None:
-        """Has the loop end after its turn. May be called from a signal or another thread."""
-        self._is_stopping = True
+        """Has the loop end when what was accepted is answered; a second time, at once.
+
+        May be called from a signal or another thread.
+        """
+        self._stops += 1
         self.trigger.pull_trigger()
 
-    def _finish(self) -> None:
-        """Accepts nobody, and gives calls in progress some seconds."""
-        self.accepting = False
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and self._is_in_progress():
-            self._turn(0.1)
-        wasyncore.close_all(self._map, ignore_all=True)
+    def _drain(self) -> None:
+        """Accepts nobody, and answers all who were accepted.
 
-    def _is_in_progress(self) -> bool:
-        channels = self.active_channels.values()
-        return self.calls.is_busy or any(channel.requests or channel.total_outbufs_len for channel in channels)
+        Each answer says that it is the last of its connection. A client that has one open and is about to send is not
+        to find it closed: idle ones are left for a while, and told by the answer to the next request.
+        """
+        self.status.draining = True
+        self._stop_listening()
+        begun = time.monotonic()
+        while self.active_channels and self._stops == 1 and (since := time.monotonic() - begun) < self.patience:
+            self._turn(0.05)
+            if since >= IDLE_PATIENCE:
+                for channel in [channel for channel in self.active_channels.values() if channel.is_idle]:
+                    channel.handle_close()
+
+    def _stop_listening(self) -> None:
+        """Accepts those who have connected already, and closes the door: who comes later is refused, not left alone."""
+        before = -1
+        while before < len(self.active_channels) < self.adj.connection_limit:
+            before = len(self.active_channels)
+            self.handle_accept()
+        self.accepting = False
+        self.epoll.unregister(self._fileno)
+        del self._map[self._fileno]
+        self.socket.close()
 
     def _turn(self, timeout: float) -> None:
         """What has come is read, what is ready starts, what is parked is computed, what is written is sent."""
@@ -127,6 +151,8 @@ class Loop(BaseWSGIServer):
 
     def _listen_if_there_is_room(self) -> None:
         """Follows waitress's own rule for the limit of connections."""
+        if self.status.draining:
+            return
         is_listening = self.accepting and self.readable()
         if is_listening != self._is_listening:
             self._is_listening = is_listening

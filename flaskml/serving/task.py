@@ -16,6 +16,8 @@ from typing import Any
 from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.task import WSGITask, hop_by_hop
 
+from flaskml.serving.status import KEY
+
 HEADS_KEPT = 512
 """Beginnings of answers that are kept; all are dropped when there are more."""
 
@@ -133,6 +135,8 @@ class Task(WSGITask):
         self.head = self.channel.server.heads.get(status, headers)
         self.content_length = self.head.length if self.head else declared_length(headers)
         self.response_headers.extend(headers)
+        if self.channel.server.status.draining and self.channel.has_one_request:
+            self.set_close_on_finish()
         return self.write
 
     def execute(self) -> None:
@@ -236,5 +240,6 @@ def template(channel: Any) -> dict[str, Any]:
         "wsgi.run_once": False,
         "wsgi.file_wrapper": ReadOnlyFileBasedBuffer,
         "wsgi.input_terminated": True,
+        KEY: server.status,
         "waitress.client_disconnected": channel.check_client_disconnected,
     }

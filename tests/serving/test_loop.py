@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import closing
 from http.client import HTTPConnection
 
@@ -67,5 +68,13 @@ def test_a_swap_while_others_ask(engine, store, trials):  # noqa: F811
 
 def test_it_stops_on_a_signal_and_frees_its_port(engine):
     assert engine.json("GET", "/readyz")[0] == 200
-    engine.process.terminate()
+    with closing(HTTPConnection("127.0.0.1", engine.port, timeout=20)) as connection:
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read()
+        engine.process.terminate()
+        time.sleep(0.3)
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Connection"]) == (503, "close")
+        assert "about to stop" in json.loads(answer.read())["detail"]
     assert engine.process.wait(10) == 0
