@@ -241,9 +241,9 @@ def serve(instance, server_name):
     """Starts a server from the checkout on the test's instance folder: `waitress-serve` unless told otherwise."""
     servers = []
 
-    def start(name=server_name or "waitress-serve", *, cwd=CHECKOUT, **environment):
+    def start(name=server_name or "waitress-serve", *options, cwd=CHECKOUT, **environment):
         variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
-        servers.append(Server(command_of(name), cwd=cwd, env=variables))
+        servers.append(Server((*command_of(name), *options), cwd=cwd, env=variables))
         return servers[-1]
 
     yield start

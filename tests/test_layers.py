@@ -14,6 +14,7 @@ STEPS = {
     "flaskml.schema": 1,
     "flaskml.serving.plain": 2,
     "flaskml.serving.status": 1.9,
+    "flaskml.serving.workers": 2,
     "flaskml.serving.framing": 2,
     "flaskml.serving.task": 2,
     "flaskml.serving.greenlets": 2,

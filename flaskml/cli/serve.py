@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from typing import Any
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import click
 from flask.cli import NoAppException, ScriptInfo, pass_script_info
@@ -19,26 +22,31 @@ THREADS = 32
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--unix-socket", type=click.Path(), help="Listen on this socket instead of a port.")
+@click.option("--unix-socket", type=click.Path(), help="Listen on this socket instead of a port; with one worker.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that serve.")
 @pass_script_info
-def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None) -> None:
+def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int) -> None:
     """Serve the models, many requests in one call of the estimator.
 
     Needs `pip install 'flaskml[fast]'` and Linux; elsewhere it serves on waitress's threads, and says so. SIGTERM and
     Ctrl-C let it finish what it has accepted; a second one ends it at once.
+
+    With several workers, models are loaded once, before the workers are forked, so that these share the memory. One
+    that dies is replaced. SIGHUP reads configuration and models anew and replaces the workers one by one.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
     from flaskml.serving import has_engine
 
+    if workers > 1 and unix_socket:
+        raise click.UsageError("Several workers listen on a port; leave --unix-socket or --workers away.")
     with errors_told():
-        app = _app(info)
-        app.extensions["watcher"].join()
-        app.extensions["registry"].warm()
-        if has_engine():
-            _serve_on_engine(app, host, port, unix_socket)
-        else:
+        if not has_engine():
             click.echo("Serving on threads: the engine needs Linux and pip install 'flaskml[fast]'.", err=True)
-            _serve_on_threads(app, host, port, unix_socket)
+            _serve_on_threads(_app(info), host, port, unix_socket)
+        elif workers > 1:
+            _serve_with_workers(info, host, port, workers)
+        else:
+            _serve_on_engine(_app(info), host=host, port=port, unix_socket=unix_socket)
 
 
 def _app(info: ScriptInfo) -> Any:
@@ -51,18 +59,49 @@ def _app(info: ScriptInfo) -> Any:
         return create_app()
 
 
-def _serve_on_engine(app: Any, host: str, port: int, unix_socket: str | None) -> None:
+def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place: Any) -> None:
+    """Serves in this process until it is told to stop; calls `ready` once it accepts."""
     from flaskml.serving import make_engine
 
-    patience = app.extensions["settings"].drain_timeout
-    engine = make_engine(app, host=host, port=port, unix_socket=unix_socket, patience=patience)
+    app.extensions["watcher"].join()
+    app.extensions["registry"].warm()
+    engine = make_engine(app, **place, patience=app.extensions["settings"].drain_timeout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
-    _announce(engine, unix_socket)
+    _announce(engine, place.get("unix_socket"))
     gc.collect()
     gc.freeze()  # What lives as long as the process need not be looked through again and again.
+    if ready is not None:
+        ready()
     engine.run()
     app.extensions["watcher"].stop()
+
+
+def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> None:
+    from flaskml.serving import LIMITS
+    from flaskml.serving.workers import Supervisor, Work, listen
+    from flaskml.settings import load_settings
+
+    def load() -> Work:
+        gc.unfreeze()
+        _forget_app_modules(info)
+        app = _app(ScriptInfo(app_import_path=info.app_import_path, create_app=info.create_app))
+        gc.collect()
+        gc.freeze()  # A collection would write to what the workers share.
+        return lambda sock, ready: _serve_on_engine(app, ready, listening=sock)
+
+    settings, _ = load_settings({})
+    sockets = listen(count, host, port, cast(int, LIMITS["backlog"]))
+    Supervisor(load, sockets, settings.drain_timeout).run()
+
+
+def _forget_app_modules(info: ScriptInfo) -> None:
+    """Has the module that makes the app run anew when it is loaded again: the named one, or those Flask looks for."""
+    named = (info.app_import_path or "").partition(":")[0].removesuffix(".py")
+    for name in [named] if named else ["wsgi", "app"]:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and Path(file).parent == Path.cwd():
+            del sys.modules[name]
 
 
 def _serve_on_threads(app: Any, host: str, port: int, unix_socket: str | None) -> None:

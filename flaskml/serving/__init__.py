@@ -42,13 +42,15 @@ def make_engine(
     host: str = "127.0.0.1",
     port: int = 8080,
     unix_socket: str | None = None,
+    listening: socket.socket | None = None,
     patience: float | None = None,
     **limits: Any,
 ) -> Loop:
     """An engine that listens, and serves once told to `run`, in the thread that made it.
 
-    `patience` are the seconds that it has to finish what it has accepted, once it is told to stop. `limits` are
-    waitress's own, instead of `LIMITS`. Raises `EngineNotHere`, or OSError for the address.
+    `listening` is a socket that is bound already, instead of an address. `patience` are the seconds that it has to
+    finish what it has accepted, once it is told to stop. `limits` are waitress's own, instead of `LIMITS`. Raises
+    `EngineNotHere`, or OSError for the address.
     """
     check_waitress()
     from waitress.adjustments import Adjustments
@@ -60,9 +62,14 @@ def make_engine(
         engine: Loop = UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None))
     else:
         adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
-        engine = TcpEngine(app, adj, adj.listen[0])
+        engine = TcpEngine(app, adj, _described(listening) if listening else adj.listen[0], listening)
     engine.patience = engine.patience if patience is None else patience
     return engine
+
+
+def _described(sock: socket.socket) -> tuple[Any, ...]:
+    """A bound socket as waitress describes the address that it listens on."""
+    return (sock.family, sock.type, sock.proto, sock.getsockname())
 
 
 def check_waitress() -> None:

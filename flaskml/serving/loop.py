@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import time
 from collections import deque
 from typing import Any
@@ -44,7 +45,10 @@ class Loop(BaseWSGIServer):
 
     channel_class = Channel
 
-    def __init__(self, application: Any, adj: Adjustments, sockinfo: Any) -> None:
+    def __init__(
+        self, application: Any, adj: Adjustments, sockinfo: Any, listening: socket.socket | None = None
+    ) -> None:
+        """`listening` is a socket that somebody else has bound."""
         self.epoll = select.epoll()
         self.clock, self.heads = Clock(), Heads(adj.ident)
         self._ready: deque[Channel] = deque()
@@ -53,7 +57,8 @@ class Loop(BaseWSGIServer):
         self.patience = PATIENCE
         self._stops = 0
         self._is_listening = True
-        super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo)
+        bound = {"_sock": listening, "bind_socket": listening is None}
+        super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo, **bound)
         self.calls = Greenlets(self.trigger.pull_trigger)
         for fd in self._map:
             self.epoll.register(fd, select.EPOLLIN)

@@ -1,0 +1,261 @@
+"""Several workers: spread, replaced, and stopped without a loss."""
+
+import collections
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+pytest.importorskip("greenlet")
+
+APP = """
+import os, signal, sys, time
+from pathlib import Path
+from flask import Flask
+from flaskml.serving import make_engine
+from flaskml.serving.workers import Supervisor, listen
+from flaskml.web import may_block
+
+word = Path(sys.argv[1])
+
+def load():
+    said = word.read_text()
+    if said == "broken":
+        raise ValueError(said)
+    app = Flask(__name__)
+
+    @app.get("/")
+    def who():
+        return f"{os.getpid()} {said}"
+
+    @app.get("/slow")
+    @may_block
+    def slow():
+        time.sleep(0.2)
+        return f"{os.getpid()} {said}"
+
+    def work(sock, ready):
+        if said == "fails":
+            raise SystemExit(3)
+        engine = make_engine(app, listening=sock)
+        signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+        signal.signal(signal.SIGINT, lambda *_: engine.stop())
+        ready()
+        engine.run()
+
+    return work
+
+sockets = listen(int(sys.argv[2]), "127.0.0.1", 0, 1024)
+print(sockets[0].getsockname()[1], flush=True)
+Supervisor(load, sockets, patience=10).run()
+"""
+
+
+class Service:
+    """A supervisor with its workers."""
+
+    def __init__(self, folder, workers=2, word="first"):
+        self.word = folder / "word"
+        self.word.write_text(word)
+        script = folder / "served.py"
+        script.write_text(APP)
+        environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        command = [sys.executable, str(script), str(self.word), str(workers)]
+        self.log = (folder / "log").open("w+")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environ)
+        self.port = int(self.process.stdout.readline())
+
+    def ask(self, path="/", timeout=10):
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout)) as connection:
+            connection.request("GET", path)
+            pid, word = connection.getresponse().read().decode().split()
+            return int(pid), word
+
+    def workers(self):
+        pid = self.process.pid
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+
+    def said(self):
+        self.log.seek(0)
+        return self.log.read()
+
+
+@pytest.fixture
+def service(tmp_path):
+    made = []
+
+    def start(**given):
+        made.append(Service(tmp_path, **given))
+        return made[-1]
+
+    yield start
+    for one in made:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.wait()
+        one.process.stdout.close()
+        one.log.close()
+
+
+def wait_until(true, seconds=10):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+class Load:
+    """Clients that ask again and again, each on a connection of its own until it is told that it was the last."""
+
+    def __init__(self, service, clients=8, path="/slow"):
+        self.service, self.path = service, path
+        self.answers, self.lost, self.refused = collections.Counter(), [], 0
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self):
+        while not self.stopped.is_set():
+            with closing(HTTPConnection("127.0.0.1", self.service.port, timeout=20)) as connection:
+                try:
+                    connection.connect()
+                except OSError:
+                    self.refused += 1
+                    return
+                while not self.stopped.is_set():
+                    try:
+                        connection.request("GET", self.path)
+                        answer = connection.getresponse()
+                        self.answers[answer.read().decode()] += 1
+                    except (OSError, HTTPException) as error:
+                        self.lost.append(error)
+                        break
+                    if answer.headers.get("Connection") == "close":
+                        break
+
+    def stop(self):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_a_burst_is_spread_over_the_workers(service):
+    running = service()
+    wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
+    for _ in range(3):
+        sockets = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(32)]
+        pids = collections.Counter()
+        for sock in sockets:
+            with closing(sock):
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                with sock.makefile("rb") as file:
+                    pids[file.read().rpartition(b"\r\n\r\n")[2].split()[0]] += 1
+        assert len(pids) == 2 and min(pids.values()) >= 4
+
+
+def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_own(service):
+    running = service()
+    load = Load(running)
+    wait_until(lambda: sum(load.answers.values()) > 20)
+    killed = random.choice(running.workers())
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(running.workers()) == 2 and killed not in running.workers(), 2)
+    seen = sum(load.answers.values())
+    wait_until(lambda: sum(load.answers.values()) > seen + 40)
+    load.stop()
+    assert len(load.lost) <= 8 and not load.refused
+    assert re.search(r"ended with signal 9; replaced 1 times so far", running.said())
+
+
+def test_connections_that_wait_for_a_dead_worker_are_served_by_the_next(service):
+    running = service(workers=1)
+    running.ask()
+    (worker,) = running.workers()
+    os.kill(worker, signal.SIGSTOP)
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(running.ask(timeout=20))) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    os.kill(worker, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 10 and worker not in {pid for pid, _ in answers}
+
+
+def test_all_are_replaced_one_by_one_without_a_loss(service):
+    running = service()
+    load = Load(running)
+    wait_until(lambda: sum(load.answers.values()) > 20)
+    before = set(running.workers())
+    running.word.write_text("second")
+    running.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: not before & set(running.workers()), 20)
+    assert {running.ask()[1] for _ in range(10)} == {"second"}
+    load.stop()
+    assert not load.lost and not load.refused
+
+
+def test_what_does_not_load_or_start_replaces_nothing(service):
+    running = service()
+    wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
+    before = set(running.workers())
+    for word, told in (("broken", "does not load"), ("fails", "does not start")):
+        running.word.write_text(word)
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda told=told: told in running.said())
+        wait_until(lambda: set(running.workers()) == before)
+        assert running.ask()[1] == "first"
+
+
+def test_it_stops_with_its_workers_and_loses_nothing(service):
+    running = service()
+    load = Load(running)
+    wait_until(lambda: sum(load.answers.values()) > 20)
+    running.process.terminate()
+    assert running.process.wait(20) == 0
+    load.stop()
+    assert not load.lost
+    with pytest.raises(ConnectionRefusedError):
+        running.ask()
+
+
+def test_workers_do_not_outlive_a_supervisor_that_is_killed(service):
+    running = service()
+    wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
+    workers = running.workers()
+    running.process.kill()
+    running.process.wait()
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
+    with pytest.raises(ConnectionRefusedError):
+        running.ask()
+
+
+def test_a_worker_that_cannot_start_is_tried_less_and_less_often(service):
+    running = service(workers=1, word="fails")
+    time.sleep(2.5)
+    assert 3 <= running.said().count("ended with code 1") <= 6
+    running.process.terminate()
+    assert running.process.wait(10) == 0
+
+
+def test_the_command_serves_with_workers_that_share_the_model(serve):
+    server = serve("flask serve", "--workers", "2")
+    assert server.json("POST", "/predict", {"feature": 0.5})[0] == 200
+    status, answer = server.json("PUT", "/models/default/active", {"version": "1"})
+    assert status == 200, answer
+    server.process.terminate()
+    assert server.process.wait(20) == 0
