@@ -15,6 +15,7 @@ STEPS = {
     "flaskml.serving.plain": 2,
     "flaskml.serving.status": 1.9,
     "flaskml.serving.workers": 2,
+    "flaskml.serving.refusals": 1.9,
     "flaskml.serving.framing": 2,
     "flaskml.serving.task": 2,
     "flaskml.serving.greenlets": 2,

@@ -15,6 +15,9 @@ from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
 from flaskml.cli import errors_told
 
+HEALTH = frozenset({"/livez", "/readyz"})
+"""What tells how the server is; it is answered before all else, however much waits."""
+
 THREADS = 32
 """Threads where the engine cannot run: as many calls as may share a batch."""
 
@@ -62,10 +65,13 @@ def _app(info: ScriptInfo) -> Any:
 def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place: Any) -> None:
     """Serves in this process until it is told to stop; calls `ready` once it accepts."""
     from flaskml.serving import make_engine
+    from flaskml.serving.status import Policy
 
     app.extensions["watcher"].join()
     app.extensions["registry"].warm()
-    engine = make_engine(app, **place, patience=app.extensions["settings"].drain_timeout)
+    settings = app.extensions["settings"]
+    policy = Policy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH)
+    engine = make_engine(app, **place, policy=policy)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
     _announce(engine, place.get("unix_socket"))

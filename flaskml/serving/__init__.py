@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from flaskml.errors import EngineNotHere
+from flaskml.serving.status import Policy
 
 if TYPE_CHECKING:
     from flaskml.serving.loop import Loop
@@ -29,6 +30,10 @@ refused where they would matter (`access`) instead of being removed from each re
 """
 
 
+POLICY = Policy()
+"""How the engine treats those who ask, if nothing else is said."""
+
+
 def has_engine() -> bool:
     """Whether what the engine needs is here: greenlets, and epoll, which Linux has."""
     import select
@@ -43,14 +48,13 @@ def make_engine(
     port: int = 8080,
     unix_socket: str | None = None,
     listening: socket.socket | None = None,
-    patience: float | None = None,
+    policy: Policy = POLICY,
     **limits: Any,
 ) -> Loop:
     """An engine that listens, and serves once told to `run`, in the thread that made it.
 
-    `listening` is a socket that is bound already, instead of an address. `patience` are the seconds that it has to
-    finish what it has accepted, once it is told to stop. `limits` are waitress's own, instead of `LIMITS`. Raises
-    `EngineNotHere`, or OSError for the address.
+    `listening` is a socket that is bound already, instead of an address. `limits` are waitress's own, instead of
+    `LIMITS`. Raises `EngineNotHere`, or OSError for the address.
     """
     check_waitress()
     from waitress.adjustments import Adjustments
@@ -59,12 +63,9 @@ def make_engine(
 
     if unix_socket is not None:
         adj = Adjustments(unix_socket=unix_socket, **{**LIMITS, **limits})
-        engine: Loop = UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None))
-    else:
-        adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
-        engine = TcpEngine(app, adj, _described(listening) if listening else adj.listen[0], listening)
-    engine.patience = engine.patience if patience is None else patience
-    return engine
+        return UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy)
+    adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
+    return TcpEngine(app, adj, _described(listening) if listening else adj.listen[0], policy, listening)
 
 
 def _described(sock: socket.socket) -> tuple[Any, ...]:

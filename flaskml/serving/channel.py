@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 from waitress.channel import HTTPChannel
 
+from flaskml.serving import refusals
 from flaskml.serving.framing import Parser
 from flaskml.serving.task import Task, template
 
@@ -40,6 +41,7 @@ class Channel(HTTPChannel):
 
     parser_class = Parser
     task_class = Task
+    error_task_class = refusals.Task
     events = 0
     """What the loop is told of: the flags of epoll."""
 

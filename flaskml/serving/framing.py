@@ -14,6 +14,8 @@ from waitress.parser import HTTPRequestParser
 from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
 
+from flaskml.serving.refusals import budget
+
 BLOCKS_KEPT = 256
 """Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
 
@@ -63,6 +65,12 @@ class Parser(HTTPRequestParser):
     stays_open = False
     """Whether the connection may stay open after the answer, without a word about it."""
 
+    budget: float | None = None
+    """Seconds from its arrival after which nobody waits for the answer."""
+
+    arrived = 0.0
+    """When it arrived, on the monotonic clock, if it has a budget."""
+
     body: bytes | None = None
     """The body, of a request that came in one piece."""
 
@@ -89,6 +97,7 @@ class Parser(HTTPRequestParser):
             return
         super().parse_header(block)
         self.environ = self._environ()
+        self.budget = budget(self.headers)
         self.stays_open = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
         if not self.chunked and not self.expect_continue:
             own = ("adj", "body_rcv", "header_plus", "header_bytes_received")

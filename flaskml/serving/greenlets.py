@@ -50,6 +50,9 @@ class Greenlets:
         self._blocking = ThreadPoolExecutor(BLOCKING, "flaskml-blocking")
         self._context = Context()
         self._context.run(lane.set, self)
+        self.unfinished = 0
+        """Calls that have started and not ended."""
+
         self.is_last = True
         """Whether no other call is about to start in this turn; then there is nobody to share a batch with."""
 
@@ -59,6 +62,7 @@ class Greenlets:
         """Runs a call until it ends or waits."""
         worker = self._idle.pop() if self._idle else greenlet(self._work)
         worker.gr_context = self._context.copy()  # Nothing of the call before it may be seen by the next.
+        self.unfinished += 1
         worker.switch(call)
 
     def _work(self, call: Callable[[], None]) -> None:
@@ -67,6 +71,7 @@ class Greenlets:
                 call()
             except Exception:  # Nothing that a call does may end the loop.
                 logger.exception("A call failed outside of its own error handling")
+            self.unfinished -= 1
             self._idle.append(getcurrent())
             call = self._hub.switch()
 

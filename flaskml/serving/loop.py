@@ -14,7 +14,8 @@ from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
 from flaskml.serving.channel import Channel
 from flaskml.serving.greenlets import Greenlets
-from flaskml.serving.status import Status
+from flaskml.serving.refusals import LATE, OVERLOADED
+from flaskml.serving.status import Policy, Status
 from flaskml.serving.task import Clock, Heads
 
 STARTED_AT_ONCE = 64
@@ -22,9 +23,6 @@ STARTED_AT_ONCE = 64
 
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted in one turn."""
-
-PATIENCE = 30.0
-"""Seconds to finish what was accepted, once the engine is told to stop: what orchestrators wait before they kill."""
 
 IDLE_PATIENCE = 1.0
 """Seconds that an idle connection has then for one more request, whose answer says that it was the last."""
@@ -46,7 +44,12 @@ class Loop(BaseWSGIServer):
     channel_class = Channel
 
     def __init__(
-        self, application: Any, adj: Adjustments, sockinfo: Any, listening: socket.socket | None = None
+        self,
+        application: Any,
+        adj: Adjustments,
+        sockinfo: Any,
+        policy: Policy,
+        listening: socket.socket | None = None,
     ) -> None:
         """`listening` is a socket that somebody else has bound."""
         self.epoll = select.epoll()
@@ -54,7 +57,7 @@ class Loop(BaseWSGIServer):
         self._ready: deque[Channel] = deque()
         self._touched: set[Channel] = set()
         self.status = Status()
-        self.patience = PATIENCE
+        self.policy = policy
         self._stops = 0
         self._is_listening = True
         bound = {"_sock": listening, "bind_socket": listening is None}
@@ -66,7 +69,15 @@ class Loop(BaseWSGIServer):
     # What channels tell.
 
     def add_task(self, channel: Channel) -> None:
-        """The channel has a request to serve."""
+        """The channel has a request to serve, or to refuse."""
+        request = channel.requests[0]
+        if request.budget is not None:
+            request.arrived = time.monotonic()
+        if request.error is None and request.path in self.policy.first:
+            self._ready.appendleft(channel)
+            return
+        if len(self._ready) + self.calls.unfinished >= self.policy.queue_limit and request.error is None:
+            request.error = OVERLOADED
         self._ready.append(channel)
 
     def pull_trigger(self) -> None:
@@ -118,7 +129,7 @@ class Loop(BaseWSGIServer):
         self.status.draining = True
         self._stop_listening()
         begun = time.monotonic()
-        while self.active_channels and self._stops == 1 and (since := time.monotonic() - begun) < self.patience:
+        while self.active_channels and self._stops == 1 and (since := time.monotonic() - begun) < self.policy.patience:
             self._turn(0.05)
             if since >= IDLE_PATIENCE:
                 for channel in [channel for channel in self.active_channels.values() if channel.is_idle]:
@@ -147,12 +158,22 @@ class Loop(BaseWSGIServer):
                 wasyncore.readwrite(channel, flags)
         for _ in range(min(len(self._ready), STARTED_AT_ONCE)):
             self.calls.is_last = len(self._ready) == 1
-            self.calls.start(self._ready.popleft().service)
+            channel = self._ready.popleft()
+            self._refuse_late(channel)
+            self.calls.start(channel.service)
         self.calls.is_last = False  # Those who are woken may share with each other.
         self.calls.proceed()
         touched, self._touched = self._touched, set()
         for channel in touched:
             self._look_after(channel)
+
+    def _refuse_late(self, channel: Channel) -> None:
+        """Spares work whose answer nobody waits for."""
+        request = channel.requests[0] if channel.requests else None
+        if request is None or request.budget is None or request.error is not None:
+            return
+        if time.monotonic() - request.arrived >= request.budget:
+            request.error = LATE
 
     def _listen_if_there_is_room(self) -> None:
         """Follows waitress's own rule for the limit of connections."""

@@ -1,4 +1,4 @@
-"""What a server tells the app about itself."""
+"""What a server is told about how to serve, and what it tells the app about itself."""
 
 from __future__ import annotations
 
@@ -14,3 +14,17 @@ class Status:
 
     draining: bool = False
     """Whether it is about to stop, and only finishes what it has accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a server treats those who ask."""
+
+    patience: float = 30.0
+    """Seconds to finish what was accepted, once it is told to stop: what orchestrators wait before they kill."""
+
+    queue_limit: int = 1024
+    """Requests that may be unanswered before more are refused: a few dozen batches, so that none waits for long."""
+
+    first: frozenset[str] = frozenset()
+    """Paths that are served before all others, and never refused: those that tell how the server is."""

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, request
 
 from flaskml.serving import make_engine
-from flaskml.serving.status import KEY
+from flaskml.serving.status import KEY, Policy
 from flaskml.web import may_block
 
 pytest.importorskip("greenlet")
@@ -115,7 +115,7 @@ def test_nothing_is_lost_however_often():
 
 
 def test_without_patience_there_are_losses():
-    clients = stop_under_load(0.3, patience=0)
+    clients = stop_under_load(0.3, policy=Policy(patience=0))
     assert sum(client.lost for client in clients) > 0
 
 
