@@ -75,7 +75,7 @@ class Settings(BaseModel):
     """Memory that a trial may take beside four times the size of the model file and what the libraries hold."""
 
     max_queue: Annotated[int, Field(ge=1)] = 1024
-    """Requests that a worker of `flask serve` may have unanswered; above it, 503 at once, for all would wait too long."""
+    """Requests that a worker of `flask serve` may have unanswered; above it, 503 at once, as all would wait long."""
 
     drain_timeout: Annotated[int, Field(ge=1)] = 30
     """Longest that `flask serve` finishes what it has accepted, once told to stop; orchestrators kill after 30 s."""
