@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections import deque
 from typing import Any
@@ -59,10 +60,12 @@ class Loop(BaseWSGIServer):
         self.status = Status()
         self.policy = policy
         self._stops = 0
+        self._is_closed = False
+        self._closing = threading.RLock()
         self._is_listening = True
         bound = {"_sock": listening, "bind_socket": listening is None}
         super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo, **bound)
-        self.calls = Greenlets(self.trigger.pull_trigger)
+        self.calls = Greenlets(self.wake)
         for fd in self._map:
             self.epoll.register(fd, select.EPOLLIN)
 
@@ -108,6 +111,8 @@ class Loop(BaseWSGIServer):
                 self._turn(self.adj.asyncore_loop_timeout)
             self._drain()
         finally:
+            with self._closing:
+                self._is_closed = True
             wasyncore.close_all(self._map, ignore_all=True)
             self.calls.close()
             self.epoll.close()
@@ -118,7 +123,13 @@ class Loop(BaseWSGIServer):
         May be called from a signal or another thread.
         """
         self._stops += 1
-        self.trigger.pull_trigger()
+        self.wake()
+
+    def wake(self) -> None:
+        """Has the loop look for what has changed. May be called from a signal or another thread."""
+        with self._closing:  # The trigger's descriptor is another file's once it is closed.
+            if not self._is_closed:
+                self.trigger.pull_trigger()
 
     def _drain(self) -> None:
         """Accepts nobody, and answers all who were accepted.

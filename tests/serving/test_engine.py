@@ -308,6 +308,24 @@ def test_another_waitress_is_refused(monkeypatch):
         check_waitress()
 
 
+def test_who_stops_it_late_or_twice_writes_to_no_closed_file():
+    made = []
+
+    def run():
+        made.append(make_engine(echo, port=0))
+        made[0].run()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not made:
+        time.sleep(0.01)
+    made[0].stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    made[0].stop()
+    made[0].wake()
+
+
 def test_a_unix_socket(tmp_path):
     path = str(tmp_path / "s")
     made, ready = [], threading.Event()
