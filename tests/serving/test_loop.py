@@ -20,27 +20,6 @@ def engine(serve):
     return serve("flask serve")
 
 
-def test_requests_at_once_get_their_own_answers(engine):
-    answers = []
-
-    def ask(offset):
-        with closing(HTTPConnection("127.0.0.1", engine.port, timeout=30)) as connection:
-            for index in range(100):
-                values = [(offset * 100 + index) / 1_000 + row for row in range(index % 4 + 1)]
-                connection.request("POST", "/predict", json.dumps([{"feature": value} for value in values]))
-                answers.append((values, json.loads(connection.getresponse().read())["predictions"]))
-
-    threads = [threading.Thread(target=ask, args=(offset,)) for offset in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    low, high = engine.json("POST", "/predict", [{"feature": 0}, {"feature": 1}])[1]["predictions"]
-    assert len(answers) == 800
-    for values, predictions in answers:  # The model is a line, which two points tell.
-        assert predictions == pytest.approx([low + value * (high - low) for value in values], rel=1e-9)
-
-
 def test_a_swap_while_others_ask(engine, store, trials):  # noqa: F811
     put(store, constant(7))
     ensure_accepted(store, "default", "2", Limits())

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -25,10 +24,13 @@ from flaskml import trial
 from flaskml.store import Store
 from tests.conftest import CHECKOUT, Server
 from tests.sample_tables import replayed
-from tests.servers import COMMANDS, command_of
+from tests.servers import command_of
 from tests.test_same_answers import by_class, differs, largest, plain
 
 CONNECTIONS = 64
+
+THREADS = 32
+"""Threads of `waitress-serve`: as many calls may share a batch there."""
 
 MOST_ROWS = 50
 
@@ -70,10 +72,10 @@ def questions_about(estimators, number):
     """So many questions of every kind, of 1 to `MOST_ROWS` rows."""
     draw = random.Random(number)
     for _ in range(number):
-        name = draw.choice(["forest", *["line"] * 7])
+        name = draw.choice(["forest", *["line"] * 15])
         method, version = draw.choice(METHODS[name]), draw.choice([None, None, *VERSIONS])
         start = draw.randrange(len(ROWS) - MOST_ROWS)
-        rows = ROWS[start : start + draw.choice([1, draw.randint(1, MOST_ROWS)])]
+        rows = ROWS[start : start + draw.choice([1, 1, 1, draw.randint(1, MOST_ROWS)])]
         path = f"/models/{name}" + (f"/versions/{version}" if version else "")
         may_answer = [version] if version else VERSIONS
         expected = {one: answers(estimators[name, one], method, rows) for one in may_answer}
@@ -224,10 +226,15 @@ def faults(questions, outcome):
 
 
 @pytest.fixture
-def run(instance, questions):
-    """Starts a server and asks it so many questions."""
+def run(instance, questions, server_name):
+    """Starts the server and asks it so many questions."""
 
-    def ask(command, number):
+    def ask(number, *, plant=None):
+        command = list(command_of(server_name))
+        if server_name == "waitress-serve":
+            command.insert(-1, f"--threads={THREADS}")
+        if plant is not None:
+            command[1:2] = ["-c", plant]
         variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
         server = Server(command, cwd=CHECKOUT, env=variables)
         try:
@@ -238,7 +245,7 @@ def run(instance, questions):
     return ask
 
 
-@pytest.mark.parametrize("server_name", COMMANDS)
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "number",
     [
@@ -247,8 +254,8 @@ def run(instance, questions):
         pytest.param(200_000, marks=pytest.mark.gauntlet),
     ],
 )
-def test_every_answer_under_load_is_the_estimators_own(run, questions, server_name, number):
-    outcome = run(command_of(server_name), number)
+def test_every_answer_under_load_is_the_estimators_own(run, questions, number):
+    outcome = run(number)
     assert faults(questions, outcome) == {}
     assert outcome.answers.total() == number
     assert {status for *_, status, _ in outcome.swaps} <= {200, 202}, outcome.swaps
@@ -277,10 +284,9 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """A server that gives two of a batch each other's answers."""
 
 
-@pytest.mark.parametrize("server_name", COMMANDS)
-def test_answers_that_are_exchanged_in_a_batch_are_found(run, questions, server_name):
-    _, _, *program = command_of(server_name)
-    assert faults(questions, run([sys.executable, "-c", SWAPPING, *program], 1_000))["wrong"] > 0
+@pytest.mark.contract
+def test_answers_that_are_exchanged_in_a_batch_are_found(run, questions):
+    assert faults(questions, run(1_000, plant=SWAPPING))["wrong"] > 0
 
 
 def test_every_fault_is_found(estimators):
