@@ -62,10 +62,11 @@ def plainly_serving(app, **limits):
         yield int(server.effective_port)
     finally:
         server.task_dispatcher.shutdown()
-        # Its loop ends when nothing is left to listen to.
-        server.trigger.pull_trigger(lambda: close_all(server._map, ignore_all=True))
+        left = dict(server._map)
+        server.trigger.pull_trigger(server._map.clear)  # The loop ends when it has nothing to listen to.
         thread.join(20)
         assert not thread.is_alive()
+        close_all(left, ignore_all=True)
 
 
 IN_THREADS = {"waitress-serve": plainly_serving, "flask serve": serving}

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -166,10 +167,12 @@ def holding(held):
 
     @app.get("/hold")
     def hold():
-        for fd in os.listdir("/proc/self/fd"):
-            with suppress(OSError), closing(socket.socket(fileno=os.dup(int(fd)))) as found:
-                if found.getpeername()[1] == int(request.environ["REMOTE_PORT"]):
-                    held.append(found.dup())
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            with suppress(OSError):  # Not each is a socket, or of a connection.
+                if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    with closing(socket.socket(fileno=os.dup(fd))) as found:
+                        if found.getpeername()[1] == int(request.environ["REMOTE_PORT"]):
+                            held.append(found.dup())
         return "held"
 
     return app
