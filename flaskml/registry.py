@@ -30,6 +30,10 @@ class Failure:
     """On the monotonic clock."""
 
 
+LARGE = 16 * 2**20
+"""Bytes of a version from which workers share one copy: they are forked anew rather than that each loads its own."""
+
+
 @dataclass
 class Registry:
     """Loads what is active and brings it into slots, one per model.
@@ -51,6 +55,10 @@ class Registry:
     failures: dict[str, Failure] = field(default_factory=dict)
     """The models whose state could not be shown, or not all of it."""
 
+    leaves_large: bool = False
+    """Whether a supervisor sees to large versions, so that this process, one of its workers, loads none."""
+
+    _looked: object = None
     _mutex: threading.Lock = field(default_factory=threading.Lock)
     _change: threading.Lock = field(default_factory=threading.Lock)
 
@@ -95,6 +103,17 @@ class Registry:
         now = time.monotonic()
         return self.store.look(), [failure.tries for failure in self.failures.values() if failure.again > now]
 
+    def large_news(self) -> bool:
+        """Whether since the last look a large version has come into service that is not in memory here."""
+        if (now := self.store.look()) == self._looked:
+            return False
+        self._looked = now
+        return any(self._has_large_news(name, self.store.state_or_unused(name)) for name in self.store.names())
+
+    def _has_large_news(self, name: str, state: State) -> bool:
+        held = self.slots[name].versions if name in self.slots else {}
+        return any(self.store.size(name, version) >= LARGE for version in state.served() - held.keys())
+
     def refresh(self) -> Mapping[str, str]:
         """Brings every slot to the state that its model has now, and returns the mark of what each shows.
 
@@ -112,6 +131,8 @@ class Registry:
     def _follow(self, name: str, state: State) -> None:
         if name == self.adopted:
             self.marks[name] = state.mark
+            return
+        if self.leaves_large and self._has_large_news(name, state):
             return
         failure, slot = self.failures.get(name), self.slots.get(name) or ModelSlot(name)
         if state.active is None and slot.serving is not None:  # Somebody has removed it, perhaps to restore it.

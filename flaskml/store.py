@@ -120,6 +120,12 @@ class Store:
         """What the version says about itself. Raises `VersionNotFound`, or `DamagedFile`."""
         return self.archive.manifest(self.folder(name, version))
 
+    def size(self, name: str, version: str) -> int:
+        """Bytes of the files of a version, as far as they can be read."""
+        with contextlib.suppress(OSError):
+            return sum(file.stat().st_size for file in (self._folder(name) / version).iterdir())
+        return 0
+
     def golden(self, manifest: Manifest) -> Golden:
         """The golden rows of the version. Raises `DamagedFile`."""
         return self.archive.golden(self.folder(manifest.model, manifest.version), manifest)

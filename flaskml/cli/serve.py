@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,17 +90,23 @@ def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> N
     from flaskml.serving.workers import Supervisor, Work, listen
     from flaskml.settings import load_settings
 
+    loaded: list[Any] = []
+
     def load() -> Work:
-        gc.unfreeze()
         _forget_app_modules(info)
         app = _app(ScriptInfo(app_import_path=info.app_import_path, create_app=info.create_app))
-        gc.collect()
-        gc.freeze()  # A collection would write to what the workers share.
-        return lambda sock, ready: _serve_on_engine(app, ready, listening=sock)
+        loaded[:] = [app.extensions["registry"]]
+        return partial(_work, app)
 
     settings, _ = load_settings({})
     sockets = listen(count, host, port, cast(int, LIMITS["backlog"]))
-    Supervisor(load, sockets, settings.drain_timeout).run()
+    Supervisor(load, sockets, settings.drain_timeout, lambda: bool(loaded[0].large_news())).run()
+
+
+def _work(app: Any, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """What a worker does."""
+    app.extensions["registry"].leaves_large = True
+    _serve_on_engine(app, ready, listening=sock)
 
 
 def _forget_app_modules(info: ScriptInfo) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import select
@@ -61,11 +62,18 @@ class Supervisor:
     """Keeps one worker in each slot. `load` returns what workers do; SIGHUP has it called anew.
 
     What `load` leaves in memory is shared by all workers, for it is loaded before they are forked; so it may start no
-    thread.
+    thread. Workers are replaced as after SIGHUP whenever `changed` says that there is something new for all to share.
     """
 
-    def __init__(self, load: Callable[[], Work], sockets: Sequence[socket.socket], patience: float) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Work],
+        sockets: Sequence[socket.socket],
+        patience: float,
+        changed: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._load = load
+        self._changed = changed
         self._slots = [Slot(number, sock) for number, sock in enumerate(sockets, start=1)]
         self._patience = patience
         self._leaving: dict[int, float] = {}
@@ -77,19 +85,25 @@ class Supervisor:
     def run(self) -> None:
         """Supervises until SIGTERM or SIGINT, then ends all workers and returns."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        self._work = self._load()
+        self._take(self._load())
         for slot in self._slots:
             self._start(slot)
         while True:
             told = signal.sigtimedwait(SIGNALS, 0.1 if self._is_waiting else 1.0)
             if told is not None and told.si_signo in (signal.SIGTERM, signal.SIGINT):
                 break
-            if told is not None and told.si_signo == signal.SIGHUP:
+            if (told is not None and told.si_signo == signal.SIGHUP) or self._changed():
                 self._replace_all()
             self._reap()
             self._start_due()
             self._kill_late()
         self._stop()
+
+    def _take(self, work: Work) -> None:
+        """What workers do from now on. What was before is given back, and no collection writes to what is shared."""
+        self._work = work
+        gc.collect()
+        gc.freeze()
 
     @property
     def _is_waiting(self) -> bool:
@@ -150,8 +164,9 @@ class Supervisor:
 
     def _replace_all(self) -> None:
         """Loads anew and replaces one worker after the other; each goes once the next accepts on the same socket."""
+        gc.unfreeze()
         try:
-            self._work = self._load()
+            self._take(self._load())
         except Exception:  # Whatever is wrong with the new configuration, the old one goes on.
             logger.exception("Nothing was replaced: what should be served now does not load")
             return

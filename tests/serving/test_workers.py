@@ -13,8 +13,12 @@ import time
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 
+import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsRegressor
 
+from flaskml import publish
+from flaskml.registry import LARGE
 from tests.conftest import CHECKOUT
 
 pytest.importorskip("greenlet")
@@ -259,3 +263,40 @@ def test_the_command_serves_with_workers_that_share_the_model(serve):
     assert status == 200, answer
     server.process.terminate()
     assert server.process.wait(20) == 0
+
+
+def large(rng, offset):
+    table = rng.normal(size=(260_000, 8))
+    return KNeighborsRegressor(1, algorithm="brute").fit(table, table[:, 0] + offset), table[:40]
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return {int(child) for child in file.read().split()}
+
+
+@pytest.mark.thorough
+def test_a_large_version_comes_with_new_workers_that_share_it(serve, store):
+    rng = np.random.default_rng(0)
+    estimator, sample = large(rng, 0)
+    publish(estimator, sample, name="large", instance_path=store.instance_path, runtime="sklearn")
+    assert store.size("large", "1") >= LARGE
+    server = serve("flask serve", "--workers", "2")
+    before = children(server.process.pid)
+    row = {f"x{index}": float(value) for index, value in enumerate(sample[0])}
+    assert server.json("POST", "/models/large/predict", row)[1]["version"] == "1"
+    estimator, _ = large(rng, 100)
+    publish(estimator, sample, name="large", instance_path=store.instance_path, runtime="sklearn")
+    answers = []
+
+    def all_new():
+        status, answer = server.json("POST", "/models/large/predict", row)
+        answers.append((status, answer.get("version")))
+        return not before & children(server.process.pid) and answer["version"] == "2"
+
+    wait_until(all_new, 60)
+    assert set(answers) == {(200, "1"), (200, "2")}
+    # Small ones are still swapped within the workers.
+    now = children(server.process.pid)
+    assert server.json("PUT", "/models/default/active", {"version": "1"})[0] == 200
+    assert children(server.process.pid) == now
