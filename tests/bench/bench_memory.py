@@ -5,6 +5,9 @@ process, then by several, each of which has answered one prediction. PSS counts 
 equal parts, so its sum is what the machine spends on all of them. A page of a mapped file counts once it has been read:
 a search tree reads few for one row, a product of matrices all. The tiny model of the first row shows what a process
 holds without one. Memory does not depend on how busy the machine is.
+
+With `--engine`, the processes are the workers of one `flask serve`, supervisor included, and are measured again after
+the model was published anew three times.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import json
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from bench_models import SEED, large_model, small_model
-from harness import Launch, ServerError, ask, exit_on_terminate, memory_mb, serve
+from harness import Launch, Server, ServerError, ask, exit_on_terminate, memory_mb, serve
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
@@ -32,6 +36,12 @@ from flaskml.store import Store, environment_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = ("waitress-serve", "--listen=127.0.0.1:{port}", "wsgi:app")
+ENGINE = ("flask", "serve", "--port", "{port}", "--workers")
+SWAPS = 3
+ASKED = 40
+"""Requests, each on a connection of its own, after which every worker has answered some."""
+
+SWAP_SECONDS = 120
 SAMPLE_ROWS = 40
 DOUBLE = 8
 
@@ -43,6 +53,8 @@ class Figures:
     file_mb: float
     mapped: bool
     pss_mb: Mapping[int, float]
+    swapped_mb: float | None = None
+    """PSS of all processes after the swaps, where workers were measured."""
 
 
 def neighbours(algorithm: str, features: int) -> Callable[[float], Any]:
@@ -113,12 +125,13 @@ def main() -> None:
     """Run the benchmark as the command line asks, and print its table."""
     exit_on_terminate()
     options = _parse()
-    print(*_head(options.processes), sep="\n", flush=True)
+    print(*_head(options.processes, engine=options.engine), sep="\n", flush=True)
     for name in options.estimators:
         model = ESTIMATORS[name](options.size_mb * 1e6)
         with tempfile.TemporaryDirectory() as folder:
             try:
-                figures = measure(model, Path(folder) / "instance", options.processes)
+                measured = measure_workers if options.engine else measure
+                figures = measured(model, Path(folder) / "instance", options.processes)
             except ServerError as error:
                 sys.exit(f"{name}: {error}")
         print(_row(f"{type(model).__name__} ({name})", figures, options.processes), flush=True)
@@ -127,7 +140,7 @@ def main() -> None:
 def measure(model: Any, instance: Path, processes: int) -> Figures:
     """Publish the model into a new instance folder and serve it by one process and by several."""
     table = sample(model.n_features_in_)
-    version = publish(model, table, instance_path=instance)
+    version = publish(model, table, instance_path=instance, runtime="sklearn")
     store = Store(instance)
     verdict = store.state("default").verdict(version, environment_key())
     size = store.manifest("default", version).files[MODEL_FILE].size
@@ -146,23 +159,60 @@ def pss_mb(instance: Path, body: str, processes: int) -> float:
         return sum(memory_mb(server, "Pss") for server in servers)
 
 
+def measure_workers(model: Any, instance: Path, processes: int) -> Figures:
+    """Publish the model and serve it by one worker and by several; publish it again and again while these serve."""
+    table = sample(model.n_features_in_)
+    body = json.dumps({"instances": table[:1].tolist()})
+    publish(model, table, instance_path=instance, runtime="sklearn")
+    size = Store(instance).size("default", "1")
+    variables = {"FLASKML_INSTANCE_PATH": str(instance)}
+    pss = {}
+    for count in sorted({1, processes}):
+        with serve(Launch((*ENGINE, str(count)), CHECKOUT, variables)) as server:
+            _ask_all(server, body)
+            pss[count] = memory_mb(server, "Pss")
+            for _ in range(SWAPS if count == processes else 0):
+                version = publish(model, table, instance_path=instance, runtime="sklearn")
+                _await_version(server, body, version)
+            _ask_all(server, body)
+            swapped = memory_mb(server, "Pss")
+    return Figures(size / 1e6, True, pss, swapped)
+
+
+def _ask_all(server: Server, body: str) -> set[str]:
+    return {json.loads(ask(server, "/predict", body))["version"] for _ in range(ASKED)}
+
+
+def _await_version(server: Server, body: str, version: str) -> None:
+    """Wait until nobody answers with another version, and those who did have ended."""
+    end = time.monotonic() + SWAP_SECONDS
+    while _ask_all(server, body) != {version}:
+        if time.monotonic() > end:
+            raise ServerError(f"version {version} did not come into service")
+        time.sleep(0.5)
+    time.sleep(3)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size-mb", type=float, default=300, help="about how large each model file is (default 300)")
     parser.add_argument("--processes", type=int, default=4, help="how many processes share a model (default 4)")
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS), metavar="NAME")
+    parser.add_argument("--engine", action="store_true", help="measure the workers of flask serve")
     return parser.parse_args()
 
 
-def _head(processes: int) -> Iterator[str]:
-    yield f"| estimator | file MB | mapped | PSS of 1, MB | PSS of {processes}, MB | ratio |"
-    yield "| --- | ---: | --- | ---: | ---: | ---: |"
+def _head(processes: int, *, engine: bool) -> Iterator[str]:
+    swapped = (f" after {SWAPS} swaps | ratio |", " ---: | ---: |") if engine else ("", "")
+    yield f"| estimator | file MB | mapped | PSS of 1, MB | PSS of {processes}, MB | ratio |{swapped[0]}"
+    yield f"| --- | ---: | --- | ---: | ---: | ---: |{swapped[1]}"
 
 
 def _row(name: str, figures: Figures, processes: int) -> str:
     one, several = figures.pss_mb[1], figures.pss_mb[processes]
     mapped = "yes" if figures.mapped else "no"
-    return f"| {name} | {figures.file_mb:.3g} | {mapped} | {one:.0f} | {several:.0f} | {several / one:.2f} |"
+    swapped = "" if figures.swapped_mb is None else f" {figures.swapped_mb:.0f} | {figures.swapped_mb / one:.2f} |"
+    return f"| {name} | {figures.file_mb:.3g} | {mapped} | {one:.0f} | {several:.0f} | {several / one:.2f} |{swapped}"
 
 
 if __name__ == "__main__":
