@@ -103,6 +103,8 @@ class Supervisor:
         """What workers do from now on. What was before is given back, and no collection writes to what is shared."""
         self._work = work
         gc.collect()
+        with contextlib.suppress(AttributeError):  # The C library of Linux keeps what is freed, unless it is told.
+            ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
 
     @property
