@@ -31,13 +31,30 @@ THREADS = 32
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that serve.")
 @pass_script_info
 def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int) -> None:
-    """Serve the models, many requests in one call of the estimator.
+    """Serve the models over HTTP, many requests in one call of the estimator.
 
-    Needs `pip install 'flaskml[fast]'` and Linux; elsewhere it serves on waitress's threads, and says so. SIGTERM and
-    Ctrl-C let it finish what it has accepted; a second one ends it at once.
+    Needs Linux and pip install 'flaskml[fast]'; elsewhere it serves on waitress's threads, and says so. It serves the
+    app that flask finds (--app, wsgi.py), or else the models in ./instance.
 
-    With several workers, models are loaded once, before the workers are forked, so that these share the memory. One
-    that dies is replaced. SIGHUP reads configuration and models anew and replaces the workers one by one.
+    WORKERS. Each is a process that answers on one thread. Models are loaded before the workers are forked, so that these
+    share the memory. One that dies is replaced, and what waited for it is served by the next. A new version of a model
+    is swapped in within the workers; one of 16 MiB or more comes with new workers, so that one copy stays shared.
+
+    SIGNALS. SIGTERM or Ctrl-C: /readyz answers 503, nobody new is accepted, and everything that was is answered, within
+    DRAIN_TIMEOUT seconds; a second one ends it at once. SIGHUP, with several workers: configuration and models are
+    read anew and the workers replaced one by one, without a failed request.
+
+    LIMITS. Above MAX_QUEUE unanswered requests in a worker, and where X-Envoy-Expected-Rq-Timeout-Ms has passed, the
+    answer is 503 with Retry-After; /livez and /readyz go before all else. With no ADMIN_TOKEN_SHA256, only this machine
+    may change state, whatever the host.
+
+    \b
+    EXAMPLES
+      flask serve
+      flask serve --host 0.0.0.0 --port 80 --workers 4
+      flask --app service:app serve --unix-socket /run/flaskml.sock
+
+    EXIT STATUS. 0 after a signal, 1 if it could not serve, 2 for wrong use.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
     from flaskml.serving import has_engine
