@@ -36,7 +36,7 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
     Needs Linux and pip install 'flaskml[fast]'; elsewhere it serves on waitress's threads, and says so. It serves the
     app that flask finds (--app, wsgi.py), or else the models in ./instance.
 
-    WORKERS. Each is a process that answers on one thread. Models are loaded before the workers are forked, so that these
+    WORKERS. Each is a process that answers on one thread. Models are loaded before these are forked, so that they
     share the memory. One that dies is replaced, and what waited for it is served by the next. A new version of a model
     is swapped in within the workers; one of 16 MiB or more comes with new workers, so that one copy stays shared.
 
