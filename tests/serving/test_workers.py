@@ -71,7 +71,7 @@ class Service:
 
     def __init__(self, folder, workers=2, word="first"):
         self.word = folder / "word"
-        self.word.write_text(word)
+        self.say(word)
         script = folder / "served.py"
         script.write_text(APP)
         environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
@@ -79,6 +79,12 @@ class Service:
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environ)
         self.port = int(self.process.stdout.readline())
+
+    def say(self, word):
+        """Has the next app that is loaded answer with the word."""
+        new = self.word.with_suffix(".new")
+        new.write_text(word)
+        new.replace(self.word)
 
     def ask(self, path="/", timeout=10):
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout)) as connection:
@@ -125,7 +131,10 @@ class Load:
 
     def __init__(self, service, clients=8, path="/slow"):
         self.service, self.path = service, path
-        self.answers, self.lost, self.refused = collections.Counter(), [], 0
+        self.answers, self.refused = collections.Counter(), 0
+        self.lost = []
+        """For each request that got no answer, the worker that had answered on its connection before, if any had."""
+
         self.stopped = threading.Event()
         self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
         for thread in self.threads:
@@ -133,6 +142,7 @@ class Load:
 
     def run(self):
         while not self.stopped.is_set():
+            pid = None
             with closing(HTTPConnection("127.0.0.1", self.service.port, timeout=20)) as connection:
                 try:
                     connection.connect()
@@ -143,9 +153,10 @@ class Load:
                     try:
                         connection.request("GET", self.path)
                         answer = connection.getresponse()
-                        self.answers[answer.read().decode()] += 1
-                    except (OSError, HTTPException) as error:
-                        self.lost.append(error)
+                        pid, word = answer.read().decode().split()
+                        self.answers[pid, word] += 1
+                    except (OSError, HTTPException):
+                        self.lost.append(pid)
                         break
                     if answer.headers.get("Connection") == "close":
                         break
@@ -180,8 +191,24 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_own(service):
     seen = sum(load.answers.values())
     wait_until(lambda: sum(load.answers.values()) > seen + 40)
     load.stop()
-    assert len(load.lost) <= 8 and not load.refused
+    assert set(load.lost) <= {str(killed), None} and not load.refused
     assert re.search(r"ended with signal 9; replaced 1 times so far", running.said())
+
+
+@pytest.mark.thorough
+def test_workers_that_are_killed_again_and_again_are_replaced(service):
+    running = service()
+    load = Load(running)
+    killed = []
+    for _ in range(20):
+        seen = sum(load.answers.values())
+        wait_until(lambda seen=seen: sum(load.answers.values()) > seen + 20)
+        killed.append(random.choice(running.workers()))
+        os.kill(killed[-1], signal.SIGKILL)
+        wait_until(lambda: len(running.workers()) == 2 and killed[-1] not in running.workers(), 12)
+    load.stop()
+    assert set(load.lost) <= {*map(str, killed), None} and not load.refused
+    assert "replaced 20 times so far" in running.said()
 
 
 def test_connections_that_wait_for_a_dead_worker_are_served_by_the_next(service):
@@ -205,7 +232,7 @@ def test_all_are_replaced_one_by_one_without_a_loss(service):
     load = Load(running)
     wait_until(lambda: sum(load.answers.values()) > 20)
     before = set(running.workers())
-    running.word.write_text("second")
+    running.say("second")
     running.process.send_signal(signal.SIGHUP)
     wait_until(lambda: not before & set(running.workers()), 20)
     assert {running.ask()[1] for _ in range(10)} == {"second"}
@@ -213,12 +240,27 @@ def test_all_are_replaced_one_by_one_without_a_loss(service):
     assert not load.lost and not load.refused
 
 
+@pytest.mark.thorough
+def test_all_are_replaced_again_and_again_without_a_loss(service):
+    running = service()
+    wait_until(lambda: len(running.workers()) == 2)
+    load = Load(running, clients=16)
+    for number in range(5):
+        before = set(running.workers())
+        running.say(f"word{number}")
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda before=before: len(running.workers()) == 2 and not before & set(running.workers()), 30)
+    load.stop()
+    assert not load.lost and not load.refused
+    assert len({word for _, word in load.answers}) >= 4
+
+
 def test_what_does_not_load_or_start_replaces_nothing(service):
     running = service()
     wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
     before = set(running.workers())
     for word, told in (("broken", "does not load"), ("fails", "does not start")):
-        running.word.write_text(word)
+        running.say(word)
         running.process.send_signal(signal.SIGHUP)
         wait_until(lambda told=told: told in running.said())
         wait_until(lambda: set(running.workers()) == before)
