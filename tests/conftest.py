@@ -199,21 +199,26 @@ class Server:
 
     def __init__(self, command, **options):
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
-        self.log = ""
+        self._lines = []
         self.port = self._wait_for_port()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
 
     def _wait_for_port(self):
         for line in self.process.stderr:
-            self.log += line
+            self._lines.append(line)
             if match := re.search(r"on http://127\.0\.0\.1:(\d+)", line):
                 return int(match[1])
         raise AssertionError(f"the server did not start:\n{self.log}")
 
     def _read_log(self):
         for line in self.process.stderr:
-            self.log += line
+            self._lines.append(line)
+
+    @property
+    def log(self):
+        """What the server has written so far."""
+        return "".join(self._lines)
 
     def request(self, method, path, body=None, headers=None):
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
