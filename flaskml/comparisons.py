@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from flaskml.answers import Answer
-from flaskml.golden import RELATIVE
-from flaskml.schema import Schema
+from flaskml.golden import ABSOLUTE, RELATIVE, some_rows
+from flaskml.schema import Schema, Table
+
+COMPARED = 4_000
+"""Rows of the sample on which answers are compared at most."""
+
+ALONE = 32
+"""Rows of each table that are asked for one by one too, at most."""
+
+MANY = 32
+"""Rows of a batch by which it is judged what an estimator costs."""
+
+PATIENCE = 2.0
+"""Seconds that an estimator may take for each part of what it is asked: of a slow one, less is asked."""
+
+FEWEST = 4
+"""Calls that are made for each part, however slow the estimator is."""
 
 PAIRS = 64
 """Pairs of rows between which the place is sought where the answer changes."""
@@ -18,6 +37,93 @@ HALVINGS = 32
 
 EXTREMES = 16
 """Features that are tried with the smallest and the largest number."""
+
+FARTHER = (10.0, 1e3, 1e6)
+"""How many times as far from the middle as in the sample values are tried that no sample has."""
+
+
+NUMERIC = "biuf"
+"""The kinds of numpy's types that a graph takes; rows between and beyond those of a sample can be made of them."""
+
+
+class Compute(Protocol):
+    """What answers a table by a method."""
+
+    def __call__(self, table: Any, method: str) -> Answer: ...
+
+
+class Comparison:
+    """Rows, and what the estimator answers to them: those of the sample, at boundaries, far away, and extreme ones."""
+
+    def __init__(self, own: Compute, methods: Sequence[str], schema: Schema, table: Table) -> None:
+        one, many = (_seconds(partial(own, repeated(table, count), methods[0])) for count in (1, MANY))
+        self._alone = _affordable(one, ALONE)
+        tables = [some_rows(table, MANY * _affordable(many, COMPARED // MANY))]
+        if isinstance(table, np.ndarray) and table.dtype.kind in NUMERIC:
+            tables.append(far_rows(tables[0], schema))
+            with suppress(Exception):  # An estimator may raise anything at rows between those that it knows.
+                ask = partial(own, method=methods[0])
+                tables.append(rows_at_changes(ask, tables[0], schema, _affordable(many, PAIRS)))
+            extremes = extreme_rows(table, schema)[: _affordable(one, 2 * EXTREMES)]
+            tables += [extremes[index : index + 1] for index in range(len(extremes))]
+        self._expected = {method: [(part, _tried(own, part, method)) for part in tables] for method in methods}
+
+    def difference(self, compute: Compute, methods: Sequence[str]) -> str | None:
+        """What tells the answers of the methods from the estimator's; None if nothing does."""
+        for method in methods:
+            first = self._expected[method][0][1]
+            absolute = ABSOLUTE * (0.0 if first is None else scale(first))
+            for table, expected in self._expected[method]:
+                if (found := self._difference(compute, method, table, expected, absolute)) is not None:
+                    return f"{method} {found}"
+        return None
+
+    def _difference(
+        self, compute: Compute, method: str, table: Table, expected: Answer | None, absolute: float
+    ) -> str | None:
+        together = _tried(compute, table, method)
+        if expected is None or together is None:
+            return None if expected is together else "raises, or does not, where the estimator does otherwise"
+        if not is_same(expected, together, absolute):
+            return "answers otherwise than the estimator"
+        for index in range(min(self._alone, len(table)) if len(table) > 1 else 0):
+            answer = _tried(compute, table[index : index + 1], method)
+            if answer is None or not is_same(_row(expected, index), answer, absolute):
+                return "answers a row alone otherwise than among others"
+        return None
+
+
+def _row(answer: Answer, index: int) -> Answer:
+    return [part[index : index + 1] for part in answer] if isinstance(answer, list) else answer[index : index + 1]
+
+
+def _tried(compute: Compute, table: Any, method: str) -> Answer | None:
+    """What is answered; None if the rows are refused, with whatever error that is."""
+    try:
+        return compute(table, method)
+    except MemoryError:
+        raise
+    except Exception:  # An estimator may raise anything at rows that it does not like.
+        return None
+
+
+def repeated(table: Table, rows: int) -> Table:
+    """So many rows of the table, some of them again if it has fewer."""
+    wanted = np.arange(rows) % len(table)
+    return table[wanted] if isinstance(table, np.ndarray) else table.iloc[wanted]
+
+
+def _affordable(seconds: float, most: int) -> int:
+    """How many calls of so many seconds there is time for."""
+    return max(FEWEST, min(most, int(PATIENCE / max(seconds, 1e-6))))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Seconds that a call takes, the first one apart, which does what later ones need not."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def is_same(expected: Answer, answered: Answer, absolute: float) -> bool:
@@ -51,34 +157,66 @@ def _kind(answer: np.ndarray) -> str:
 
 def extreme_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
     """Rows in each of which one feature, of the first few, is the smallest or the largest that a request may send."""
-    floats = [index for index, feature in enumerate(schema.features) if feature.kind == "float"][:EXTREMES]
-    rows = np.repeat(table[:1], 2 * len(floats), axis=0)
-    for number, index in enumerate(floats):
-        rows[2 * number : 2 * number + 2, index] = schema.bounds(schema.features[index])
+    numbers = [index for index, feature in enumerate(schema.features) if feature.is_number][:EXTREMES]
+    rows = np.repeat(table[:1], 2 * len(numbers), axis=0)
+    for number, index in enumerate(numbers):
+        for row, bound in enumerate(schema.bounds(schema.features[index]), 2 * number):
+            rows[row, index] = bound
     return rows
 
 
-def rows_at_changes(ask: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema) -> np.ndarray:
+def far_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
+    """Rows from the table, with their numbers farther and farther from the middle: where probabilities become nothing.
+
+    Whole numbers stay whole, and nothing leaves what a request may send.
+    """
+    chosen = table[np.linspace(0, len(table) - 1, min(len(table), PAIRS)).astype(int)].astype(np.float64)
+    middle = np.nan_to_num(np.nanmean(chosen, axis=0))
+    rows = np.concatenate([middle + (chosen - middle) * times for times in FARTHER])
+    for index, feature in enumerate(schema.features):
+        column = rows[:, index]
+        if feature.is_number:
+            whole = np.round(column) if feature.is_whole else column
+            rows[:, index] = np.clip(whole, *schema.bounds(feature))
+        else:
+            rows[:, index] = np.tile(chosen[:, index], len(FARTHER))
+    return _typed(rows, table.dtype)
+
+
+def rows_at_changes(
+    ask: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema, pairs: int = PAIRS
+) -> np.ndarray:
     """Rows on both sides of places where the answer changes, as near to them as features allow.
 
     Between two rows that are answered differently lies a boundary, or a step. The way between them is halved again and
-    again; features of whole numbers stay whole.
+    again; what is not a float stays whole. An error of `ask` is raised.
     """
     rng = np.random.default_rng(0)
-    low, high = (table[rng.integers(0, len(table), PAIRS)].astype(np.float64) for _ in range(2))
+    low, high = (table[rng.integers(0, len(table), pairs)].astype(np.float64) for _ in range(2))
     whole = np.array([feature.kind != "float" for feature in schema.features])
 
     def key(rows: np.ndarray) -> np.ndarray:
-        answer = ask(rows.astype(table.dtype))
+        answer = ask(_typed(rows, table.dtype))
         found = np.asarray(answer[0] if isinstance(answer, list) else answer)
         return found.reshape(len(rows), -1)[:, 0]
 
     first, last = key(low), key(high)
-    middle = (first + last) / 2 if first.dtype.kind == "f" else None
+    middle = first / 2 + last / 2 if first.dtype.kind == "f" else None
     for _ in range(HALVINGS):
-        between = low + (high - low) / 2
+        between = low / 2 + high / 2
         between[:, whole] = np.round(between[:, whole])
         found = key(between)
         is_low = found == first if middle is None else (found <= middle) == (first <= middle)
         low[is_low], high[~is_low] = between[is_low], between[~is_low]
-    return np.concatenate([low, high]).astype(table.dtype)
+    return _typed(np.concatenate([low, high]), table.dtype)
+
+
+def _typed(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The rows in the type of the table; what lies beyond its largest whole number becomes that."""
+    if dtype.kind not in "iu":
+        return rows.astype(dtype)
+    limits = np.iinfo(dtype)
+    # The largest number in 64 bits is none in double precision, and the next is too large.
+    high = min(float(limits.max), np.nextafter(float(limits.max) + 1, 0))
+    typed: np.ndarray = np.clip(rows, float(limits.min), high).astype(dtype)
+    return typed

@@ -205,7 +205,7 @@ def with_unknown_tried(schema: Schema, estimator: Any, table: Table, methods: Se
 
 
 def with_magnitude_tried(schema: Schema, estimator: Any, table: Table, method: str) -> Schema:
-    """The schema with the largest magnitude of numbers that the estimator takes."""
+    """The schema with the largest magnitude of numbers that the estimator takes, as far as a few tell."""
     row, maker = plain_rows(schema, table[:1])[0], TableMaker(schema)
     floats = [feature.kind == "float" for feature in schema.features]
 
@@ -217,8 +217,9 @@ def with_magnitude_tried(schema: Schema, estimator: Any, table: Table, method: s
         ]
         return _works(estimator, maker.table(rows), method)
 
-    largest = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), LARGEST)
-    return schema.model_copy(update={"magnitude": largest})
+    tried = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), LARGEST)
+    held = [abs(bound) for feature in schema.features if feature.kind == "float" for bound in feature.span if bound]
+    return schema.model_copy(update={"magnitude": max([tried, *held])})  # What the sample has, it takes in any case.
 
 
 def _unknown(feature: Feature) -> str | int:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.runtimes import trees
+from flaskml.errors import FlaskmlError, MissingExtra, NotPublishable
+from flaskml.runtimes import linear, trees
 from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, INPUT, open_session
-from flaskml.runtimes.trees import Writer
+from flaskml.runtimes.writing import Writer
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 """The versions of the operators that skl2onnx writes; those of trees are newer (`trees`)."""
@@ -33,6 +33,8 @@ def graphs_of(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> dict[
     `some` are rows, shape (rows, features), by whose answers the shape of each output is found. Raises
     `NotPublishable` where there is no graph for the first method, and `MissingExtra`.
     """
+    if hasattr(estimator, "best_estimator_"):  # A search answers as what it has found.
+        return graphs_of(estimator.best_estimator_, some, methods)
     wanted = [method for method in methods if method not in (*DERIVED, "decision_function")]
     graphs = {GRAPH_FILE: _graph(estimator, some, wanted)}
     if "decision_function" in methods:
@@ -48,7 +50,7 @@ def _graph(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> Graph:
             model = _converted(estimator, some.shape[1], raw=methods[0] == "decision_function")
             named = _name(model.graph, methods)
             _fit(model, {method: np.asarray(getattr(estimator, method)(some)) for method in named}, some)
-    except (MissingExtra, MemoryError):
+    except (FlaskmlError, MemoryError):
         raise
     except Exception as error:  # Whatever the converter raises, there is no graph.
         raise NotPublishable(f"It has no graph in double precision ({type(error).__name__}).") from error
@@ -61,7 +63,7 @@ def _converted(estimator: Any, width: int, *, raw: bool) -> Any:
         from skl2onnx.common.data_types import DoubleTensorType
     except ImportError as error:
         raise MissingExtra("fast", "The ONNX runtime") from error
-    converters = {**trees.converters(raw=raw), **imputers()}
+    converters = {**trees.converters(raw=raw), **linear.converters(raw=raw), **imputers()}
     model = convert_sklearn(
         estimator,
         initial_types=[(INPUT, DoubleTensorType([None, width]))],
@@ -75,7 +77,8 @@ def _converted(estimator: Any, width: int, *, raw: bool) -> Any:
 
 
 def _last(estimator: Any) -> Any:
-    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    """The step of a pipeline, or of one inside it, that answers."""
+    return _last(estimator.steps[-1][1]) if hasattr(estimator, "steps") else estimator
 
 
 def _options(estimator: Any, *, raw: bool) -> dict[int, dict[str, bool]] | None:
@@ -99,7 +102,7 @@ def _impute(scope: Any, operator: Any, container: Any) -> None:
     write, imputer = Writer(scope, operator, container), operator.raw_operator
     fill = np.asarray(imputer.statistics_, dtype=np.float64)
     if imputer.add_indicator or imputer.missing_values == imputer.missing_values or np.isnan(fill).any():
-        raise NotImplementedError("an imputer of another kind")
+        raise NotPublishable("There is no graph of an imputer that does more than fill gaps in numbers.")
     missing = write.node("IsNaN", [write.rows])
     write.node("Where", [missing, write.constant(fill), write.rows], operator.outputs[0].full_name)
 

@@ -33,18 +33,19 @@ class OnnxRuntime:
 
     def __init__(self, sessions: Mapping[str, Any], schema: Schema, rest: Runtime | None = None) -> None:
         """`sessions` has one for each method; `rest` computes all others."""
-        # Graphs compute in double precision, whatever the numbers are.
-        self.tables = TableMaker(schema.model_copy(update={"layout": "array", "dtype": "float64"}))
-        self._dtype = schema.dtype
+        # A row is first what the estimator would take, rounded to single precision where it was fitted on such.
+        is_array = schema.layout == "array" and np.dtype(schema.dtype).kind in "biuf"
+        as_doubles = {"layout": "array", "dtype": "float64"}
+        self.tables = TableMaker(schema if is_array else schema.model_copy(update=as_doubles))
         self._outputs = {method: (sessions[method].run, [DERIVED.get(method, method)]) for method in sessions}
         self._rest = rest
 
     def compute(self, table: Any, method: str) -> Answer:
         """What the graph of the method answers, computed in the thread that asks."""
         if method not in self._outputs and self._rest is not None:
-            return self._rest.compute(table.astype(self._dtype), method)
+            return self._rest.compute(table, method)
         run, names = self._outputs[method]
-        answer: np.ndarray = run(names, {INPUT: table})[0]
+        answer: np.ndarray = run(names, {INPUT: np.asarray(table, dtype=np.float64)})[0]
         return _logarithm(answer) if method in DERIVED else answer
 
 
@@ -55,10 +56,7 @@ def _logarithm(answer: np.ndarray) -> np.ndarray:
 
 
 def open_session(graph: bytes) -> Any:
-    """A session that computes a graph in the thread that asks. Raises `NotPublishable` or `MissingExtra`.
-
-    A graph that keeps part of itself in other files is refused: it would name what is read here.
-    """
+    """A session that computes a graph in the thread that asks. Raises `NotPublishable` or `MissingExtra`."""
     try:
         import onnxruntime
     except ImportError as error:

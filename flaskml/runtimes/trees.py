@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from flaskml.errors import NotPublishable
+from flaskml.runtimes.writing import Writer
+
 DOMAIN = "flaskml.trees"
 """The domain of nodes that are to be TreeEnsembles."""
 
@@ -56,10 +59,15 @@ class Ensemble:
     leaf_weights: list[float] = field(default_factory=list)
     leaf_targets: list[int] = field(default_factory=list)
 
+    def start(self, values: np.ndarray) -> None:
+        """Adds to each target what comes before its trees; it is first in the sum, as it is for the estimator."""
+        for target, value in enumerate(values):
+            self.add(_leaf(value), target)
+
     def add(self, tree: Tree, target: int = 0) -> None:
-        """Adds a tree that adds to a target. Raises `NotImplementedError` for a leaf alone, which has no root here."""
+        """Adds a tree that adds to a target."""
         if tree.is_leaf[0]:
-            raise NotImplementedError("a tree without a split")
+            tree = _leaf(tree.value[0])
         inner, leaves = np.flatnonzero(~tree.is_leaf), np.flatnonzero(tree.is_leaf)
         place = np.empty(len(tree.is_leaf), dtype=np.int64)
         place[inner] = np.arange(len(inner)) + len(self.splits)
@@ -93,48 +101,21 @@ class Ensemble:
         }
 
 
-class Writer:
-    """Adds nodes to the graph that skl2onnx makes."""
+def _leaf(value: float) -> Tree:
+    """A tree that adds the same everywhere; a leaf alone cannot be the root of one."""
+    whole, values = np.array([1, 0, 0]), np.array([0.0, value, value])
+    is_leaf = np.array([False, True, True])
+    return Tree(whole, whole * 2, whole * 0, values * 0, whole * 0, is_leaf, values)
 
-    def __init__(self, scope: Any, operator: Any, container: Any) -> None:
-        self._scope = scope
-        self._container = container
-        self.rows: str = operator.inputs[0].full_name
 
-    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Adds a node of the standard operators, and returns the name of its output."""
-        output = output or self._scope.get_unique_variable_name(kind.lower())
-        self._container.add_node(kind, list(inputs), [output], op_version=13, **attributes)
-        return output
+def _add_trees(write: Writer, ensemble: Ensemble, *, single: bool) -> str:
+    """Adds the operator; `single` compares values as scikit-learn's own trees do, rounded to single precision."""
+    from onnx import TensorProto
 
-    def constant(self, values: Any, kind: str = "DOUBLE") -> str:
-        """Adds a constant of one dimension, and returns its name."""
-        from onnx import TensorProto
-
-        name: str = self._scope.get_unique_variable_name("constant")
-        items = [item.encode() if isinstance(item, str) else item for item in np.asarray(values).tolist()]
-        self._container.add_initializer(name, getattr(TensorProto, kind), [len(items)], items)
-        return name
-
-    def trees(self, ensemble: Ensemble, *, single: bool) -> str:
-        """Adds the trees; `single` compares values as scikit-learn's own trees do, rounded to single precision."""
-        from onnx import TensorProto
-
-        rows = self.rows
-        if single:
-            rows = self.node("Cast", [self.node("Cast", [rows], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
-        output: str = self._scope.get_unique_variable_name("trees")
-        attributes = ensemble.attributes()
-        self._container.add_node("Trees", [rows], [output], op_domain=DOMAIN, op_version=1, **attributes)
-        return output
-
-    def classes(self, scores: str, labels: np.ndarray, output: str) -> None:
-        """Adds the label of the column with the largest score, the first of several."""
-        best = self.node("ArgMax", [scores], axis=1, keepdims=0)
-        if labels.dtype.kind in "iubf":
-            self.node("Gather", [self.constant(labels.astype(np.int64), "INT64"), best], output)
-        else:
-            self.node("Gather", [self.constant(labels, "STRING"), best], output)
+    rows = write.rows
+    if single:
+        rows = write.node("Cast", [write.node("Cast", [rows], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
+    return write.add("Trees", [rows], DOMAIN, **ensemble.attributes())
 
 
 def _of_sklearn(tree: Any, values: np.ndarray) -> Tree:
@@ -149,7 +130,7 @@ def _of_histogram(predictor: Any) -> Tree:
     """A tree of histogram boosting's."""
     nodes = predictor.nodes
     if nodes["is_categorical"].any():
-        raise NotImplementedError("splits by category")
+        raise NotPublishable("A graph has no splits by category.")
     is_leaf = nodes["is_leaf"].astype(bool)
     names = ("left", "right", "feature_idx", "num_threshold", "missing_go_to_left")
     left, right, feature, threshold, missing = (nodes[name] for name in names)
@@ -164,11 +145,11 @@ def _mean(scope: Any, operator: Any, container: Any) -> None:
     """A tree, or the mean of a forest, for one quantity."""
     write, estimator = Writer(scope, operator, container), operator.raw_operator
     if estimator.n_outputs_ != 1:
-        raise NotImplementedError("several outputs")
+        raise NotPublishable("A graph of trees has one output.")
     ensemble, trees = Ensemble(), _trees_of(estimator)
     for tree in trees:
         ensemble.add(_of_sklearn(tree, tree.value[:, 0, 0]))
-    total = write.trees(ensemble, single=True)
+    total = _add_trees(write, ensemble, single=True)
     write.node("Div", [total, write.constant([len(trees)])], operator.outputs[0].full_name)
 
 
@@ -177,79 +158,77 @@ def _vote(scope: Any, operator: Any, container: Any) -> None:
     write, estimator = Writer(scope, operator, container), operator.raw_operator
     trees, labels = _trees_of(estimator), estimator.classes_
     if estimator.n_outputs_ != 1 or not 2 <= len(labels) <= CLASSES_MOST:
-        raise NotImplementedError("several outputs, or too many classes")
+        raise NotPublishable(f"A graph of trees has one output, and 2 to {CLASSES_MOST} classes.")
     ensemble = Ensemble(targets=len(labels))
     for label in range(len(labels)):
         for tree in trees:
             ensemble.add(_of_sklearn(tree, tree.value[:, 0, label]), label)
-    total = write.trees(ensemble, single=True)
+    total = _add_trees(write, ensemble, single=True)
     probable = write.node("Div", [total, write.constant([len(trees)])], operator.outputs[1].full_name)
-    write.classes(probable, labels, operator.outputs[0].full_name)
+    write.best(probable, labels, operator.outputs[0].full_name)
 
 
-def _gradient_scores(write: Writer, estimator: Any, start: Callable[[np.ndarray], np.ndarray]) -> str:
-    """The sums of gradient boosting, without a link; `start` is what it answers with them."""
-    stages = estimator.estimators_
-    ensemble = Ensemble(targets=stages.shape[1])
-    row = np.zeros((1, estimator.n_features_in_), dtype=np.float32)
-    sums = np.zeros(stages.shape[1])
-    for stage in stages:
+def _gradient_scores(write: Writer, estimator: Any) -> str:
+    """The sums of gradient boosting, without a link."""
+    ensemble = Ensemble(targets=estimator.estimators_.shape[1])
+    # Where it starts from is one constant, unless another estimator was set to say it: the graph is then found false.
+    ensemble.start(np.ravel(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), dtype=np.float32))))
+    for stage in estimator.estimators_:
         for target, part in enumerate(stage):
             ensemble.add(_of_sklearn(part.tree_, estimator.learning_rate * part.tree_.value[:, 0, 0]), target)
-            sums[target] += estimator.learning_rate * part.tree_.predict(row)[0, 0]
-    # Where it starts from is private to it, and follows from any one answer.
-    base = np.ravel(start(row)) - sums
-    return write.node("Add", [write.trees(ensemble, single=True), write.constant(base)])
+    return _add_trees(write, ensemble, single=True)
 
 
 def _gradient_sum(scope: Any, operator: Any, container: Any) -> None:
     write, estimator = Writer(scope, operator, container), operator.raw_operator
-    write.node("Identity", [_gradient_scores(write, estimator, estimator.predict)], operator.outputs[0].full_name)
+    write.node("Identity", [_gradient_scores(write, estimator)], operator.outputs[0].full_name)
 
 
 def _gradient_classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
-    estimator = operator.raw_operator
-    if estimator.loss != "log_loss":
-        raise NotImplementedError(f"the loss {estimator.loss}")
-    write = Writer(scope, operator, container)
-    scores = _gradient_scores(write, estimator, estimator.decision_function)
-    _probabilities(write, operator, scores, raw=raw)
+    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    _refuse_loss(estimator, "log_loss")
+    _boosted(write, operator, _gradient_scores(write, estimator), raw=raw, or_zero=True)
 
 
 def _histogram_scores(write: Writer, estimator: Any) -> str:
-    stages = estimator._predictors
+    if getattr(estimator, "is_categorical_", None) is not None:  # Its columns are then in another order.
+        raise NotPublishable("A graph has no splits by category.")
     ensemble = Ensemble(targets=estimator.n_trees_per_iteration_)
-    for stage in stages:
+    ensemble.start(np.ravel(estimator._baseline_prediction))
+    for stage in estimator._predictors:
         for target, predictor in enumerate(stage):
             ensemble.add(_of_histogram(predictor), target)
-    base = np.ravel(estimator._baseline_prediction)
-    return write.node("Add", [write.trees(ensemble, single=False), write.constant(base)])
+    return _add_trees(write, ensemble, single=False)
 
 
 def _histogram_sum(scope: Any, operator: Any, container: Any) -> None:
     write, estimator = Writer(scope, operator, container), operator.raw_operator
-    if estimator.loss not in ("squared_error", "absolute_error", "quantile"):
-        raise NotImplementedError(f"the loss {estimator.loss}")
+    _refuse_loss(estimator, "squared_error", "absolute_error", "quantile")
     write.node("Identity", [_histogram_scores(write, estimator)], operator.outputs[0].full_name)
 
 
 def _histogram_classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
     write = Writer(scope, operator, container)
-    _probabilities(write, operator, _histogram_scores(write, operator.raw_operator), raw=raw)
+    _boosted(write, operator, _histogram_scores(write, operator.raw_operator), raw=raw, or_zero=False)
 
 
-def _probabilities(write: Writer, operator: Any, scores: str, *, raw: bool) -> None:
-    """Label and probabilities of boosted scores: one for the second of two classes, or one a class."""
+def _refuse_loss(estimator: Any, *known: str) -> None:
+    if estimator.loss not in known:
+        raise NotPublishable(f"There is no graph of {type(estimator).__name__} with the loss {estimator.loss}.")
+
+
+def _boosted(write: Writer, operator: Any, scores: str, *, raw: bool, or_zero: bool) -> None:
+    """The label, and the scores or the probabilities; `or_zero` gives a score of zero to the second of two classes."""
     labels = operator.raw_operator.classes_
     label, output = (variable.full_name for variable in operator.outputs[:2])
-    if len(labels) > 2:
-        probable = write.node("Softmax", [scores], axis=1)
+    if raw:
+        write.node("Identity", [scores], output)
     else:
-        second = write.node("Sigmoid", [scores])
-        first = write.node("Sub", [write.constant([1.0]), second])
-        probable = write.node("Concat", [first, second], axis=1)
-    write.node("Identity", [scores if raw else probable], output)
-    write.classes(probable, labels, label)
+        write.probabilities(scores, len(labels), output)
+    if len(labels) > 2:
+        write.best(scores, labels, label)
+    else:
+        write.above_zero(scores, labels, label, or_zero=or_zero)
 
 
 def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
