@@ -41,8 +41,8 @@ GAIN = 0.9
 GRAPH_LIMIT = 64 * 2**20
 """Bytes that all graphs of a version may have together; a graph is parsed at each start, and is shared by nobody."""
 
-ESTIMATOR_LIMIT = 64 * 2**20
-"""Bytes of a pickled estimator beyond which no graph is tried: to write one takes some twenty times its memory."""
+ESTIMATOR_LIMIT = 128 * 2**20
+"""Bytes of a pickled estimator beyond which no graph is tried: to write one takes seven times that."""
 
 TRUE = "answers as the estimator"
 """What is noted of another runtime that may serve."""

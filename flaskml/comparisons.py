@@ -20,6 +20,9 @@ COMPARED = 4_000
 ALONE = 32
 """Rows of each table that are asked for one by one too, at most."""
 
+ALONE_SECONDS = 0.2
+"""Seconds after which no more of them are."""
+
 MANY = 32
 """Rows of a batch by which it is judged what an estimator costs."""
 
@@ -35,7 +38,7 @@ PAIRS = 64
 HALVINGS = 32
 """How often the way between two rows is halved: what is left is a billionth, far less than single precision tells."""
 
-EXTREMES = 16
+EXTREMES = 8
 """Features that are tried with the smallest and the largest number."""
 
 FARTHER = (10.0, 1e3, 1e6)
@@ -57,7 +60,6 @@ class Comparison:
 
     def __init__(self, own: Compute, methods: Sequence[str], schema: Schema, table: Table) -> None:
         one, many = (_seconds(partial(own, repeated(table, count), methods[0])) for count in (1, MANY))
-        self._alone = _affordable(one, ALONE)
         tables = [some_rows(table, MANY * _affordable(many, COMPARED // MANY))]
         if isinstance(table, np.ndarray) and table.dtype.kind in NUMERIC:
             tables.append(far_rows(tables[0], schema))
@@ -86,7 +88,10 @@ class Comparison:
             return None if expected is together else "raises, or does not, where the estimator does otherwise"
         if not is_same(expected, together, absolute):
             return "answers otherwise than the estimator"
-        for index in range(min(self._alone, len(table)) if len(table) > 1 else 0):
+        end = time.perf_counter() + ALONE_SECONDS
+        for index in range(min(ALONE, len(table)) if len(table) > 1 else 0):
+            if index >= FEWEST and time.perf_counter() > end:
+                break
             answer = _tried(compute, table[index : index + 1], method)
             if answer is None or not is_same(_row(expected, index), answer, absolute):
                 return "answers a row alone otherwise than among others"
