@@ -13,6 +13,12 @@ from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.conversion import fit_column, rename
 from flaskml.runtimes.onnx import INPUT, open_session
 
+METHODS = ("predict", "predict_proba")
+"""What outputs answer, by their order."""
+
+TRIED = 3
+"""Rows that a graph is tried with."""
+
 LABELS = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
 """The attributes in which operators that classify hold the names of classes."""
 
@@ -62,11 +68,20 @@ class ForeignGraph:
 
 def _refuse_other_files(model: Any) -> None:
     """A graph may keep its numbers in other files, and then names what is read when it is loaded."""
-    from onnx import TensorProto, external_data_helper
+    from onnx import TensorProto
 
-    tensors = external_data_helper._get_all_tensors(model)
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _parts(model, TensorProto)):
         raise NotPublishable("The graph keeps a part of itself in other files; save it as one file.")
+
+
+def _parts(message: Any, kind: type) -> Iterator[Any]:
+    """Every part of a kind in a model, wherever it is: in branches, in functions, in sparse tensors."""
+    if isinstance(message, kind):
+        yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else [value]:
+                yield from _parts(part, kind)
 
 
 def _labels(graph: Any) -> Iterator[str | int]:
@@ -114,27 +129,43 @@ def _settle_input(graph: Any) -> int:
 
 
 def _settle_outputs(model: Any) -> tuple[str, ...]:
-    """Names the outputs after the methods that they answer, and drops others."""
+    """Names the outputs after the methods that they answer, and drops others; a second one may be probabilities."""
     graph = model.graph
-    methods = ("predict", "predict_proba")[: min(len(graph.output), 2)]
-    kept = list(graph.output)[: len(methods)]
-    rename(graph, {output.name: method for output, method in zip(kept, methods, strict=True)})
+    outputs = [output.name for output in graph.output][:2]
+    if not outputs:
+        raise NotPublishable("The graph answers nothing.")
+    rename(graph, dict(zip(outputs, METHODS, strict=False)))
+    _keep(graph, METHODS[: len(outputs)])
+    first, *second = _tried(model)
+    if len(second) == 1 and not _are_probabilities(second[0]):
+        _keep(graph, METHODS[:1])
+    if first.ndim == 2 and first.shape[1] == 1:
+        fit_column(graph, "predict", 0)
+    return tuple(output.name for output in graph.output)
+
+
+def _keep(graph: Any, methods: Sequence[str]) -> None:
+    """Has the graph answer these methods and nothing else; the types follow from where they come from."""
     del graph.output[:]
     for method in methods:
         graph.output.add(name=method)
-    _check_answers(model, methods)
-    return methods
 
 
-def _check_answers(model: Any, methods: Sequence[str]) -> None:
-    """Makes a column of predictions one dimension, and refuses what is no answer for each row."""
+def _tried(model: Any) -> list[np.ndarray]:
+    """What the graph answers to some rows. Raises `NotPublishable` for what is no answer for each of them."""
     width = model.graph.input[-1].type.tensor_type.shape.dim[1].dim_value
     session = open_session(model.SerializeToString())
     try:
-        answers = session.run(list(methods), {INPUT: np.zeros((3, width))})
+        answers: list[np.ndarray] = session.run(None, {INPUT: np.zeros((TRIED, width))})
     except Exception as error:  # Whatever it raises, it does not answer.
         raise NotPublishable(f"The graph does not compute rows of {width} numbers ({type(error).__name__}).") from error
-    if any(not isinstance(answer, np.ndarray) or len(answer) != 3 for answer in answers):
+    if any(not isinstance(answer, np.ndarray) or answer.ndim == 0 or len(answer) != TRIED for answer in answers):
         raise NotPublishable("The graph must answer each row with a prediction, or with a label and probabilities.")
-    if answers[0].ndim == 2 and answers[0].shape[1] == 1:
-        fit_column(model.graph, "predict", 0)
+    return answers
+
+
+def _are_probabilities(answer: np.ndarray) -> bool:
+    """Whether each row holds shares of one."""
+    if answer.ndim != 2 or answer.dtype.kind != "f":
+        return False
+    return bool((answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-3))
