@@ -26,7 +26,8 @@ class SklearnRuntime:
 
     def compute(self, table: Table, method: str) -> Answer:
         """What the method answers: an array, or a list of arrays, one for each output."""
-        return numpy_answer(self._methods[method](table))
+        with np.errstate(all="ignore"):  # What numpy warns of is printed with its line, from a file that is opened.
+            return numpy_answer(self._methods[method](table))
 
 
 class UncheckedRuntime(SklearnRuntime):
