@@ -140,8 +140,9 @@ def is_same(expected: Answer, answered: Answer, absolute: float, near: float = N
     A number may be off by `near` of itself, or by `absolute`, which is for those near zero.
     """
     if isinstance(expected, list) or isinstance(answered, list):
-        parts = zip(expected, answered, strict=False)
-        return len(expected) == len(answered) and all(is_same(one, other, absolute, near) for one, other in parts)
+        if not (isinstance(expected, list) and isinstance(answered, list) and len(expected) == len(answered)):
+            return False
+        return all(is_same(one, other, absolute, near) for one, other in zip(expected, answered, strict=True))
     if expected.shape != answered.shape or _kind(expected) != _kind(answered):
         return False
     if expected.dtype.kind != "f":

@@ -109,6 +109,7 @@ def share_held(call: Callable[[], object]) -> float:
     seconds: list[float] = []
 
     def timed() -> None:
+        time.sleep(TICK)  # Whoever watches does so by then, even if the call lets nobody.
         start = time.perf_counter()
         try:
             call()
@@ -116,8 +117,8 @@ def share_held(call: Callable[[], object]) -> float:
             seconds.append(time.perf_counter() - start)
 
     thread = threading.Thread(target=timed)
-    longest, last = 0.0, time.perf_counter()
     thread.start()
+    longest, last = 0.0, time.perf_counter()
     while not seconds:
         time.sleep(TICK)
         now = time.perf_counter()

@@ -1,0 +1,129 @@
+"""What a predictor is found to cost before it serves."""
+
+import datetime as dt
+import hashlib
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from flaskml import warming
+from flaskml.batching import Batcher
+from flaskml.parsing import Parser
+from flaskml.schema import Feature, Schema
+from flaskml.tables import TableMaker
+from flaskml.warming import HELD, MADE_UP, PROBED, SIZES, made_up, share_held, warm
+
+SCHEMA = Schema(
+    features=(
+        Feature(name="size", kind="float", minimum=-1.5, maximum=2.5),
+        Feature(name="rooms", kind="integer", minimum=1, maximum=8),
+        Feature(name="town", kind="category", categories=("Oslo", "Rome", "Bern")),
+        Feature(name="floor", kind="category", categories=(1, 2, 10), dtype="category[int64]"),
+        Feature(name="member", kind="boolean"),
+        Feature(name="note", kind="text"),
+        Feature(name="sold", kind="datetime", minimum="2020-01-01", maximum="2021-01-01"),
+        Feature(name="any", kind="float"),
+        Feature(name="half", kind="float", minimum=3.0),
+        Feature(name="wide", kind="float", minimum=-1.7e308, maximum=1.7e308),
+        Feature(name="same", kind="integer", minimum=2**60 + 1, maximum=2**60 + 1),
+        Feature(name="gaps", kind="integer", minimum=0, maximum=3, nullable=True),
+    ),
+    layout="frame",
+    out_of_range="refuse",
+)
+
+
+def test_made_up_rows_are_taken_and_come_from_all_over_the_ranges():
+    rows = made_up(SCHEMA, MADE_UP)
+    assert len(Parser(SCHEMA, max_rows=MADE_UP).parse_table(rows).values) == MADE_UP
+    sizes = [row["size"] for row in rows]
+    assert min(sizes) < -1.4 and max(sizes) > 2.4 and len(set(sizes)) == MADE_UP
+    assert {row["rooms"] for row in rows} == set(range(1, 9))
+    assert {row["town"] for row in rows} == {"Oslo", "Rome", "Bern"} and {row["floor"] for row in rows} == {1, 2, 10}
+    assert {row["same"] for row in rows} == {2**60 + 1}
+    assert all(dt.datetime.fromisoformat(row["sold"]).year == 2020 for row in rows)
+
+
+NUMBER = Schema(features=(Feature(name="a", kind="float"),), layout="array")
+MAKER = TableMaker(NUMBER)
+
+
+def batcher_of(compute, methods=("predict",)):
+    return Batcher(compute, MAKER.table, methods)
+
+
+def test_every_method_is_timed_with_more_and_more_rows():
+    asked = []
+
+    def compute(table, method):
+        asked.append((method, len(table)))
+        return table[:, 0]
+
+    batcher = batcher_of(compute, ("predict", "transform"))
+    warm(batcher, MAKER, [(0.5,), (1.5,)], ("predict", "transform"))
+    for method in ("predict", "transform"):
+        sizes = [size for name, size in asked if name == method]
+        assert [size for size in sizes if size <= 2 ** (SIZES - 1)][::2] == [2**power for power in range(SIZES)]
+        assert all(batcher.costs[method].of(2**power) is not None for power in range(SIZES))
+    assert max(size for _, size in asked) <= PROBED
+    assert batcher.slices == {}
+
+
+def test_what_is_slow_is_not_timed_with_many_rows():
+    asked = []
+
+    def compute(table, method):
+        asked.append(len(table))
+        time.sleep(0.005 * len(table))
+        return table[:, 0]
+
+    batcher = batcher_of(compute)
+    warm(batcher, MAKER, [(0.5,)], ("predict",))
+    assert max(asked) <= 8 and batcher.costs["predict"].of(1) >= 0.005
+
+
+def test_what_the_estimator_raises_is_raised():
+    def compute(table, method):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        warm(batcher_of(compute), MAKER, [(0.5,)], ("predict",))
+
+
+def held_at_once():
+    """One operation, on numbers of many digits, that lets nobody run beside it."""
+    return pow(7, 10**1200, 10**1000 + 9)
+
+
+def test_what_holds_the_interpreter_is_told_from_what_does_not():
+    start = time.perf_counter()
+    held_at_once()
+    assert time.perf_counter() - start > 0.05
+    assert max(share_held(held_at_once) for _ in range(3)) > HELD
+    content = bytes(2**27)
+    assert min(share_held(lambda: hashlib.sha256(content)) for _ in range(5)) < HELD
+    assert min(share_held(lambda: time.sleep(0.1)) for _ in range(5)) < HELD
+
+
+def test_the_watcher_leaves_no_thread():
+    before = threading.active_count()
+    share_held(lambda: time.sleep(0.01))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("share", "sliced"), [(0.9, True), (0.1, False)])
+def test_what_holds_the_interpreter_is_sliced(monkeypatch, share, sliced):
+    """By what is measured; the measure itself has its own test."""
+    monkeypatch.setattr(warming, "share_held", lambda call: call() is None or share)
+
+    def compute(table, method):
+        time.sleep(len(table) * 2e-5)
+        return table[:, 0]
+
+    batcher = batcher_of(compute)
+    warm(batcher, MAKER, [(0.5,)], ("predict",))
+    assert (batcher.slices.keys() == {"predict"}) is sliced
+    if sliced:
+        assert 1 <= batcher.slices["predict"] <= 128 and np.log2(batcher.slices["predict"]).is_integer()
