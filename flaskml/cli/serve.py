@@ -83,14 +83,14 @@ def _app(info: ScriptInfo) -> Any:
 
 def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place: Any) -> None:
     """Serves in this process until it is told to stop; calls `ready` once it accepts."""
-    from flaskml.serving import make_engine
+    from flaskml.serving import connections_possible, make_engine
     from flaskml.serving.status import Policy
 
     app.extensions["watcher"].join()
     app.extensions["registry"].warm()
     settings = app.extensions["settings"]
     policy = Policy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH)
-    engine = make_engine(app, **place, policy=policy)
+    engine = make_engine(app, **place, policy=policy, connection_limit=connections_possible())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
     _announce(engine, place.get("unix_socket"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from flaskml.serving.status import Policy
 if TYPE_CHECKING:
     from flaskml.serving.loop import Loop
 
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "connection_limit": 10_000,
+    "cleanup_interval": 1,
+    "max_request_header_size": 16_384,
     "channel_request_lookahead": 0,
     "inbuf_overflow": 64 * 2**20,
     "outbuf_overflow": 64 * 2**20,
@@ -25,6 +28,7 @@ LIMITS = {
 }
 """How the engine differs from waitress's defaults.
 
+Deadlines are looked at each second. Headers of 16 KiB are what other servers take, and cost at most a few milliseconds.
 No body and no answer below 64 MiB opens a temporary file; and forwarding headers are
 refused where they would matter (`access`) instead of being removed from each request.
 """
@@ -32,6 +36,8 @@ refused where they would matter (`access`) instead of being removed from each re
 
 POLICY = Policy()
 """How the engine treats those who ask, if nothing else is said."""
+DESCRIPTORS_KEPT = 256
+"""Descriptors for all that is no connection: models, jobs, logs, children."""
 
 
 def has_engine() -> bool:
@@ -73,15 +79,28 @@ def _described(sock: socket.socket) -> tuple[Any, ...]:
     return (sock.family, sock.type, sock.proto, sock.getsockname())
 
 
+def connections_possible() -> int:
+    """How many connections this process can bear, after its limit of descriptors is raised as far as it may be."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # Some kernels refuse what they say is the limit.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    most: int = LIMITS["connection_limit"]
+    return most if soft == resource.RLIM_INFINITY else min(most, max(soft - DESCRIPTORS_KEPT, soft // 2))
+
+
 def check_waitress() -> None:
     """Raises `EngineNotHere` unless waitress has inside what the engine builds on."""
-    from waitress import channel, parser, server, task
+    from waitress import channel, parser, receiver, server, task
 
     needed = {
         channel.HTTPChannel: ("_flush_some", "_flush_exception", "_flush_outbufs_below_high_watermark", "service"),
-        parser.HTTPRequestParser: ("parse_header", "get_body_stream"),
+        parser.HTTPRequestParser: ("received", "parse_header", "get_body_stream"),
+        receiver.ChunkedReceiver: ("received", "getfile", "getbuf"),
         task.WSGITask: ("get_environment", "build_response_header", "has_body"),
-        server.TcpWSGIServer: ("add_task", "pull_trigger", "maintenance", "readable", "handle_accept"),
+        server.TcpWSGIServer: ("add_task", "pull_trigger", "maintenance", "handle_accept"),
     }
     missing = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]
     found = version("waitress")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import select
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
@@ -10,10 +12,15 @@ from waitress.channel import HTTPChannel
 
 from flaskml.serving import refusals
 from flaskml.serving.framing import Parser
+from flaskml.serving.strict import RequestTimeout
 from flaskml.serving.task import Task, template
 
 if TYPE_CHECKING:
     from flaskml.serving.loop import Loop
+
+
+AT_ONCE = struct.pack("ii", 1, 0)
+"""With SO_LINGER, has the kernel forget what was not sent when the connection closes, and say so to the client."""
 
 
 class NoLock:
@@ -42,6 +49,7 @@ class Channel(HTTPChannel):
     parser_class = Parser
     task_class = Task
     error_task_class = refusals.Task
+    request: Any = None
     events = 0
     """What the loop is told of: the flags of epoll."""
 
@@ -50,6 +58,8 @@ class Channel(HTTPChannel):
         super().__init__(server, *arguments, **named)
         self.requests_lock = self.outbuf_lock = NoLock()
         self.template = template(self)
+        self.since = server.now
+        """Since when the client is waited for, by the clock of the loop."""
 
     def received(self, data: bytes) -> bool:
         """Takes in what was read; most often that is a request, no more and no less."""
@@ -61,7 +71,14 @@ class Channel(HTTPChannel):
                 if len(self.requests) == 1:
                     self.server.add_task(self)
                 return True
+        return self._received_in_part(data)
+
+    def _received_in_part(self, data: bytes) -> bool:
         found: bool = super().received(data)
+        request = self.request
+        if request is not None and not request.has_begun and (request.headers_finished or request.header_plus.strip()):
+            request.has_begun = True
+            self.since = self.server.now
         return found
 
     def write_soon(self, data: Any) -> int:
@@ -81,7 +98,34 @@ class Channel(HTTPChannel):
     def service(self) -> None:
         """Executes one request, and sends what can be sent of the answer."""
         super().service()
+        self.since = self.server.now
         self.server.touch(self)
+
+    def look_at_clock(self, now: float) -> None:
+        """Ends the wait for the client if it took too long, which is looked at once a second."""
+        waited, deadlines = now - self.since, self.server.deadlines
+        if self.total_outbufs_len:
+            if waited > deadlines.answer:
+                self.drop()
+        elif self.requests:
+            self.since = now  # It is the client who waits.
+        elif self.request is None or not self.request.has_begun:
+            if waited > self.adj.channel_timeout:
+                self.handle_close()
+        elif waited > deadlines.of_request(self.request.body_bytes_received):
+            self._refuse_to_wait()
+
+    def _refuse_to_wait(self) -> None:
+        request, self.request = self.request, None
+        request.error = RequestTimeout("The request took too long to come")
+        self.requests.append(request)
+        self.server.add_task(self)
+
+    def drop(self) -> None:
+        """Closes the connection; what the client did not read is forgotten, by the kernel too."""
+        if self.total_outbufs_len:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+        self.handle_close()
 
     def handle_write(self) -> None:
         """Sends what can be sent, and lets a call go on that waited for room."""
@@ -92,6 +136,13 @@ class Channel(HTTPChannel):
         """Closes the connection; a call that waits for room learns of it when it goes on."""
         super().handle_close()
         self._give_room()
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        """Sends what was kept, as far as the client has room for it, and notes when that was."""
+        sent: bool = super()._flush_some(do_close)
+        if sent:
+            self.since = self.server.now
+        return sent
 
     def _give_room(self) -> None:
         worker = self._in_need_of_room

@@ -13,18 +13,16 @@ from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser
 from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
+from waitress.utilities import BadRequest
 
 from flaskml.serving.refusals import budget
+from flaskml.serving.strict import LEAD, NEVER, Chunks, Refused, check, trimmed
 
 BLOCKS_KEPT = 256
 """Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
 
 BLOCK_LIMIT = 2048
 """Bytes of the largest block that is kept: what is kept is bounded by this and the number."""
-
-
-SPOKEN = ("1.0", "1.1")
-"""The versions of HTTP that waitress answers in; it takes any other for the first."""
 
 
 class Blocks:
@@ -59,6 +57,7 @@ class Parser(HTTPRequestParser):
     """Waitress's parser, which asks what is kept before it parses."""
 
     blocks = Blocks()
+    path = ""
     environ: dict[str, str] | None = None
     """What the headers and the first line say, as a WSGI environment has it."""
 
@@ -70,6 +69,8 @@ class Parser(HTTPRequestParser):
 
     arrived = 0.0
     """When it arrived, on the monotonic clock, if it has a budget."""
+    has_begun = False
+    """Whether more of it has come than empty lines, of a request that comes in parts."""
 
     body: bytes | None = None
     """The body, of a request that came in one piece."""
@@ -87,6 +88,24 @@ class Parser(HTTPRequestParser):
         request.completed = request.headers_finished = True
         return request
 
+    def received(self, data: bytes) -> int:
+        """Takes in what belongs to the request, and returns how many bytes that was; all, once it is refused."""
+        taken = 0
+        if self.body_rcv is None and not LEAD.match(self.header_plus + data):
+            self.error = BadRequest("Start line is invalid")
+        else:
+            taken = super().received(data)
+        if not (self.error or self.headers_finished) and self._cannot_end_well(len(data)):
+            self.error = BadRequest("Invalid header")
+        if self.error is None:
+            return taken
+        self.completed, self.expect_continue = True, False
+        return len(data)
+
+    def _cannot_end_well(self, new: int) -> bool:
+        """Whether the headers, of which so many bytes are new, have in them what none may have."""
+        return NEVER.search(self.header_plus, max(len(self.header_plus) - new - 1, 0)) is not None
+
     def parse_header(self, block: bytes) -> None:
         """Sets what the block of headers says, raising what waitress raises."""
         meaning = self.blocks.get(block)
@@ -95,7 +114,14 @@ class Parser(HTTPRequestParser):
             if self.content_length:
                 self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(self.adj.inbuf_overflow))
             return
-        super().parse_header(block)
+        try:
+            check(block)
+        except Refused as refused:
+            self.error = refused.error
+            return
+        super().parse_header(trimmed(block))
+        if self.chunked:
+            self.body_rcv = Chunks(OverflowableBuffer(self.adj.inbuf_overflow))
         self.environ = self._environ()
         self.budget = budget(self.headers)
         self.stays_open = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
@@ -109,7 +135,7 @@ class Parser(HTTPRequestParser):
         return {
             **headers,
             "REQUEST_METHOD": self.command.upper(),
-            "SERVER_PROTOCOL": f"HTTP/{self.version if self.version in SPOKEN else '1.0'}",
+            "SERVER_PROTOCOL": f"HTTP/{self.version}",
             "PATH_INFO": "/" + path.lstrip("/") if path.startswith("/") else path,
             "REQUEST_URI": self.request_uri,
             "QUERY_STRING": self.query,

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
+from operator import itemgetter
 from typing import Any
 
 from waitress import wasyncore
@@ -27,6 +28,9 @@ ACCEPTED_AT_ONCE = 64
 
 IDLE_PATIENCE = 1.0
 """Seconds that an idle connection has then for one more request, whose answer says that it was the last."""
+
+STOOD_STILL = 5.0
+"""Seconds after which what was seen is old; if they pass between two looks at the clock, the process stood still."""
 
 
 class _NoThreads:
@@ -53,6 +57,9 @@ class Loop(BaseWSGIServer):
         listening: socket.socket | None = None,
     ) -> None:
         """`listening` is a socket that somebody else has bound."""
+        self.deadlines = policy.deadlines
+        self.now = self._looked = self._sought = time.monotonic()
+        self._waited_for: deque[tuple[float, Channel]] = deque()
         self.epoll = select.epoll()
         self.clock, self.heads = Clock(), Heads(adj.ident)
         self._ready: deque[Channel] = deque()
@@ -159,9 +166,13 @@ class Loop(BaseWSGIServer):
 
     def _turn(self, timeout: float) -> None:
         """What has come is read, what is ready starts, what is parked is computed, what is written is sent."""
+        if self.now >= self._looked + self.adj.cleanup_interval:
+            self.maintenance(self.now)
         self._listen_if_there_is_room()
         is_idle = not (self._ready or self.calls.is_busy or self._touched)
-        for fd, flags in self.epoll.poll(timeout if is_idle else 0):
+        events = self.epoll.poll(timeout if is_idle else 0)
+        self.now = time.monotonic()
+        for fd, flags in events:
             channel = self._map.get(fd)
             if type(channel) is Channel:
                 self._touched.add(channel)
@@ -187,18 +198,53 @@ class Loop(BaseWSGIServer):
             request.error = LATE
 
     def _listen_if_there_is_room(self) -> None:
-        """Follows waitress's own rule for the limit of connections."""
+        """Follows the limit of connections."""
         if self.status.draining:
             return
-        is_listening = self.accepting and self.readable()
+        if self.accepting:
+            self._make_room()
+        is_listening = self.accepting and len(self._map) < self.adj.connection_limit
         if is_listening != self._is_listening:
             self._is_listening = is_listening
             self.epoll.modify(self._fileno, select.EPOLLIN if is_listening else 0)
 
+    def _make_room(self) -> None:
+        """Near the limit of connections, closes those whose clients have been waited for longest.
+
+        Done between turns only: in one, the next connection might get the number of one whose event is yet to come.
+        """
+        limit: int = self.adj.connection_limit
+        aim = limit - min(ACCEPTED_AT_ONCE, limit // 100 + 1)
+        if len(self._map) <= aim:
+            return
+        if not self._waited_for and self.now > self._sought + self.deadlines.grace:
+            self._seek_waited_for()
+        while self._waited_for and len(self._map) > aim:
+            since, channel = self._waited_for.popleft()
+            if channel.is_open and channel.since == since and not channel.requests:
+                channel.drop()
+
+    def _seek_waited_for(self) -> None:
+        """Finds the connections where the client's part is missing, the oldest first.
+
+        Done at most once in the time of grace, for no other can be old enough before.
+        """
+        self._sought = self.now
+        latest = self.now - self.deadlines.grace
+        channels = self.active_channels.values()
+        found = [(channel.since, channel) for channel in channels if channel.since < latest and not channel.requests]
+        self._waited_for = deque(sorted(found, key=itemgetter(0)))
+        self.logger.warning("All %s connections are taken; %s wait for their clients", len(channels), len(found))
+
     def maintenance(self, now: float) -> None:
-        """Closes connections that were idle for long."""
-        super().maintenance(now)
-        self._touched.update(self.active_channels.values())
+        """Ends the wait for clients that took too long."""
+        if now > self._sought + STOOD_STILL:
+            self._waited_for.clear()  # Those that are closed by now hold what they had received.
+        since_last, self._looked = now - self._looked, now
+        for channel in list(self.active_channels.values()):
+            if since_last > STOOD_STILL:  # That is not the client's fault.
+                channel.since += since_last
+            channel.look_at_clock(now)
 
     def _look_after(self, channel: Channel) -> None:
         """Sends what can be sent, and has epoll wait for what the channel now waits for."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from flaskml.serving.deadlines import Deadlines
 
 KEY = "flaskml.server"
 """Where in the WSGI environment it is found."""
@@ -25,6 +27,9 @@ class Policy:
 
     queue_limit: int = 1024
     """Requests that may be unanswered before more are refused: a few dozen batches, so that none waits for long."""
+
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    """How long clients may let it wait."""
 
     first: frozenset[str] = frozenset()
     """Paths that are served before all others, and never refused: those that tell how the server is."""
