@@ -103,6 +103,14 @@ def test_each_request_ends_where_it_should_if_it_comes_byte_by_byte():
         assert faults(app, port, refused, right, size=1) == []
 
 
+@pytest.mark.parametrize("line", [b"X: a\nY: b", b"X: a\rY", b"X: \x00", b"X: \x7f", b"\nX", b"X: a\n\n"])
+@pytest.mark.parametrize("size", [1, 2**20])
+def test_what_cannot_become_right_is_refused_before_its_headers_end(line, size):
+    with serving(Told()) as port:
+        given = exchange(port, b"GET /a HTTP/1.1\r\nHost: h\r\n" + line, size)
+        assert [status for status, _ in answers(given)] == [400]
+
+
 def test_what_is_refused_is_not_kept():
     with serving(Told()) as port:
         kept = len(Parser.blocks)

@@ -218,7 +218,7 @@ def test_what_came_while_the_loop_was_held_up_is_not_late(monkeypatch):
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"])
-@pytest.mark.parametrize("content", [b"", SLOW["line ends"]])
+@pytest.mark.parametrize("content", [b"", b"\r\n", SLOW["line ends"]])
 def test_idle_connections_are_closed(first, content):
     with serving(Large(), channel_timeout=1) as port, closing(connect(port)) as client:
         client.sendall(first)
