@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import flaskml
-from flaskml import trial
+from flaskml import candidates, trial
 from flaskml.store import Store
 from flaskml.training.estimators import date_parts
 from tests.conftest import CHECKOUT, Server, mixed_table
@@ -214,6 +214,18 @@ FOREIGN = (lightgbm_categoricals, xgboost_categoricals)
 
 TABLES = OWN + FOREIGN
 
+NUMERIC = (iris, diabetes, wine, breast_cancer, one_column)
+"""What has a graph, and is served by each runtime too."""
+
+FORCED = tuple((make.__name__, runtime) for make in NUMERIC for runtime in ("sklearn", "onnx"))
+
+HAS_GRAPHS = bool(find_spec("onnxruntime") and find_spec("skl2onnx"))
+
+
+def name_of(table, runtime=None):
+    """The name of the model of a table, served by what is the fastest or by the runtime that is named."""
+    return table if runtime is None else f"{table}.{runtime}"
+
 
 class Cases(dict):
     """The cases by name, but for those whose library is not installed."""
@@ -230,13 +242,19 @@ def cases():
 
 @pytest.fixture(scope="module")
 def tables_store(cases, tmp_path_factory):
-    """A store of all tables, each published under its own name."""
+    """A store of all tables, each published under its own name, and of some for each runtime."""
     instance = tmp_path_factory.mktemp("tables") / "instance"
     with pytest.MonkeyPatch.context() as patch:
         # The golden rows are replayed in this process, without the second that a child takes to start.
         patch.setattr(trial, "judge", replayed)
+        patch.setattr(candidates, "CALLS", candidates.TURN)  # Which of two is faster need not be known for sure.
         for name, case in cases.items():
             flaskml.publish(case.estimator, case.X, name=name, instance_path=instance)
+        for name, runtime in FORCED:
+            if runtime != "onnx" or HAS_GRAPHS:
+                case = cases[name]
+                named = name_of(name, runtime)
+                flaskml.publish(case.estimator, case.X, name=named, instance_path=instance, runtime=runtime)
     return Store(instance)
 
 

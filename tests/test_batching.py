@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from flaskml.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs
+from flaskml.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs, joined
 from flaskml.parsing import Rows
 from flaskml.schema import Feature, Schema
 from flaskml.tables import TableMaker
@@ -115,6 +115,53 @@ def test_costs_are_known_by_size_and_follow_what_they_see():
     for _ in range(1000):
         costs.note(4, 0.02)
     assert costs.of(4) == pytest.approx(0.02, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["predict", "outputs"])
+def test_what_holds_the_interpreter_is_computed_in_slices(method):
+    estimator = Estimator()
+    batcher = batcher_of(estimator)
+    batcher.slices[method] = 4
+    calls = [Call(batcher, rows(*range(5)), method), Call(batcher, rows(*range(5, 11)), method)]
+    batcher.together(calls, in_slices=True)
+    assert estimator.sizes == [4, 4, 3]
+    for call, values in zip(calls, (range(5), range(5, 11)), strict=True):
+        answer = call.result()
+        assert np.ravel(answer[0] if method == "outputs" else answer).tolist() == [2.0 * value for value in values]
+    alone = Call(batcher, rows(*range(9)), method)
+    batcher.together([alone], in_slices=True)
+    assert estimator.sizes[3:] == [4, 4, 1]
+
+
+def test_nothing_is_sliced_unless_others_wait_beside_it():
+    estimator = Estimator()
+    batcher = batcher_of(estimator)
+    batcher.slices["predict"] = 2
+    for in_slices, sizes in ((False, [6]), (True, [2, 2, 2])):
+        batcher.together([Call(batcher, rows(*range(3)), "predict") for _ in range(2)], in_slices=in_slices)
+        assert estimator.sizes == sizes
+        estimator.sizes.clear()
+    batcher.together([Call(batcher, rows(1, 2), "predict")], in_slices=True)
+    assert estimator.sizes == [2]
+
+
+def test_a_bad_row_in_a_slice_harms_no_neighbour():
+    estimator = Estimator()
+    batcher = batcher_of(estimator)
+    batcher.slices["predict"] = 2
+    calls = [Call(batcher, rows(*range(3)), "predict"), Call(batcher, rows(*range(3), b=-1), "predict")]
+    batcher.together(calls, in_slices=True)
+    assert calls[0].result().tolist() == [0.0, 2.0, 4.0]
+    with pytest.raises(ValueError, match="negative"):
+        calls[1].result()
+
+
+def test_answers_to_slices_are_one_answer():
+    assert joined([np.array([1.0])]).tolist() == [1.0]
+    assert joined([np.array([1, 2]), np.array([3])]).tolist() == [1, 2, 3]
+    outputs = joined([[np.array([1]), np.array([[1.5]])], [np.array([2]), np.array([[2.5]])]])
+    assert [part.tolist() for part in outputs] == [[1, 2], [[1.5], [2.5]]]
+    assert joined([np.array(["a"]), np.array(["long"])]).tolist() == ["a", "long"]
 
 
 def ask_from_threads(batcher, questions, method="predict"):

@@ -7,12 +7,21 @@ from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeRegressor
 
 from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.runtimes.sklearn import methods_of
-from flaskml.samples import answers_alike, check_way_back, understand, with_unknown_tried, working_methods
+from flaskml.samples import (
+    answers_alike,
+    check_way_back,
+    understand,
+    with_magnitude_tried,
+    with_unknown_tried,
+    working_methods,
+)
+from flaskml.schema import LARGEST
 from flaskml.tables import TableMaker
 
 NUMBERS = np.random.default_rng(2).normal(size=(60, 3))
@@ -177,3 +186,46 @@ def test_texts_alone_are_refused_with_the_remedy(form):
     pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [0, 1] * 10)
     with pytest.raises(NotPublishable, match="make_column_transformer"):
         understand(pipeline, form(texts))
+
+
+def magnitude_of(estimator, table):
+    sample = understand(estimator, table)
+    return with_magnitude_tried(sample.schema, estimator, sample.table[:5], methods_of(estimator)[0]).magnitude
+
+
+@pytest.mark.parametrize(
+    ("estimator", "magnitude"),
+    [
+        (Ridge(), LARGEST),
+        (DecisionTreeRegressor(), float(np.finfo(np.float32).max)),
+        (make_pipeline(PolynomialFeatures(10), Ridge()), 1e30),
+        (make_pipeline(PolynomialFeatures(15), Ridge()), 1e15),
+    ],
+    ids=["linear", "trees", "tenth powers", "fifteenth powers"],
+)
+def test_the_largest_number_that_an_estimator_takes_is_tried(estimator, magnitude):
+    column = NUMBERS[:, :1]
+    assert magnitude_of(estimator.fit(column, TARGET), column) == magnitude
+
+
+def test_what_the_sample_has_is_taken_in_any_case():
+    column = np.array([[1.0], [-3e30], [2e30]] * 10)
+    pipeline = make_pipeline(PolynomialFeatures(10), Ridge()).fit(column / 1e30, np.arange(30.0))
+    assert magnitude_of(pipeline, column) == 3e30
+
+
+def test_whole_numbers_and_texts_have_no_magnitude():
+    whole = np.arange(40).reshape(20, 2)
+    assert magnitude_of(DecisionTreeRegressor().fit(whole, whole[:, 0]), whole) == LARGEST
+    assert magnitude_of(OneHotEncoder().fit(TOWNS), TOWNS) == LARGEST
+
+
+def test_an_estimator_that_takes_no_large_number_is_asked_for_all():
+    column = NUMBERS[:, :1]
+    pipeline = make_pipeline(PolynomialFeatures(25), Ridge()).fit(column, TARGET)
+    assert magnitude_of(pipeline, column) == LARGEST
+
+
+def test_numbers_in_single_precision_are_tried_within_it():
+    single = NUMBERS.astype(np.float32)
+    assert magnitude_of(DecisionTreeRegressor().fit(single, TARGET), single) == LARGEST

@@ -5,8 +5,9 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from flaskml.errors import InvalidInput
 from flaskml.parsing import Parser
-from flaskml.schema import Feature, Schema
+from flaskml.schema import LARGEST, Feature, Schema
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,36 @@ def test_the_example_is_made_up_and_accepted(feature, example):
     schema = Schema(features=(Feature(name="a", **feature),), layout="frame", out_of_range="refuse")
     assert schema.example == {"a": example}
     assert Parser(schema, max_rows=1).parse_table(schema.example).single
+
+
+@pytest.mark.parametrize(
+    ("feature", "options", "bounds"),
+    [
+        ({"kind": "float"}, {}, (-LARGEST, LARGEST)),
+        ({"kind": "float"}, {"magnitude": 1e15}, (-1e15, 1e15)),
+        ({"kind": "float", "dtype": "float32"}, {"magnitude": 1e300}, (-3.4028234663852886e38, 3.4028234663852886e38)),
+        ({"kind": "float", "minimum": 1.0}, {"magnitude": 1e15, "out_of_range": "refuse"}, (1.0, 1e15)),
+        ({"kind": "float", "minimum": 1.0, "maximum": 2.0}, {"out_of_range": "warn"}, (-LARGEST, LARGEST)),
+        ({"kind": "integer"}, {"magnitude": 1e15}, (-(2**63), 2**63 - 1)),
+        ({"kind": "integer", "dtype": "uint8"}, {}, (0, 255)),
+        ({"kind": "integer", "minimum": 1, "maximum": 8}, {"out_of_range": "refuse"}, (1, 8)),
+    ],
+)
+def test_the_numbers_that_a_request_may_send(feature, options, bounds):
+    schema = Schema(features=(Feature(name="a", **feature),), layout="frame", **options)
+    assert schema.bounds(schema.features[0]) == bounds
+
+
+def test_a_number_that_the_estimator_does_not_take_is_refused_with_its_bounds():
+    schema = Schema(features=(Feature(name="a", kind="float"),), layout="frame", magnitude=1e15)
+    parser = Parser(schema, max_rows=1)
+    assert parser.parse_table({"a": -1e15}).single
+    for number in (1.1e15, -1e300):
+        with pytest.raises(InvalidInput, match=r'"a" must be a number from -1000000000000000\.0 to 1000'):
+            parser.parse_table({"a": number})
+
+
+def test_a_schema_without_a_magnitude_takes_every_number():
+    stored = Schema(features=(Feature(name="a", kind="float"),), layout="frame").model_dump()
+    del stored["magnitude"]
+    assert Schema.model_validate(stored).magnitude == LARGEST

@@ -28,6 +28,13 @@ def test_a_job_is_accepted_at_once(train, app, client):
     assert client.get("/readyz").json["model"] == "default"
 
 
+def test_a_job_computes_as_asked(train, app, client):
+    answer = train(json={"data": "iris", "name": "flowers", "runtime": "sklearn-unchecked"})
+    app.extensions["jobs"].wait()
+    assert client.get(answer.headers["Location"]).json["status"] == "succeeded"
+    assert client.get("/models/flowers/versions/1").json["runtime"] == "sklearn-unchecked"
+
+
 @pytest.mark.contract("flask serve")
 def test_the_first_model_of_an_empty_store(make_app, tmp_path):
     app = make_app(INSTANCE_PATH=tmp_path / "new")
@@ -46,6 +53,7 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
         ({"json": {"data": "http://127.0.0.1/x.csv"}}, 422, "built-in"),
         ({"json": {"name": "../x"}}, 422, "name"),
         ({"json": {"estimator": "os.system"}}, 422, "estimator"),
+        ({"json": {"runtime": "abacus"}}, 422, "runtime"),
         ({"json": {"seed": 1}}, 202, None),
         ({"json": {"seed": "1"}}, 422, "seed"),
         ({"json": {"seed": True}}, 422, "seed"),

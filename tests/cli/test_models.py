@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from flaskml.cli.models import models
+from flaskml.model import open_predictor
 from flaskml.processes import Roster
 from flaskml.store import Store, environment_key
 from tests.conftest import CHECKOUT
@@ -271,6 +272,72 @@ def test_what_is_only_called_skops_is_refused_and_never_unpickled(flask_models, 
     for trust in ([], ["--trust"]):
         assert "model.skops is not taken (" in flask_models(*added(files, "model.skops"), *trust, code=1).stderr
     assert not canary.exists()
+
+
+def onnx_file(files):
+    """The estimator of the joblib file as a graph, made by somebody else."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    estimator = LinearRegression().fit(TABLE.to_numpy(), TARGET)
+    graph = skl2onnx.to_onnx(estimator, TABLE.to_numpy(dtype=np.float32)[:1])
+    (files / "model.onnx").write_bytes(graph.SerializeToString())
+    return "model.onnx"
+
+
+def test_a_graph_is_added_without_a_question(flask_models, files, store, swift):  # noqa: F811
+    result = flask_models(*added(files, onnx_file(files)), "--json")
+    assert json.loads(result.stdout) == {"model": "mine", "version": "1", "active": True} and result.stderr == ""
+    manifest = store.manifest("mine", "1")
+    assert (manifest.runtime, manifest.estimator, manifest.task) == ("onnx", "ONNX graph", "regression")
+    assert manifest.schema_.names == ("a", "b")
+    predictor = open_predictor(store.load("mine", "1"), max_rows=100)
+    answers = predictor.predict(predictor.parser.parse_table(TABLE))
+    np.testing.assert_allclose(answers, TARGET, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runtime", "sklearn"], "computed by the runtime onnx, not by sklearn"),
+        (["--data", "README.md"], "README.md"),
+    ],
+)
+def test_a_graph_that_is_not_added(flask_models, files, store, options, said):
+    told = flask_models(*added(files, onnx_file(files)), *options, code=1).stderr
+    assert said in told and "Traceback" not in told and "mine" not in store.names()
+
+
+def test_what_is_only_called_onnx_is_refused(flask_models, files, store, canary):
+    pytest.importorskip("onnx")
+    shutil.copy(files / "canary.joblib", files / "model.onnx")
+    told = flask_models(*added(files, "model.onnx"), code=1).stderr
+    assert "It is no ONNX file" in told and not canary.exists() and "mine" not in store.names()
+
+
+def test_a_graph_without_the_library_says_what_to_install(flask_models, files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (files / "model.onnx").write_bytes(b"x")
+    assert "pip install 'flaskml[fast]'" in flask_models(*added(files, "model.onnx"), code=1).stderr
+
+
+def test_the_runtime_can_be_said_and_what_was_measured_is_shown(flask_models, files, store, swift):  # noqa: F811
+    pytest.importorskip("skl2onnx")
+    for version, options in enumerate((["--runtime", "sklearn"], ["--runtime", "onnx"], []), 1):
+        flask_models(*added(files), "--trust", *options)
+        shown = json.loads(flask_models("show", "mine", version).stdout)
+        assert not options or shown["runtime"] == options[1]
+        assert all(found["is_true"] and found["note"] and found["one_row"] > 0 for found in shown["measurements"])
+    assert [found["runtime"] for found in shown["measurements"]] == ["sklearn", "sklearn-unchecked", "onnx"]
+    assert (
+        "predict.onnx" in store.manifest("mine", "2").files and "predict.onnx" not in store.manifest("mine", "1").files
+    )
+
+
+def test_a_damaged_graph_is_found(flask_models, files, store, swift):  # noqa: F811
+    flask_models(*added(files, onnx_file(files)))
+    path = store.root / "mine/1/predict.onnx"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "mine 1: models/mine/1/predict.onnx: it holds" in flask_models("verify", code=1).stdout
 
 
 def test_a_skops_file_without_the_library_says_what_to_install(flask_models, files, monkeypatch):

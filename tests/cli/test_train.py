@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -52,6 +53,27 @@ def test_built_in(runner, data):
     assert runner.invoke(train, ["--data", data]).exit_code == 0
 
 
+@pytest.mark.parametrize("runtime", ["sklearn", "sklearn-unchecked", "onnx"])
+def test_the_runtime_can_be_said(runner, store, runtime):
+    if runtime == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("skl2onnx")
+    result = runner.invoke(train, ["--data", "iris", "--name", "flowers", "--runtime", runtime])
+    assert result.exit_code == 0, result.output
+    manifest = store.manifest("flowers", "1")
+    assert manifest.runtime == runtime and bool(manifest.graphs) is (runtime == "onnx")
+    others = "" if runtime == "sklearn" else r" \(sklearn \d+\)"
+    assert re.fullmatch(rf"{runtime}: \d+ µs a row{others}", lines(result)["runtime"])
+
+
+def test_a_runtime_that_cannot_be_is_an_error(runner, store, mixed_csv):
+    options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--runtime", "onnx"]
+    result = runner.invoke(train, options)
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "The runtime onnx cannot serve this estimator: A graph takes numbers only" in result.output
+    assert "mine" not in store.names()
+
+
 def test_the_task_can_be_said(runner, mixed_csv):
     result = runner.invoke(train, ["--data", str(mixed_csv), "--target", "rooms", "--task", "regression"])
     assert lines(result)["task"] == "regression of rooms (as asked for)"
@@ -64,6 +86,7 @@ def test_the_task_can_be_said(runner, mixed_csv):
         (["--name", "../x"], 2, "--name"),
         (["--seed", "-1"], 2, "--seed"),
         (["--task", "x"], 2, "--task"),
+        (["--runtime", "abacus"], 2, "--runtime"),
         (["--data", "iris", "--target", "x"], 1, "own target"),
         (["--data", "README.md", "--target", "x"], 1, "README.md"),
     ],
