@@ -105,6 +105,7 @@ ERRORS = {
     errors.NotAnswerable: lambda: errors.NotAnswerable(),
     errors.EngineNotHere: lambda: errors.EngineNotHere("4.0", ["HTTPChannel.service"]),
     errors.Busy: lambda: errors.Busy(),
+    errors.Draining: lambda: errors.Draining(),
     errors.StorageFailed: lambda: errors.StorageFailed("No space left on device"),
     errors.InvalidTraining: lambda: errors.InvalidTraining("The table has no rows."),
     errors.JobNotFound: lambda: errors.JobNotFound("x" * 50_000),

@@ -284,7 +284,7 @@ def test_the_score_is_the_estimators_own(here, swift):
 
 
 def test_a_version_that_is_only_stored_leaves_the_active_one(here, swift):
-    flaskml.publish(fitted(), NUMBERS, instance_path=here)
+    flaskml.publish(fitted(), NUMBERS, instance_path=here, runtime="sklearn")
     assert flaskml.publish(Ridge().fit(NUMBERS, TARGET), NUMBERS, activate=False, instance_path=here) == "2"
     store = Store(here)
     state = store.state("default")

@@ -40,7 +40,7 @@ def two_versions(tmp_path_factory):
     path = tmp_path_factory.mktemp("swap") / "instance"
     for version, offset in OFFSETS.items():
         line = LinearRegression().fit(ROWS, ROWS[:, 0] + offset)
-        assert publish(line, ROWS, instance_path=path) == version
+        assert publish(line, ROWS, instance_path=path, runtime="sklearn") == version
     return path
 
 

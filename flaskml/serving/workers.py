@@ -28,9 +28,6 @@ Work: TypeAlias = Callable[[socket.socket, Callable[[], None]], None]
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What the supervisor waits for."""
 
-LIVED = 5.0
-"""Seconds after which a worker that dies is not taken for one that cannot start."""
-
 PAUSE_MOST = 10.0
 """Seconds at most between two tries to start a worker that cannot."""
 
@@ -50,9 +47,11 @@ class Slot:
     number: int
     socket: socket.socket
     pid: int = 0
-    born: float = 0.0
+    told: int = -1
+    """What becomes readable once the worker accepts, or has died."""
+
     deaths: int = 0
-    """How many have died here one after the other without having lived for long."""
+    """How many have died here one after the other before they accepted."""
 
     again: float = 0.0
     """When the next is started, if nobody is here; on the monotonic clock."""
@@ -112,9 +111,7 @@ class Supervisor:
         return bool(self._leaving) or any(not slot.pid for slot in self._slots)
 
     def _start(self, slot: Slot) -> None:
-        slot.pid, told = self._fork(slot)
-        slot.born = time.monotonic()
-        os.close(told)
+        slot.pid, slot.told = self._fork(slot)
 
     def _fork(self, slot: Slot) -> tuple[int, int]:
         """A new worker for the slot: its process, and what becomes readable once it accepts or has died."""
@@ -151,8 +148,8 @@ class Supervisor:
     def _note_death(self, pid: int, status: int) -> None:
         for slot in self._slots:
             if slot.pid == pid:
-                lived = time.monotonic() - slot.born
-                slot.deaths = 0 if lived >= LIVED else slot.deaths + 1
+                slot.deaths = 0 if os.read(slot.told, 1) else slot.deaths + 1
+                os.close(slot.told)
                 pause = min(0.1 * 2**slot.deaths, PAUSE_MOST) if slot.deaths else 0.0
                 slot.pid, slot.again = 0, time.monotonic() + pause
                 self.replaced += 1
@@ -174,15 +171,15 @@ class Supervisor:
             return
         for slot in self._slots:
             pid, told = self._fork(slot)
-            is_ready = _becomes_ready(told)
-            os.close(told)
-            if not is_ready:
+            if not _becomes_ready(told):
+                os.close(told)
                 logger.error("Worker %s does not start with what should be served now; the others stay", slot.number)
                 self._end(pid, signal.SIGKILL)
                 return
             if slot.pid:
                 self._end(slot.pid, signal.SIGTERM)
-            slot.pid, slot.born, slot.deaths = pid, time.monotonic(), 0
+                os.close(slot.told)
+            slot.pid, slot.told, slot.deaths = pid, told, 0
 
     def _end(self, pid: int, number: signal.Signals) -> None:
         self._leaving[pid] = time.monotonic() + self._patience + GRACE
@@ -231,13 +228,13 @@ def _becomes_ready(told: int) -> bool:
     until = time.monotonic() + READY_WITHIN
     while time.monotonic() < until and not signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
         if select.select([told], [], [], 0.1)[0]:
-            return bool(os.read(told, 1))
+            return os.read(told, 1) == b"1"
     return False
 
 
 def _say_ready(tell: int) -> None:
     with contextlib.suppress(OSError):
-        os.write(tell, b"1")
+        os.write(tell, b"11")  # One for whoever waits for it, one for whoever wonders why it died.
         os.close(tell)
 
 

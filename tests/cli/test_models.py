@@ -240,7 +240,7 @@ class Own(LinearRegression):
 
 def test_a_skops_file_is_loaded_without_a_question(flask_models, files, store, swift):  # noqa: F811
     dump_skops(make_pipeline(StandardScaler(), LinearRegression()).fit(TABLE, TARGET), files / "model.skops")
-    result = flask_models(*added(files, "model.skops"), "--json")
+    result = flask_models(*added(files, "model.skops"), "--runtime", "sklearn", "--json")
     assert json.loads(result.stdout)["version"] == "1" and result.stderr == ""
     answers = store.load_active("mine").estimator.predict(TABLE)
     np.testing.assert_allclose(answers, TARGET, rtol=1e-9, atol=1e-12)
