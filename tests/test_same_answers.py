@@ -170,8 +170,9 @@ EACH = [(make.__name__, None) for make in TABLES] + list(FORCED)
 
 
 @pytest.fixture
-def near(tables_store, table, runtime):  # noqa: F811
+def near(cases, tables_store, table, runtime):  # noqa: F811
     """How far a number may be off, by what computes; that is checked where it was asked for."""
+    assert cases[table]  # Or it is skipped, for want of its library.
     if runtime == "onnx" and not HAS_GRAPHS:
         pytest.skip("graphs need a library that is not installed")
     found = tables_store.manifest(name_of(table, runtime), "1").runtime
