@@ -198,7 +198,8 @@ def test_every_route_tells_what_every_route_refuses_in_the_shape(make_app, rule,
         answer = client.open(path, method=other)
         assert told(answer)["status"] == 405 and taken <= set(answer.headers["Allow"].split(", "))
     for below in ("nowhere", "..", "%00", "%ff", "nowhere/"):
-        assert told(client.open(f"{path.rstrip('/')}/{below}", method=method))["status"] == 404
+        status = told(client.open(f"{path.rstrip('/')}/{below}", method=method))["status"]
+        assert status == 404 or (below == "%00" and status == 400)  # The engine lets no NUL through.
     stranger = make_app(TRUSTED_HOSTS=("example.org",)).test_client()
     assert told(stranger.open(path, method=method))["status"] == 400
     if ACCESS[rule, method] == GUARDED:

@@ -22,32 +22,35 @@ class Refusal:
     detail: str
     retry_after: int = 1
 
-    def body(self) -> bytes:
-        """The problem as JSON."""
-        return json.dumps({"title": self.title, "status": 503, "detail": self.detail}).encode()
-
 
 OVERLOADED = Refusal("Overloaded", "More requests wait here than can be answered soon; send this one again later.")
 LATE = Refusal("Too late", f"The time that {BUDGET.replace('_', '-').title()} allows was over before the work began.")
 
 
 class Task(ErrorTask):
-    """Answers a request that is not to be served; waitress's own errors as waitress does."""
+    """Answers a request that the app never sees, in the shape of all errors (RFC 9457)."""
 
     def execute(self) -> None:
-        """Writes the refusal."""
-        refusal: Any = self.request.error
-        if not isinstance(refusal, Refusal):
-            super().execute()
-            return
-        body = refusal.body()
-        self.status = "503 Service Unavailable"
+        """Writes the refusal; after an error of framing the connection is closed, for nobody knows what follows."""
+        error: Any = self.request.error
+        headers = []
+        if isinstance(error, Refusal):
+            status, reason, title, detail = 503, "Service Unavailable", error.title, error.detail
+            headers.append(("Retry-After", str(error.retry_after)))
+        else:
+            status, reason, title = error.code, error.reason, error.reason
+            detail = f"{error.body.rstrip(chr(46))}."
+        body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
+        self.status = f"{status} {reason}"
         self.content_length = len(body)
         self.response_headers += [
             ("Content-Type", "application/problem+json"),
             ("Content-Length", str(len(body))),
-            ("Retry-After", str(refusal.retry_after)),
+            ("X-Content-Type-Options", "nosniff"),
+            *headers,
         ]
+        if not isinstance(error, Refusal):
+            self.set_close_on_finish()
         self.write(body)
 
 
