@@ -97,9 +97,13 @@ def _long(batcher: Batcher, method: str) -> int | None:
 
 
 def _slice(batcher: Batcher, method: str) -> int:
-    """The most rows, a power of two, that cost no more than a slice may."""
-    size = 1
-    while size < PROBED and (batcher.costs[method].of(2 * size) or 0) <= SLICE_SECONDS:
+    """The most rows, a power of two, that cost no more than a slice may, or than twice what a single row costs.
+
+    Smaller ones would do little but begin: what a call costs before its first row is not to be paid for every few.
+    """
+    costs, size = batcher.costs[method], 1
+    limit = max(SLICE_SECONDS, 2 * (costs.of(1) or 0))
+    while size < PROBED and (costs.of(2 * size) or 0) <= limit:
         size *= 2
     return size
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -651,6 +652,11 @@ class Target:
         answer = self.server.request("POST", path, content, {**kind, **hostile.headers})
         return *answer, time.monotonic() - start
 
+    def refuses_head_of(self, hostile):
+        """Whether the engine does not read the request at all, for the size of its target and headers."""
+        headers = sum(len(name) + len(value) for name, value in hostile.headers.items())
+        return self.terse and len(hostile.query) + headers + len(hostile.content_type or "") > 8_000
+
 
 @pytest.fixture(scope="module", params=[("waitress-serve", "full"), ("flask serve", "terse")], ids=" ".join)
 def target(request, hostile_instance):
@@ -681,6 +687,11 @@ def test_names_are_noticed():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_inputs(target, name):
     hostile, before = HOSTILE[name], target.peak()
+    if target.refuses_head_of(hostile):
+        with suppress(ConnectionError):  # It may be closed while the rest is sent.
+            assert target.send(hostile)[0] in (414, 431)
+        assert target.answers(hostile.model)
+        return
     status, headers, content, seconds = target.send(hostile)
     target.growth[name] = target.peak() - before
     assert status in (hostile.status if isinstance(hostile.status, tuple) else (hostile.status,)), content[:1_000]

@@ -162,7 +162,8 @@ def test_unknown(client):
     answer = client.get("/models/hommes")
     assert answer.status_code == 404 and "homes" in answer.json["detail"]
     for name in ("..", "%2e%2e", "A", "a" * 64, "a%00", "a%0a", "%EF%BC%A1", "a%2fb"):
-        assert client.get(f"/models/{name}").status_code == 404
+        status = client.get(f"/models/{name}").status_code
+        assert status == 404 or (name == "a%00" and status == 400)  # The engine lets no NUL through.
     for version in ("0", "01", "%D9%A1", "1%0a", "1" * 11, "-1"):
         assert client.get(f"/models/default/versions/{version}").status_code == 404
 
