@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
@@ -192,6 +193,7 @@ class Channel(HTTPChannel):
         if self.is_open:
             # Epoll forgets it by itself only once no process holds it, and one that was forked just now may; the next
             # connection, which gets the same number, would be closed in its place.
-            self.server.epoll.unregister(self._fileno)
+            with suppress(OSError, ValueError):  # Whatever it says, the socket is to be closed.
+                self.server.epoll.unregister(self._fileno)
         super().del_channel(map)
         self.server.forget(self)

@@ -115,7 +115,8 @@ def test_what_is_refused_is_not_kept():
     with serving(Told()) as port:
         kept = len(Parser.blocks)
         for status, content in REFUSED.values():
-            if b"chunked" not in content.partition(b"\r\n\r\n")[0]:
+            # The headers of a body that is too long are right, and of too long headers waitress reads others instead.
+            if status not in (413, 431) and b"chunked" not in content.partition(b"\r\n\r\n")[0]:
                 assert answers(exchange(port, content + CANARY))[0][0] == status
         assert len(Parser.blocks) == kept
 
