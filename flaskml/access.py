@@ -1,4 +1,4 @@
-"""Who may change state: the first module that imports Flask."""
+"""Who may change state."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from flask import current_app, request
 
 from flaskml.errors import AccessDenied, TokenRequired
+from flaskml.lean import this_app, this_request
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing by their definition (RFC 9110, section 9.2.1). Every other one is guarded."""
@@ -20,19 +21,23 @@ FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-P
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+_HARMLESS: set[Callable[..., Any]] = set()
+"""The views that change nothing."""
+
 
 def changes_nothing(view: View) -> View:
     """Marks a view that takes an unsafe method and yet changes no state, so that anyone may call it."""
-    view.changes_nothing = True  # type: ignore[attr-defined]
+    _HARMLESS.add(view)
     return view
 
 
 def guard() -> None:
     """Lets a state-changing request through only from who may send it."""
-    endpoint = request.endpoint
-    if endpoint is None or getattr(current_app.view_functions[endpoint], "changes_nothing", False):
+    sent = this_request()
+    endpoint = sent.endpoint
+    if endpoint is None or this_app().view_functions[endpoint] in _HARMLESS:
         return
-    if request.method in SAFE_METHODS:
+    if sent.method in SAFE_METHODS:
         return
     _refuse_foreign_pages()
     if digests := current_app.extensions["settings"].admin_token_sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -27,22 +28,38 @@ class Doubts:
             if (check := _check(schema, feature)) is not None
         ]
         self._numbers = bool(self._checks) and schema.layout == "array" and np.dtype(schema.dtype).kind in "iuf"
+        self._spans: list[tuple[int, float, float]] = []
+        """Low and high of each column that has a range, where all that is looked at are numbers."""
+
         if self._numbers:
             ranged = {index: feature for index, feature, _ in self._checks}
             columns = range(len(schema.features))
             spans = [ranged[i].span if i in ranged else (None, None) for i in columns]
             self._low = np.array([-np.inf if low is None else low for low, _ in spans], dtype=np.float64)
             self._high = np.array([np.inf if high is None else high for _, high in spans], dtype=np.float64)
+            self._spans = [
+                (index, -math.inf if low is None else low, math.inf if high is None else high)
+                for index, (low, high) in enumerate(spans)
+                if index in ranged
+            ]
 
     def of(self, rows: Rows) -> Sequence[Problem]:
         """The first doubts about the rows."""
-        if not self._checks or (self._numbers and len(rows.values) > FEW and not self._any(rows.table)):
+        if not self._checks or (self._numbers and not self._any(rows)):
             return ()
         found = self._found(rows.values)
         return [problem for problem, _ in zip(found, range(PROBLEMS_SHOWN), strict=False)]
 
-    def _any(self, table: Any) -> bool:
-        return bool(((table < self._low) | (table > self._high)).any())
+    def _any(self, rows: Rows) -> bool:
+        """Whether a number lies outside its range."""
+        if len(rows.values) > FEW:
+            return bool(((rows.table < self._low) | (rows.table > self._high)).any())
+        for row in rows.values:
+            for index, low, high in self._spans:
+                value: Any = row[index]
+                if value is not None and not low <= value <= high:
+                    return True
+        return False
 
     def _found(self, rows: Sequence[Sequence[Value]]) -> Iterator[Problem]:
         for number, row in enumerate(rows):

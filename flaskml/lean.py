@@ -13,10 +13,11 @@ from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
-from flask import Flask, Request, Response, request, request_tearing_down
+from flask import Flask, Request, Response, current_app, request, request_tearing_down
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.datastructures import Headers
 from werkzeug.routing import MapAdapter, Rule
+from werkzeug.sansio.utils import get_content_length
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -38,8 +39,26 @@ def _blueprints(endpoint: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
+def this_app() -> Flask:
+    """The present app itself. Each look through Flask's proxy costs, so who looks often asks for it once."""
+    return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+def this_request() -> Request:
+    """The present request itself."""
+    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
+
+
 class LeanRequest(Request):
-    """A request that knows its blueprints by its endpoint."""
+    """A request that knows its blueprints by its endpoint, and its length without looking at its other headers."""
+
+    @property
+    def content_length(self) -> int | None:
+        """The bytes of the body, where they were declared."""
+        sent = self.environ.get("CONTENT_LENGTH", "")
+        if "HTTP_TRANSFER_ENCODING" in self.environ or not (sent.isascii() and sent.isdigit()):
+            return get_content_length(sent, self.environ.get("HTTP_TRANSFER_ENCODING"))
+        return int(sent)
 
     @property
     def blueprints(self) -> list[str]:
@@ -47,16 +66,35 @@ class LeanRequest(Request):
         return list(_blueprints(self.endpoint))
 
 
+_TYPED = Headers((("Content-Type", "application/json"),))
+"""What a reply says that its headers are while it is made, so that none are looked up."""
+
+
 class Reply(Response):
     """An answer that is one run of bytes, of which nothing has to be found out when it is sent."""
 
     def __init__(self, body: bytes, mimetype: str) -> None:
-        headers = Headers(
-            (("Content-Type", mimetype), ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff"))
-        )
-        super().__init__([body], 200, headers)
-        self._made = (self.response, headers.to_wsgi_list())
+        self._body = [body]
+        self._sent = [
+            ("Content-Type", mimetype),
+            ("Content-Length", str(len(body))),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
         self._is_awaited = False
+        super().__init__(self._body, "200 OK", _TYPED)
+        self._asked_for: Headers | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, which are made when somebody asks for them."""
+        if self._asked_for is None:
+            self._asked_for = Headers(self._sent)
+        return self._asked_for
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        """Takes others."""
+        self._asked_for = headers
 
     def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
         """Has a function called once the answer was sent."""
@@ -64,11 +102,10 @@ class Reply(Response):
         return super().call_on_close(func)
 
     def get_wsgi_response(self, environ: WSGIEnvironment) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
-        """Body, status and headers, as WSGI has them; as they were made if nobody has changed them since."""
-        body, headers = self._made
-        is_as_made = self.response is body and self.headers.to_wsgi_list() == headers and self.status_code == 200
+        """Body, status and headers, as WSGI has them; as they were made if nobody can have changed them since."""
+        is_as_made = self._asked_for is None and self.response is self._body and self.status_code == 200
         if is_as_made and not self._is_awaited and environ["REQUEST_METHOD"] == "POST":
-            return cast(list[bytes], body), self.status, headers
+            return self._body, self.status, self._sent
         return super().get_wsgi_response(environ)
 
 
@@ -148,7 +185,7 @@ class Lean(Flask):
         """Calls what is to be called before a request, until one of it answers; for each endpoint it is sought once."""
         if self.url_value_preprocessors:
             return super().preprocess_request()
-        endpoint = request.endpoint
+        endpoint = this_request().endpoint
         functions = self._before.get(endpoint)
         if functions is None:
             functions = self._before[endpoint] = self._functions_before(endpoint)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Request, Response, current_app, render_template, request
+from flask import Flask, Response, render_template, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
@@ -27,7 +27,7 @@ from flaskml.errors import (
     TokenRequired,
     TooLarge,
 )
-from flaskml.lean import Reply
+from flaskml.lean import Reply, this_app, this_request
 from flaskml.model import Absent, Current, ModelSlot
 from flaskml.processes import Roster
 from flaskml.publishing import trial_limits
@@ -62,29 +62,24 @@ def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, d
     return settings, {**values, **own, "TRUSTED_HOSTS": list(settings.trusted_hosts) or None}
 
 
-def this_request() -> Request:
-    """The present request itself. Each look through Flask's proxy costs, so who looks often asks for it once."""
-    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
-
-
 def slot() -> ModelSlot:
     """The slot of the default model."""
-    return cast(ModelSlot, current_app.extensions["model"])
+    return cast(ModelSlot, this_app().extensions["model"])
 
 
 def store() -> Store:
     """The store that the app serves from."""
-    return cast(Store, current_app.extensions["store"])
+    return cast(Store, this_app().extensions["store"])
 
 
 def registry() -> Registry:
     """The slots of this process."""
-    return cast(Registry, current_app.extensions["registry"])
+    return cast(Registry, this_app().extensions["registry"])
 
 
 def roster() -> Roster:
     """The processes that serve the store."""
-    return cast(Roster, current_app.extensions["watcher"].roster)
+    return cast(Roster, this_app().extensions["watcher"].roster)
 
 
 def limits() -> Limits:
@@ -102,12 +97,12 @@ def named_slot(name: str) -> ModelSlot:
 
 def jobs() -> Jobs:
     """The training jobs of this process."""
-    return cast(Jobs, current_app.extensions["jobs"])
+    return cast(Jobs, this_app().extensions["jobs"])
 
 
 def settings() -> Settings:
     """The settings of the app."""
-    return cast(Settings, current_app.extensions["settings"])
+    return cast(Settings, this_app().extensions["settings"])
 
 
 def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -13,9 +13,10 @@ from werkzeug.http import parse_options_header
 from flaskml.access import changes_nothing
 from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
+from flaskml.lean import this_request
 from flaskml.model import Current
 from flaskml.parsing import Rows
-from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, this_request, told
+from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)
 

@@ -152,7 +152,7 @@ def _fit(model: Any, samples: Mapping[str, np.ndarray], some: np.ndarray) -> Non
     answers = open_session(model.SerializeToString()).run(list(samples), {INPUT: some.astype(np.float64)})
     for (method, wanted), answer in zip(samples.items(), answers, strict=True):
         if wanted.ndim == 1 and answer.ndim == 2:
-            fit_column(model.graph, method, answer.shape[1] - 1)
+            fit_column(model.graph, method, answer.shape[1])
         elif answer.dtype == np.int64 and wanted.dtype.kind in "bf":
             rename(model.graph, {method: f"{method}_whole"})
             kind = TensorProto.BOOL if wanted.dtype.kind == "b" else TensorProto.DOUBLE
@@ -161,10 +161,15 @@ def _fit(model: Any, samples: Mapping[str, np.ndarray], some: np.ndarray) -> Non
         output.ClearField("type")
 
 
-def fit_column(graph: Any, method: str, column: int) -> None:
-    """Has one column of an output answer the method, as one dimension."""
+def fit_column(graph: Any, method: str, columns: int) -> None:
+    """Has the last column of an output answer the method, as one dimension."""
     from onnx import TensorProto, helper
 
     rename(graph, {method: f"{method}_columns"})
-    graph.initializer.append(helper.make_tensor(f"{method}_column", TensorProto.INT64, [], [column]))
-    graph.node.append(helper.make_node("Gather", [f"{method}_columns", f"{method}_column"], [method], axis=1))
+    inputs = [f"{method}_columns", f"{method}_column"]
+    if columns == 1:  # The values of the only one need no copy.
+        dims, value, node = [1], -1, helper.make_node("Reshape", inputs, [method])
+    else:
+        dims, value, node = [], columns - 1, helper.make_node("Gather", inputs, [method], axis=1)
+    graph.initializer.append(helper.make_tensor(inputs[1], TensorProto.INT64, dims, [value]))
+    graph.node.append(node)

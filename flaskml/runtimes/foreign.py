@@ -140,7 +140,7 @@ def _settle_outputs(model: Any) -> tuple[str, ...]:
     if len(second) == 1 and not _are_probabilities(second[0]):
         _keep(graph, METHODS[:1])
     if first.ndim == 2 and first.shape[1] == 1:
-        fit_column(graph, "predict", 0)
+        fit_column(graph, "predict", 1)
     return tuple(output.name for output in graph.output)
 
 

@@ -1,4 +1,7 @@
-"""Converters of linear classifiers to ONNX, for skl2onnx to call: its own lose small probabilities."""
+"""Converters of linear models to ONNX, for skl2onnx to call.
+
+Its own lose small probabilities of classifiers, and write four nodes for a regression where one computes.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,9 @@ from flaskml.runtimes.writing import Writer
 
 def _classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
     """The label, and the scores or the probabilities."""
-    from onnx import TensorProto
-
     write, estimator = Writer(scope, operator, container), operator.raw_operator
     label, output = (variable.full_name for variable in operator.outputs[:2])
-    rows = write.node("Cast", [write.rows], to=TensorProto.DOUBLE)
-    product = write.node("MatMul", [rows, write.constant(estimator.coef_.T.astype(np.float64))])
+    product = write.node("MatMul", [write.doubles(), write.constant(estimator.coef_.T.astype(np.float64))])
     scores = write.node("Add", [product, write.constant(np.ravel(estimator.intercept_).astype(np.float64))])
     if raw:
         write.node("Identity", [scores], output)
@@ -30,8 +30,20 @@ def _classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
         write.above_zero(scores, estimator.classes_, label)
 
 
-def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
-    """What converts the classifiers whose probabilities follow from linear scores; `raw` asks for the scores."""
-    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+def _values(scope: Any, operator: Any, container: Any) -> None:
+    """The predictions of a regression."""
+    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    coefficients = np.atleast_2d(estimator.coef_).astype(np.float64)
+    intercepts = np.broadcast_to(np.asarray(estimator.intercept_, dtype=np.float64), len(coefficients))
+    inputs = [write.doubles(), write.constant(coefficients.T), write.constant(intercepts)]
+    write.node("Gemm", inputs, operator.outputs[0].full_name)
 
-    return dict.fromkeys((LogisticRegression, LogisticRegressionCV), partial(_classes, raw=raw))
+
+def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
+    """What converts regressions, and classifiers by linear scores; `raw` asks for the scores."""
+    from sklearn import linear_model as models
+
+    classifiers = (models.LogisticRegression, models.LogisticRegressionCV)
+    plain = (models.LinearRegression, models.Ridge, models.Lasso, models.ElasticNet)
+    searched = (models.RidgeCV, models.LassoCV, models.ElasticNetCV)
+    return {**dict.fromkeys(classifiers, partial(_classes, raw=raw)), **dict.fromkeys((*plain, *searched), _values)}

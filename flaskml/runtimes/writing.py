@@ -28,6 +28,12 @@ class Writer:
         self._container.add_node(kind, list(inputs), [output], op_version=13, **attributes)
         return output
 
+    def doubles(self) -> str:
+        """The rows in double precision, whatever the step before gives."""
+        from onnx import TensorProto
+
+        return self.node("Cast", [self.rows], to=TensorProto.DOUBLE)
+
     def constant(self, values: Any, kind: str = "DOUBLE") -> str:
         """Adds a constant, and returns its name."""
         from onnx import TensorProto
