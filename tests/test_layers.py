@@ -68,7 +68,7 @@ STEPS = {
     "flaskml.training.__main__": 8.2,
     "flaskml.training.job_table": 8.2,
     "flaskml.training.jobs": 8.3,
-    "flaskml.access": 9,
+    "flaskml.access": 9.05,
     "flaskml.lean": 9,
     "flaskml.web": 9.1,
     "flaskml.blueprints": 10.1,
