@@ -16,7 +16,7 @@ from flaskml.serving import make_engine
 
 COMMANDS = {
     "waitress-serve": (sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"),
-    "flask serve": (sys.executable, "-m", "flask", "--app", "wsgi", "serve", "--port", "0"),
+    "flask serve": (sys.executable, "-m", "flask", "--app", "wsgi", "serve", "--port", "0", "--workers", "1"),
 }
 """How each server is started in the checkout, on a free port."""
 

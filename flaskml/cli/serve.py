@@ -28,9 +28,13 @@ THREADS = 32
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--unix-socket", type=click.Path(), help="Listen on this socket instead of a port; with one worker.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that serve.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that serve.  [default: one for each processor that this one may use; 1 on a socket]",
+)
 @pass_script_info
-def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int) -> None:
+def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
     """Serve the models over HTTP, many requests in one call of the estimator.
 
     Needs Linux and pip install 'flaskml[fast]'; elsewhere it serves on waitress's threads, and says so. It serves the
@@ -42,7 +46,7 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
 
     SIGNALS. SIGTERM or Ctrl-C: /readyz answers 503, nobody new is accepted, and everything that was is answered, within
     DRAIN_TIMEOUT seconds; a second one ends it at once. SIGHUP, with several workers: configuration and models are
-    read anew and the workers replaced one by one, without a failed request.
+    read anew and the workers replaced one by one, without a failed request. One alone keeps what it has.
 
     LIMITS. Above MAX_QUEUE unanswered requests in a worker, and where X-Envoy-Expected-Rq-Timeout-Ms has passed, the
     answer is 503 with Retry-After; /livez and /readyz go before all else. With no ADMIN_TOKEN_SHA256, only this machine
@@ -59,6 +63,8 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
     from flaskml.serving import has_engine
 
+    if workers is None:
+        workers = 1 if unix_socket else _processors()
     if workers > 1 and unix_socket:
         raise click.UsageError("Several workers listen on a port; leave --unix-socket or --workers away.")
     with errors_told():
@@ -69,6 +75,13 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
             _serve_with_workers(info, host, port, workers)
         else:
             _serve_on_engine(_app(info), host=host, port=port, unix_socket=unix_socket)
+
+
+def _processors() -> int:
+    """The processors that this process may use, by its affinity and by the quota of its container."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def _app(info: ScriptInfo) -> Any:
@@ -90,9 +103,13 @@ def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place:
     app.extensions["registry"].warm()
     settings = app.extensions["settings"]
     policy = Policy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH)
-    engine = make_engine(app, **place, policy=policy, connection_limit=connections_possible())
+    largest = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
+    limits = {"connection_limit": connections_possible(), "max_request_body_size": largest + 1}
+    engine = make_engine(app, **place, policy=policy, **limits)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
+    if not (sys.stdin and sys.stdin.isatty()):  # From a terminal it means that the terminal is gone.
+        signal.signal(signal.SIGHUP, lambda *_: engine.logger.warning("SIGHUP is for several workers; nothing changes"))
     _announce(engine, place.get("unix_socket"))
     gc.collect()
     gc.freeze()  # What lives as long as the process need not be looked through again and again.

@@ -24,6 +24,13 @@ AT_ONCE = struct.pack("ii", 1, 0)
 """With SO_LINGER, has the kernel forget what was not sent when the connection closes, and say so to the client."""
 
 
+LINGER_SECONDS = 2.0
+"""For how long what a refused client still sends is read and dropped, so that it gets to read the refusal."""
+
+LINGER_BYTES = 64 * 2**20
+"""How much of it; a client that was told so and sends more is cut off."""
+
+
 class NoLock:
     """Stands in for the locks of a channel, which only one thread ever uses."""
 
@@ -56,6 +63,7 @@ class Channel(HTTPChannel):
 
     def __init__(self, server: Loop, *arguments: Any, **named: Any) -> None:
         self._in_need_of_room: greenlet | None = None
+        self._dropped: int | None = None
         super().__init__(server, *arguments, **named)
         self.requests_lock = self.outbuf_lock = NoLock()
         self.template = template(self)
@@ -64,6 +72,8 @@ class Channel(HTTPChannel):
 
     def received(self, data: bytes) -> bool:
         """Takes in what was read; most often that is a request, no more and no less."""
+        if self._dropped is not None:
+            return self._drop(data)
         if self.request is None and not (self.will_close or self.close_when_flushed):
             request = self.parser_class.whole(self.adj, data)
             if request is not None:
@@ -98,14 +108,20 @@ class Channel(HTTPChannel):
 
     def service(self) -> None:
         """Executes one request, and sends what can be sent of the answer."""
+        refused = self.requests[0].error is not None
         super().service()
+        if refused and self.close_when_flushed:
+            self._dropped = 0
         self.since = self.server.now
         self.server.touch(self)
 
     def look_at_clock(self, now: float) -> None:
         """Ends the wait for the client if it took too long, which is looked at once a second."""
         waited, deadlines = now - self.since, self.server.deadlines
-        if self.total_outbufs_len:
+        if self._dropped is not None and not self.total_outbufs_len:
+            if waited > LINGER_SECONDS:
+                self.handle_close()
+        elif self.total_outbufs_len:
             if waited > deadlines.answer:
                 self.drop()
         elif self.requests:
@@ -130,8 +146,28 @@ class Channel(HTTPChannel):
 
     def handle_write(self) -> None:
         """Sends what can be sent, and lets a call go on that waited for room."""
-        super().handle_write()
+        if self._dropped is not None and self.close_when_flushed:
+            self._flush_exception(self._flush_some, do_close=False)
+            if not self.total_outbufs_len and not self.will_close:
+                self._linger()
+        if self._dropped is None or self.will_close:
+            super().handle_write()
         self._give_room()
+
+    def _linger(self) -> None:
+        """Closes the one half of the connection. Closed whole, it would be reset by what the client still sends."""
+        self.close_when_flushed = False
+        self.since = self.server.now
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.handle_close()
+
+    def _drop(self, data: bytes) -> bool:
+        self._dropped = (self._dropped or 0) + len(data)
+        if self._dropped > LINGER_BYTES:
+            self.handle_close()
+        return False
 
     def handle_close(self) -> None:
         """Closes the connection; a call that waits for room learns of it when it goes on."""

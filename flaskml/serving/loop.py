@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import threading
@@ -23,8 +24,17 @@ from flaskml.serving.task import Clock, Heads
 STARTED_AT_ONCE = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
 
+REFUSED_AT_ONCE = 32
+"""Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served."""
+
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted in one turn."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the system says when it can give no more connections; they go on waiting, so it would say so for ever."""
+
+EXHAUSTED_SECONDS = 0.5
+"""For how long nobody is accepted then."""
 
 IDLE_PATIENCE = 1.0
 """Seconds that an idle connection has then for one more request, whose answer says that it was the last."""
@@ -63,6 +73,7 @@ class Loop(BaseWSGIServer):
         self.epoll = select.epoll()
         self.clock, self.heads = Clock(), Heads(adj.ident)
         self._ready: deque[Channel] = deque()
+        self._refused: deque[Channel] = deque()
         self._touched: set[Channel] = set()
         self.status = Status()
         self.policy = policy
@@ -70,6 +81,7 @@ class Loop(BaseWSGIServer):
         self._is_closed = False
         self._closing = threading.RLock()
         self._is_listening = True
+        self._accepts_from = 0.0
         bound = {"_sock": listening, "bind_socket": listening is None}
         super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo, **bound)
         self.calls = Greenlets(self.wake)
@@ -88,6 +100,8 @@ class Loop(BaseWSGIServer):
             return
         if len(self._ready) + self.calls.unfinished >= self.policy.queue_limit and request.error is None:
             request.error = OVERLOADED
+            self._refused.append(channel)
+            return
         self._ready.append(channel)
 
     def pull_trigger(self) -> None:
@@ -100,6 +114,17 @@ class Loop(BaseWSGIServer):
     def forget(self, channel: Channel) -> None:
         """The connection is about to be closed."""
         self._touched.discard(channel)
+
+    def accept(self) -> Any:
+        """The next who waits, with its address; None if there is nobody, or no room in this process."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            self._accepts_from = self.now + EXHAUSTED_SECONDS
+            self.logger.warning("Nobody is accepted for a moment: %s", error.strerror)
+            return None
 
     def handle_accept(self) -> None:
         """Accepts all who wait, up to a limit."""
@@ -169,7 +194,7 @@ class Loop(BaseWSGIServer):
         if self.now >= self._looked + self.adj.cleanup_interval:
             self.maintenance(self.now)
         self._listen_if_there_is_room()
-        is_idle = not (self._ready or self.calls.is_busy or self._touched)
+        is_idle = not (self._ready or self._refused or self.calls.is_busy or self._touched)
         events = self.epoll.poll(timeout if is_idle else 0)
         self.now = time.monotonic()
         for fd, flags in events:
@@ -183,6 +208,8 @@ class Loop(BaseWSGIServer):
             channel = self._ready.popleft()
             self._refuse_late(channel)
             self.calls.start(channel.service)
+        for _ in range(min(len(self._refused), REFUSED_AT_ONCE)):
+            self.calls.start(self._refused.popleft().service)
         self.calls.is_last = False  # Those who are woken may share with each other.
         self.calls.proceed()
         touched, self._touched = self._touched, set()
@@ -203,7 +230,8 @@ class Loop(BaseWSGIServer):
             return
         if self.accepting:
             self._make_room()
-        is_listening = self.accepting and len(self._map) < self.adj.connection_limit
+        has_room = len(self._map) < self.adj.connection_limit and self.now >= self._accepts_from
+        is_listening = self.accepting and has_room
         if is_listening != self._is_listening:
             self._is_listening = is_listening
             self.epoll.modify(self._fileno, select.EPOLLIN if is_listening else 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from waitress.task import ErrorTask
@@ -12,6 +14,8 @@ BUDGET = "X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 """The header that says for how many milliseconds the client waits, as Envoy sends it to what stands behind it."""
 
 BUDGET_DIGITS = 9
+
+REFUSED = "503 Service Unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +37,45 @@ class Task(ErrorTask):
     def execute(self) -> None:
         """Writes the refusal; after an error of framing the connection is closed, for nobody knows what follows."""
         error: Any = self.request.error
-        headers = []
         if isinstance(error, Refusal):
-            status, reason, title, detail = 503, "Service Unavailable", error.title, error.detail
-            headers.append(("Retry-After", str(error.retry_after)))
-        else:
-            status, reason, title = error.code, error.reason, error.reason
-            detail = f"{error.body.rstrip(chr(46))}."
-        body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
-        self.status = f"{status} {reason}"
+            self._refuse(error)
+            return
+        detail = f"{error.body.rstrip(chr(46))}."
+        if error.code == 413:
+            most = self.channel.adj.max_request_body_size - 1
+            detail = f"The body has more than the {most:,} bytes that are read here (settings MAX_BODY, MAX_UPLOAD)."
+        self.set_close_on_finish()
+        self._answer(f"{error.code} {error.reason}", *_problem(error.code, error.reason, detail))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Writes what was written before: where there are many refusals, they must cost little."""
+        headers, body = _written(refusal)
+        server = self.channel.server
+        head = server.heads.get(REFUSED, headers)
+        if not (self.request.stays_open and head) or server.status.draining or self.request.command == "HEAD":
+            self._answer(REFUSED, headers, body)
+            return
+        self.wrote_header = True
+        self.channel.write_soon(b"".join((head.content, server.clock.line(), body)))
+
+    def _answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        self.status = status
         self.content_length = len(body)
-        self.response_headers += [
-            ("Content-Type", "application/problem+json"),
-            ("Content-Length", str(len(body))),
-            ("X-Content-Type-Options", "nosniff"),
-            *headers,
-        ]
-        if not isinstance(error, Refusal):
-            self.set_close_on_finish()
+        self.response_headers += headers
         self.write(body)
+
+
+def _problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
+    """Headers and body of a refusal."""
+    body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
+    kind = ("Content-Type", "application/problem+json")
+    return [kind, ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")], body
+
+
+@lru_cache
+def _written(refusal: Refusal) -> tuple[list[tuple[str, str]], bytes]:
+    headers, body = _problem(503, refusal.title, refusal.detail)
+    return [*headers, ("Retry-After", str(refusal.retry_after))], body
 
 
 def budget(headers: dict[str, str]) -> float | None:

@@ -107,13 +107,6 @@ def test_nothing_that_was_accepted_is_lost(pause):
     assert all(client.answers and client.told_to_close for client in clients)
 
 
-@pytest.mark.thorough
-def test_nothing_is_lost_however_often():
-    for number in range(20):
-        clients = stop_under_load(0.25 + 0.013 * number)
-        assert [client.lost for client in clients] == [0] * CLIENTS
-
-
 def test_without_patience_there_are_losses():
     clients = stop_under_load(0.3, policy=Policy(patience=0))
     assert sum(client.lost for client in clients) > 0

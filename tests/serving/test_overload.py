@@ -1,6 +1,7 @@
 """More requests than can be answered, and requests that nobody waits for any more."""
 
 import json
+import socket
 import threading
 import time
 from contextlib import closing
@@ -81,6 +82,43 @@ def test_above_the_limit_requests_are_refused_at_once_and_health_is_not(app):
             thread.join()
         assert [status for status, _, _ in answers] == [200] * 3
         assert ask(port, "/gated")[0] == 200
+
+
+def test_those_who_are_refused_take_no_place_of_others(app):
+    """Many ask again at once when they are refused; as many as there is room for are served all the same."""
+    app.gate.set()
+    served, stopped = [], threading.Event()
+
+    def ask_on(port):
+        with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+            while not stopped.is_set():
+                connection.request("GET", "/gated")
+                answer = connection.getresponse()
+                answer.read()
+                served.append(answer.status)
+
+    with serving(app, policy=Policy(queue_limit=4)) as port:
+        threads = [threading.Thread(target=ask_on, args=(port,)) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        time.sleep(3)
+        stopped.set()
+        for thread in threads:
+            thread.join()
+    assert set(served) == {200, 503}
+    assert served.count(200) > served.count(503) / 20
+
+
+def test_a_refusal_of_a_head_request_has_no_body(app):
+    with (
+        serving(app, policy=Policy(queue_limit=0)) as port,
+        closing(socket.create_connection(("127.0.0.1", port))) as c,
+    ):
+        c.sendall(b"HEAD /gated HTTP/1.1\r\nHost: h\r\n\r\nGET /gated HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        with c.makefile("rb") as file:
+            received = file.read()
+    assert received.count(b"HTTP/1.1 503 Service Unavailable\r\n") == 2
+    assert received.count(b'"title": "Overloaded"') == 1
 
 
 def test_work_that_is_late_is_not_begun(app):

@@ -159,6 +159,25 @@ def test_honest_clients_are_served_beside_200_slow_ones():
         assert serves_in_a_crowd(port)
 
 
+@pytest.fixture
+def descriptors():
+    """As many as this process may have, which must be enough for both ends of thousands of connections."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 4_500:
+        pytest.skip("this process may not have as many descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.gauntlet
+def test_honest_clients_are_served_beside_2000_slow_ones(descriptors):
+    with serving(Large(), **within(request=3, answer=3)) as port:
+        assert serves_in_a_crowd(port, clients=2_000, requests=300)
+
+
 def test_at_the_limit_of_connections_the_slowest_make_room():
     with serving(Large(), **within(grace=0.1), connection_limit=100) as port:
         assert serves_in_a_crowd(port, requests=15)
@@ -272,22 +291,69 @@ def test_who_is_waited_for_longest_makes_room():
             assert all_of(gone) == b""
 
 
-def test_more_connections_than_select_can_bear():
+def test_more_connections_than_select_can_bear(descriptors):
+    with serving(Large()) as port, ExitStack() as held:
+        for _ in range(1_100):
+            held.enter_context(closing(connect(port)))
+        assert max(map(int, os.listdir("/proc/self/fd"))) > 2_000
+        for _ in range(20):
+            ask(port)
+
+
+def test_when_there_are_no_descriptors_those_who_wait_are_accepted_later():
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 4_096:
-        pytest.skip("this process may not have as many descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        with serving(Large()) as port, ExitStack() as held:
-            for _ in range(1_100):
-                held.enter_context(closing(connect(port)))
-            assert max(map(int, os.listdir("/proc/self/fd"))) > 2_000
-            for _ in range(20):
-                ask(port)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(Large()) as port, ExitStack() as held:
+        ask(port)
+        client = held.enter_context(closing(socket.socket()))
+        taken = [held.enter_context(Path("/dev/null").open()) for _ in range(20)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, limits[1]))
+        try:
+            with suppress(OSError):  # Fills the gaps below the limit.
+                while True:
+                    taken.append(held.enter_context(Path("/dev/null").open()))
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            used = time.process_time()
+            time.sleep(1)
+            assert time.process_time() - used < 0.5, "it does not try without a pause"
+            for file in taken:
+                file.close()
+            client.settimeout(10)
+            assert client.recv(2**16).endswith(b"yes")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+REFUSED = {
+    "a length of its own kind": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: +9\r\n\r\n",
+    "more than is read": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_who_is_refused_while_sending_can_read_why(name):
+    with serving(Large(), max_request_body_size=1000) as port:
+        for _ in range(20):
+            with closing(connect(port)) as client:
+                client.sendall(REFUSED[name])
+                for _ in range(8):  # Closed as a whole, the connection would be reset by this, and the answer be lost.
+                    client.sendall(bytes(2**16))
+                received = all_of(client)
+                assert re.match(rb"HTTP/1.1 4\d\d ", received) and b"Connection: close" in received
+
+
+def test_who_goes_on_sending_after_a_refusal_is_cut_off():
+    with serving(Large()) as port, closing(connect(port)) as client:
+        client.sendall(REFUSED["a length of its own kind"])
+        begun = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() < begun + 20:
+                client.sendall(b"a")
+                time.sleep(0.05)
+        assert 1 < time.monotonic() - begun < 10
+        ask(port)
 
 
 LIMITED = """

@@ -15,6 +15,7 @@ from http.client import HTTPConnection, HTTPException
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
 from flaskml import publish
@@ -195,20 +196,22 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_own(service):
     assert re.search(r"ended with signal 9; replaced 1 times so far", running.said())
 
 
-@pytest.mark.thorough
-def test_workers_that_are_killed_again_and_again_are_replaced(service):
+@pytest.mark.parametrize(
+    "times", [pytest.param(20, marks=pytest.mark.thorough), pytest.param(200, marks=pytest.mark.gauntlet)]
+)
+def test_workers_that_are_killed_again_and_again_are_replaced(service, times):
     running = service()
     load = Load(running)
     killed = []
-    for _ in range(20):
+    for _ in range(times):
         seen = sum(load.answers.values())
         wait_until(lambda seen=seen: sum(load.answers.values()) > seen + 20)
         killed.append(random.choice(running.workers()))
         os.kill(killed[-1], signal.SIGKILL)
-        wait_until(lambda: len(running.workers()) == 2 and killed[-1] not in running.workers(), 12)
+        wait_until(lambda: len(running.workers()) == 2 and killed[-1] not in running.workers(), 2)
     load.stop()
     assert set(load.lost) <= {*map(str, killed), None} and not load.refused
-    assert "replaced 20 times so far" in running.said()
+    assert f"replaced {times} times so far" in running.said()
 
 
 def test_connections_that_wait_for_a_dead_worker_are_served_by_the_next(service):
@@ -240,12 +243,14 @@ def test_all_are_replaced_one_by_one_without_a_loss(service):
     assert not load.lost and not load.refused
 
 
-@pytest.mark.thorough
-def test_all_are_replaced_again_and_again_without_a_loss(service):
+@pytest.mark.parametrize(
+    "times", [pytest.param(5, marks=pytest.mark.thorough), pytest.param(50, marks=pytest.mark.gauntlet)]
+)
+def test_all_are_replaced_again_and_again_without_a_loss(service, times):
     running = service()
     wait_until(lambda: len(running.workers()) == 2)
     load = Load(running, clients=16)
-    for number in range(5):
+    for number in range(times):
         before = set(running.workers())
         running.say(f"word{number}")
         running.process.send_signal(signal.SIGHUP)
@@ -267,16 +272,22 @@ def test_what_does_not_load_or_start_replaces_nothing(service):
         assert running.ask()[1] == "first"
 
 
-def test_it_stops_with_its_workers_and_loses_nothing(service):
-    running = service()
-    load = Load(running)
-    wait_until(lambda: sum(load.answers.values()) > 20)
-    running.process.terminate()
-    assert running.process.wait(20) == 0
-    load.stop()
-    assert not load.lost
-    with pytest.raises(ConnectionRefusedError):
-        running.ask()
+@pytest.mark.parametrize(
+    "times",
+    [1, pytest.param(20, marks=pytest.mark.thorough), pytest.param(200, marks=pytest.mark.gauntlet)],
+)
+def test_it_stops_with_its_workers_and_loses_nothing(service, times):
+    for number in range(times):
+        running = service()
+        load = Load(running)
+        wait_until(lambda load=load: sum(load.answers.values()) > 10)
+        time.sleep(0.013 * (number % 16))
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+        load.stop()
+        assert not load.lost
+        with pytest.raises(ConnectionRefusedError):
+            running.ask()
 
 
 def test_workers_do_not_outlive_a_supervisor_that_is_killed(service):
@@ -305,6 +316,16 @@ def test_the_command_serves_with_workers_that_share_the_model(serve):
     assert status == 200, answer
     server.process.terminate()
     assert server.process.wait(20) == 0
+
+
+def test_the_supervisor_has_no_thread_that_its_workers_would_miss(serve, store):
+    """What is loaded before workers are forked starts none, graphs included."""
+    ramp = np.linspace(0, 1, 40)[:, None]
+    publish(LinearRegression().fit(ramp, ramp[:, 0]), ramp, name="line", instance_path=store.instance_path)
+    server = serve("flask serve", "--workers", "2")
+    assert server.json("POST", "/models/line/predict", {"x0": 0.5})[0] == 200
+    assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1
+    assert len(children(server.process.pid)) == 2
 
 
 def large(rng, offset):

@@ -123,7 +123,7 @@ def _waitress(threads: int, app: str) -> tuple[str, ...]:
     return ("waitress-serve", "--listen=127.0.0.1:{port}", f"--threads={threads}", app)
 
 
-SERVE = ("flask", "serve", "--port={port}")
+SERVE = ("flask", "serve", "--port={port}", "--workers=1")
 SIDES: Mapping[str, Side] = {
     side.name: side
     for side in (
