@@ -195,7 +195,7 @@ class Loop(BaseWSGIServer):
             self.maintenance(self.now)
         self._listen_if_there_is_room()
         is_idle = not (self._ready or self._refused or self.calls.is_busy or self._touched)
-        events = self.epoll.poll(timeout if is_idle else 0)
+        events = self.epoll.poll(self.calls.sleep_at_most(timeout) if is_idle else 0)
         self.now = time.monotonic()
         for fd, flags in events:
             channel = self._map.get(fd)
