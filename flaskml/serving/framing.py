@@ -57,7 +57,7 @@ class Parser(HTTPRequestParser):
     """Waitress's parser, which asks what is kept before it parses."""
 
     blocks = Blocks()
-    path = ""
+    command = path = ""
     environ: dict[str, str] | None = None
     """What the headers and the first line say, as a WSGI environment has it."""
 
