@@ -24,7 +24,7 @@ from flaskml.serving.task import Clock, Heads
 STARTED_AT_ONCE = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
 
-REFUSED_AT_ONCE = 32
+REFUSED_AT_ONCE = 16
 """Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served."""
 
 ACCEPTED_AT_ONCE = 64
