@@ -21,13 +21,10 @@ FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-P
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-_HARMLESS: set[Callable[..., Any]] = set()
-"""The views that change nothing."""
-
 
 def changes_nothing(view: View) -> View:
     """Marks a view that takes an unsafe method and yet changes no state, so that anyone may call it."""
-    _HARMLESS.add(view)
+    view.changes_nothing = True  # type: ignore[attr-defined]
     return view
 
 
@@ -35,7 +32,7 @@ def guard() -> None:
     """Lets a state-changing request through only from who may send it."""
     sent = this_request()
     endpoint = sent.endpoint
-    if endpoint is None or this_app().view_functions[endpoint] in _HARMLESS:
+    if endpoint is None or getattr(this_app().view_functions[endpoint], "changes_nothing", False):
         return
     if sent.method in SAFE_METHODS:
         return
