@@ -196,10 +196,8 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_own(service):
     assert re.search(r"ended with signal 9; replaced 1 times so far", running.said())
 
 
-@pytest.mark.parametrize(
-    "times", [pytest.param(20, marks=pytest.mark.thorough), pytest.param(200, marks=pytest.mark.gauntlet)]
-)
-def test_workers_that_are_killed_again_and_again_are_replaced(service, times):
+@pytest.mark.gauntlet
+def test_workers_that_are_killed_again_and_again_are_replaced(service, times=200):
     running = service()
     load = Load(running)
     killed = []
@@ -243,10 +241,8 @@ def test_all_are_replaced_one_by_one_without_a_loss(service):
     assert not load.lost and not load.refused
 
 
-@pytest.mark.parametrize(
-    "times", [pytest.param(5, marks=pytest.mark.thorough), pytest.param(50, marks=pytest.mark.gauntlet)]
-)
-def test_all_are_replaced_again_and_again_without_a_loss(service, times):
+@pytest.mark.gauntlet
+def test_all_are_replaced_again_and_again_without_a_loss(service, times=50):
     running = service()
     wait_until(lambda: len(running.workers()) == 2)
     load = Load(running, clients=16)
