@@ -141,6 +141,7 @@ def test_requests_at_intervals_wait_for_each_other() -> None:
     assert 0 < outcome.requests <= 2 * outcome.elapsed_seconds / load.interval_seconds + 1
 
 
+@pytest.mark.gauntlet
 def test_peers_are_compared_in_one_run(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     options = ("--models=linear", "--connections=1,2", "--client=python", "--unique-header", f"--json={figures}")
@@ -155,6 +156,7 @@ def test_peers_are_compared_in_one_run(tmp_path: Path) -> None:
     assert all(start["seconds"] > 0 and start["rss_mb"] > 0 for start in starts[0].values())
 
 
+@pytest.mark.gauntlet
 def test_health_is_asked_beside_large_predictions() -> None:
     options = ("--health", "--models=gradient-boosting", "--runtimes=sklearn", "--rows=50", "--interval=0.01")
     rows = _table(_run(("bench_peers.py", *TINY, *options)))[1:]
