@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -60,6 +60,11 @@ BLOCKING = 8
 
 Key: TypeAlias = "tuple[Batcher, str]"
 """A predictor's batcher and a method: what calls must have in common to share a batch."""
+
+
+def rows_of(calls: Iterable[Call]) -> int:
+    """How many rows calls ask about."""
+    return sum(len(call.rows.values) for call in calls)
 
 
 @dataclass(slots=True)
@@ -167,7 +172,7 @@ class Greenlets:
             groups.setdefault((call.batcher, call.method), []).append(call)
         for (batcher, method), group in groups.items():
             for batch in batcher.batches(group):
-                if self._is_long(batcher, method, sum(len(call.rows.values) for call in batch)):
+                if self._is_long(batcher, method, rows_of(batch)):
                     self._hold((batcher, method), batch)
                 else:
                     batcher.together(batch)
@@ -182,7 +187,7 @@ class Greenlets:
     def _hold(self, key: Key, calls: list[Call]) -> None:
         held = self._held.setdefault(key, Held())
         held.calls += calls
-        held.rows += sum(len(call.rows.values) for call in calls)
+        held.rows += rows_of(calls)
         if key in self._gathering:
             self._gathering[key].wait_on()
 
@@ -206,8 +211,8 @@ class Greenlets:
             self._wake()
 
         for batch in batcher.batches(calls):
-            costs, rows = batcher.costs[method], sum(len(call.rows.values) for call in batch)
-            worth_waiting = (costs.of(rows) or math.inf) <= ALIKE * (costs.of(1) or 0.0)
+            costs = batcher.costs[method]
+            worth_waiting = (costs.of(rows_of(batch)) or math.inf) <= ALIKE * (costs.of(1) or 0.0)
             if worth_waiting:
                 self._running[key] = self._running.get(key, 0) + 1
             work = self._computing.submit(batcher.together, batch, in_slices=True)

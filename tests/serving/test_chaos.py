@@ -2,51 +2,29 @@
 
 import os
 import random
-import shutil
 import signal
 import threading
-import time
-from collections import Counter
+from contextlib import contextmanager
 from itertools import cycle
-from pathlib import Path
 
-import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression
 
-from flaskml import publish
 from flaskml.store import Store
 from tests.load import Load, failed, mixed
+from tests.serving.test_workers import children, wait_until
+from tests.test_swap import OFFSETS, instance, two_versions  # noqa: F401 - fixtures
 
 pytest.importorskip("greenlet")
 
-OFFSETS = {"1": 0, "2": 1000}
-"""What each version adds to its row."""
-
 CLIENTS = 8
-
-
-@pytest.fixture(scope="module")
-def two_versions(tmp_path_factory):
-    path = tmp_path_factory.mktemp("chaos") / "instance"
-    rows = np.geomspace(0.1, 900, 32)[:, None]
-    for version, offset in OFFSETS.items():
-        line = LinearRegression().fit(rows, rows[:, 0] + offset)
-        assert publish(line, rows, instance_path=path, runtime="sklearn") == version
-    return path
-
-
-@pytest.fixture
-def instance(two_versions, tmp_path):
-    return Path(shutil.copytree(two_versions, tmp_path / "instance"))
 
 
 class Swaps(threading.Thread):
     """Activates one version after the other, one a second."""
 
-    def __init__(self, instance):
+    def __init__(self, path):
         super().__init__()
-        self._store, self._over = Store(instance), threading.Event()
+        self._store, self._over = Store(path), threading.Event()
 
     def __enter__(self):
         self.start()
@@ -62,16 +40,14 @@ class Swaps(threading.Thread):
                 return
 
 
-def workers(server):
-    pid = server.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def wait_until(true, seconds):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+@contextmanager
+def pressed(serve, path):
+    """Two workers under load, whose version changes every second; gives the supervisor's process and the load."""
+    server = serve("flask serve", "--workers", "2")
+    wait_until(lambda: len(children(server.process.pid)) == 2)
+    with Swaps(path), Load([server.port], feature="x0", clients=CLIENTS) as load:
+        yield server.process, load
+        load.wait_for(len(load.answers) + 200)
 
 
 def times(few, *more):
@@ -81,33 +57,27 @@ def times(few, *more):
 
 
 @pytest.mark.parametrize("kills", times(2, 20, 200))
-def test_a_killed_worker_takes_its_own_requests_with_it_and_no_others(serve, instance, kills):
-    server = serve("flask serve", "--workers", "2")
-    wait_until(lambda: len(workers(server)) == 2, 10)
-    with Swaps(instance), Load([server.port], feature="x0", clients=CLIENTS) as load:
+def test_a_killed_worker_takes_its_own_requests_with_it_and_no_others(serve, instance, kills):  # noqa: F811
+    with pressed(serve, instance) as (supervisor, load):
         for _ in range(kills):
             load.wait_for(len(load.answers) + 200)
-            victim = random.choice(sorted(workers(server)))
+            victim = random.choice(sorted(children(supervisor.pid)))
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda victim=victim: len(workers(server)) == 2 and victim not in workers(server), 2)
-        load.wait_for(len(load.answers) + 200)
+            wait_until(lambda gone={victim}: len(now := children(supervisor.pid)) == 2 and not gone & now, 2)
     lost = failed(load.answers)
     assert {answer.status for answer in lost} <= {0} and len(lost) <= kills * CLIENTS
     assert not [answer for answer in lost if "Refused" in answer.body]
     good = [answer for answer in load.answers if answer.status == 200]
     assert not mixed(good, OFFSETS)
-    assert set(Counter(answer.version for answer in good)) == set(OFFSETS)
+    assert {answer.version for answer in good} == set(OFFSETS)
 
 
 @pytest.mark.parametrize("hangups", times(1, 5, 50))
-def test_workers_are_replaced_without_a_failed_request(serve, instance, hangups):
-    server = serve("flask serve", "--workers", "2")
-    wait_until(lambda: len(workers(server)) == 2, 10)
-    with Swaps(instance), Load([server.port], feature="x0", clients=CLIENTS) as load:
+def test_workers_are_replaced_without_a_failed_request(serve, instance, hangups):  # noqa: F811
+    with pressed(serve, instance) as (supervisor, load):
         for _ in range(hangups):
             load.wait_for(len(load.answers) + 200)
-            before = workers(server)
-            server.process.send_signal(signal.SIGHUP)
-            wait_until(lambda before=before: len(workers(server)) == 2 and not before & workers(server), 40)
-        load.wait_for(len(load.answers) + 200)
+            before = children(supervisor.pid)
+            supervisor.send_signal(signal.SIGHUP)
+            wait_until(lambda gone=before: len(now := children(supervisor.pid)) == 2 and not gone & now, 40)
     assert not failed(load.answers) and not mixed(load.answers, OFFSETS)
