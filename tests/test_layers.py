@@ -56,6 +56,7 @@ STEPS = {
     "flaskml.trial": 6.1,
     "flaskml.comparisons": 2.1,
     "flaskml.candidates": 6.1,
+    "flaskml.scoring": 7,
     "flaskml.registry": 7,
     "flaskml.publishing": 7,
     "flaskml.adding": 8,
@@ -75,6 +76,7 @@ STEPS = {
     "flaskml.cli": 10,
     "flaskml.cli.train": 10.1,
     "flaskml.cli.models": 10.1,
+    "flaskml.cli.predict": 10.1,
     "flaskml.cli.serve": 13,
     "flaskml": 12,
 }
