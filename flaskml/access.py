@@ -31,13 +31,16 @@ def changes_nothing(view: View) -> View:
     return view
 
 
+def guards(view: Callable[..., Any], method: str) -> bool:
+    """Whether only those may use a view by a method who may change state."""
+    return method not in SAFE_METHODS and view not in _HARMLESS
+
+
 def guard() -> None:
     """Lets a state-changing request through only from who may send it."""
     sent = this_request()
     endpoint = sent.endpoint
-    if endpoint is None or this_app().view_functions[endpoint] in _HARMLESS:
-        return
-    if sent.method in SAFE_METHODS:
+    if endpoint is None or not guards(this_app().view_functions[endpoint], sent.method):
         return
     _refuse_foreign_pages()
     if digests := current_app.extensions["settings"].admin_token_sha256:

@@ -60,7 +60,7 @@ def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], 
 
 
 def open_csv(lines: Iterable[str], *, blank_is_row: bool) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
-    """The same of a table of any length. Its rows are read when they are asked for, and may raise `NotParseable` then."""
+    """The same of a table of any length; its rows are read when asked for, and may raise `NotParseable` then."""
     reader = csv.reader(lines, strict=True)
     with _told_as_ours():
         header = next(reader, None)

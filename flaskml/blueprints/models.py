@@ -6,28 +6,20 @@ import json
 from typing import Any
 
 from flask import Blueprint, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from flaskml import trial
 from flaskml.errors import FlaskmlError
+from flaskml.openapi import describe
 from flaskml.registry import lagging
 from flaskml.schema import Feature
-from flaskml.state import State
+from flaskml.state import Choice, State
 from flaskml.web import limit_body, limits, may_block, registry, reply, roster, settings, store, validated
 
 bp = Blueprint("models", __name__)
 
 
-class Choice(BaseModel):
-    """The body of an activation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    version: str = Field(max_length=20)
-    reason: str = Field(default="activated over HTTP", max_length=500)
-
-
 @bp.get("/models")
+@describe("models", {200: "Models"})
 @may_block
 def list_models() -> Response:
     """Every model with its versions and the active one."""
@@ -35,6 +27,7 @@ def list_models() -> Response:
 
 
 @bp.get("/models/<model_name:name>")
+@describe("models", {200: "Model"}, errors=(404, 503))
 @may_block
 def show_model(name: str) -> Response:
     """One model: its versions, its features, its aliases, and every activation."""
@@ -51,6 +44,7 @@ def show_model(name: str) -> Response:
 
 
 @bp.get("/models/<model_name:name>/versions/<version:version>")
+@describe("models", {200: "Manifest"}, errors=(404, 503))
 @may_block
 def show_version(name: str, version: str) -> Response:
     """The manifest of a version."""
@@ -61,6 +55,7 @@ def show_version(name: str, version: str) -> Response:
 
 
 @bp.put("/models/<model_name:name>/active")
+@describe("models", {200: "Activated", 202: "Activated"}, errors=(400, 404, 409, 413, 422, 503, 507), takes="Choice")
 @may_block
 def activate(name: str) -> Response:
     """Makes a version the active one; answers when every process serves it."""
@@ -70,6 +65,7 @@ def activate(name: str) -> Response:
 
 
 @bp.post("/models/<model_name:name>/rollback")
+@describe("models", {200: "Activated", 202: "Activated"}, errors=(404, 409, 413, 503, 507))
 @may_block
 def roll_back(name: str) -> Response:
     """Makes the version active again that was so before the last activation."""
@@ -79,6 +75,7 @@ def roll_back(name: str) -> Response:
 
 
 @bp.delete("/models/<model_name:name>/versions/<version:version>")
+@describe("models", {204: None}, errors=(404, 409, 413, 503, 507))
 @may_block
 def delete(name: str, version: str) -> Response:
     """Removes a version that answers no request."""

@@ -15,6 +15,7 @@ from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.lean import this_request
 from flaskml.model import Current
+from flaskml.openapi import describe
 from flaskml.parsing import Rows
 from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
 
@@ -37,6 +38,7 @@ _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 
 
 @bp.post("/predict")
+@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
 @changes_nothing
 def predict() -> Response | tuple[str, int]:
     """Predicts each row of the body with the default model."""
@@ -44,6 +46,7 @@ def predict() -> Response | tuple[str, int]:
 
 
 @bp.post("/models/<model_name:name>/predict")
+@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
 @changes_nothing
 def predict_with_model(name: str) -> Response | tuple[str, int]:
     """Predicts with the active version of a model."""
@@ -51,6 +54,7 @@ def predict_with_model(name: str) -> Response | tuple[str, int]:
 
 
 @bp.post("/models/<model_name:name>/versions/<version:version>/predict")
+@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
 @changes_nothing
 def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
     """Predicts with a version that is active or has an alias."""

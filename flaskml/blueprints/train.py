@@ -8,6 +8,7 @@ from flask import Blueprint, Response, request
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
+from flaskml.openapi import describe
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web import checked, jobs, limit_body, may_block, reply, settings, slot
@@ -19,6 +20,12 @@ FILE_FIELD = "data"
 
 
 @bp.post("/train")
+@describe(
+    "training",
+    {202: "Queued"},
+    errors=(400, 413, 415, 422, 429, 507),
+    takes="TrainingSpec",
+)
 @may_block
 def train() -> Response:
     """Queues a training job: JSON with a built-in data set's name, or multipart with a CSV file."""
@@ -34,6 +41,7 @@ def train() -> Response:
 
 
 @bp.get("/jobs")
+@describe("training", {200: "Jobs"}, errors=(503,))
 @may_block
 def list_jobs() -> Response:
     """All jobs, newest first."""
@@ -41,6 +49,7 @@ def list_jobs() -> Response:
 
 
 @bp.get("/jobs/<job_id>")
+@describe("training", {200: "Job"}, errors=(404, 503))
 @may_block
 def show_job(job_id: str) -> Response:
     """One job as it stands."""
