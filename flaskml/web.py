@@ -5,12 +5,13 @@ Settings from where Flask keeps them, the live objects of an app, bodies, replie
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, redirect, render_template, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
@@ -114,10 +115,14 @@ def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[s
 
 
 def problem(error: FlaskmlError) -> Response:
-    """The error as RFC 9457 says."""
+    """The error as RFC 9457 says, or as a page for a browser."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if isinstance(error, TokenRequired):
         headers["WWW-Authenticate"] = 'Bearer, Basic realm="flaskml", charset="UTF-8"'
+    if prefers_page():
+        problems = [] if is_terse() else [found.detail for found in error.problems]
+        page = render_template("error.html", title=error.title, detail=_sentence(error), problems=problems)
+        return Response(page, error.status, headers)
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
@@ -170,6 +175,18 @@ def _key_problem(detail: Any) -> Problem:
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
 
 
+def negotiated(template: str, document: Mapping[str, Any], **more: Any) -> Response:
+    """The document as the page that a browser asks for, which `more` is told to besides, or as JSON."""
+    answer = Response(render_template(template, **document, **more)) if prefers_page() else reply({**document})
+    answer.vary.add("Accept")
+    return answer
+
+
+def sent_on(place: str) -> Response:
+    """Where a browser goes after a form of its page has changed something."""
+    return cast(Response, redirect(place, 303))
+
+
 def may_block(view: View) -> View:
     """Marks a view that waits for files or other processes, so that it holds up nobody where all share a thread."""
 
@@ -199,8 +216,9 @@ def render_form(
     if error is not None:
         troubles = {} if is_terse() else {found.feature: found.detail for found in error.problems}
         shown |= {"alert": _sentence(error), "troubles": troubles}
-    told_doubts = [told(doubt)["detail"] for doubt in doubts]
-    return render_template("index.html", predictor=current, doubts=told_doubts, **shown), status
+    shown["doubts"] = [told(doubt)["detail"] for doubt in doubts]
+    shown["names"] = sorted(name for name, one in registry().slots.items() if one.serving)
+    return render_template("index.html", predictor=current, default=settings().model_name, **shown), status
 
 
 def _sentence(error: FlaskmlError) -> str:
@@ -231,6 +249,7 @@ class VersionConverter(BaseConverter):
 def compile_templates(app: Flask) -> None:
     """Compiles every template now, so that no page has to."""
     app.add_template_filter(_brief, "brief")
+    app.add_template_filter(_ago, "ago")
     for name in app.jinja_env.list_templates():
         app.jinja_env.get_template(name)
 
@@ -238,6 +257,17 @@ def compile_templates(app: Flask) -> None:
 def _brief(bound: float | str) -> str:
     """A bound for people: a float in six digits, without the zeros that say nothing."""
     return f"{bound:.6g}" if isinstance(bound, float) else str(bound)
+
+
+def _ago(moment: str) -> str:
+    """How long ago a moment in ISO 8601 was, in its largest unit."""
+    then = dt.datetime.fromisoformat(moment)
+    seconds = (dt.datetime.now(dt.UTC) - then).total_seconds()
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
 
 
 def install(app: Flask) -> None:
@@ -252,10 +282,13 @@ def install(app: Flask) -> None:
 def _http_problem(error: HTTPException) -> Response:
     """An error of Flask's or Werkzeug's, in the one shape. Its headers, such as Allow, stay."""
     response = cast(Response, error.get_response())
+    if error.code is not None and error.code < 400:  # A redirection is no error.
+        return response
     fault = FlaskmlError(" ".join((error.description or error.name).split()))
     fault.status, fault.title = error.code or 500, error.name
-    response.data = _problem_body(fault)
-    response.mimetype = "application/problem+json"
+    told = problem(fault)
+    response.data = told.data
+    response.mimetype = told.mimetype or ""
     return response
 
 

@@ -5,15 +5,30 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from flaskml import trial
+from flaskml.bundle import environment_key
 from flaskml.errors import FlaskmlError
 from flaskml.openapi import describe
 from flaskml.registry import lagging
 from flaskml.schema import Feature
 from flaskml.state import Choice, State
-from flaskml.web import limit_body, limits, may_block, registry, reply, roster, settings, store, validated
+from flaskml.web import (
+    checked,
+    limit_body,
+    limits,
+    may_block,
+    negotiated,
+    prefers_page,
+    registry,
+    reply,
+    roster,
+    sent_on,
+    settings,
+    store,
+    validated,
+)
 
 bp = Blueprint("models", __name__)
 
@@ -23,7 +38,8 @@ bp = Blueprint("models", __name__)
 @may_block
 def list_models() -> Response:
     """Every model with its versions and the active one."""
-    return reply({"models": [{**row, "serving": _serving(row["name"])} for row in store().summaries()]})
+    rows = [{**row, "serving": _serving(row["name"])} for row in store().summaries()]
+    return negotiated("models.html", {"models": rows})
 
 
 @bp.get("/models/<model_name:name>")
@@ -40,7 +56,7 @@ def show_model(name: str) -> Response:
         "verdicts": verdicts,
         "features": _features(name, state),
     }
-    return reply({**_summary(name), **shown})
+    return negotiated("model.html", {**_summary(name), **shown}, environment=environment_key())
 
 
 @bp.get("/models/<model_name:name>/versions/<version:version>")
@@ -51,7 +67,7 @@ def show_version(name: str, version: str) -> Response:
     manifest = store().manifest(name, version)
     shown = json.loads(manifest.to_json())
     shown["schema"]["features"] = [_public(feature) for feature in manifest.schema_.features]
-    return reply(shown)
+    return negotiated("version.html", shown, manifest=manifest, state=store().state(name))
 
 
 @bp.put("/models/<model_name:name>/active")
@@ -60,6 +76,16 @@ def show_version(name: str, version: str) -> Response:
 def activate(name: str) -> Response:
     """Makes a version the active one; answers when every process serves it."""
     choice = validated(Choice)
+    with registry().changing():
+        return _after(name, trial.activate_accepted(store(), name, choice.version, choice.reason, limits()))
+
+
+@bp.post("/models/<model_name:name>/active")
+@may_block
+def activate_from_page(name: str) -> Response:
+    """The same from the form of a page."""
+    limit_body(settings().max_body, "MAX_BODY")
+    choice = checked(lambda: Choice.model_validate({"version": request.form.get("version", "")}))
     with registry().changing():
         return _after(name, trial.activate_accepted(store(), name, choice.version, choice.reason, limits()))
 
@@ -87,9 +113,11 @@ def delete(name: str, version: str) -> Response:
 
 
 def _after(name: str, state: State) -> Response:
-    """200 once the whole roster serves the new state, else 202 naming who does not yet."""
+    """200 once the whole roster serves the new state, else 202 naming who does not yet; a browser is sent on."""
     late = lagging(store(), roster(), name, state)
     body = {**_summary(name), "generation": state.generation, "lagging": [{"id": m.id, "pid": m.pid} for m in late]}
+    if prefers_page():
+        return sent_on(f"/models/{name}")
     return reply(body, 202 if late else 200, {"Location": f"/models/{name}"} if late else None)
 
 

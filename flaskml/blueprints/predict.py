@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +33,9 @@ OPTIONS = ("method", "top_k")
 
 FIELDS_IGNORED = 1_000
 """Fields that a form may have beside those of the schema, where these are ignored: as many as Werkzeug takes at all."""
+
+SHARES_SHOWN = 10
+"""Classes whose probabilities the page shows."""
 
 _JSON_START = re.compile(rb"\s*[{\[]")
 _COUNT = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
@@ -177,9 +182,28 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
     except FlaskmlError as error:
         return render_form(predictor, error.status, values=typed(predictor), error=error)
     method = predictor.method(None)
-    prediction = predictor.values(predictor.predict(rows), method)[0]
-    doubts = predictor.doubts.of(rows)
-    return render_form(predictor, values=typed(predictor), prediction=prediction, doubts=doubts)
+    shown = {
+        "prediction": predictor.values(predictor.predict(rows), method)[0],
+        "shares": shares(predictor, rows),
+        "line": curl_line(predictor, rows),
+    }
+    return render_form(predictor, values=typed(predictor), doubts=predictor.doubts.of(rows), **shown)
+
+
+def shares(predictor: Current, rows: Rows) -> dict[str, float]:
+    """The most probable classes of the first row; none where there are no probabilities, or several outputs."""
+    if "predict_proba" not in predictor.manifest.methods:
+        return {}
+    answer = predictor.predict(rows, "predict_proba")
+    found = predictor.values(answer, "predict_proba", SHARES_SHOWN)[0]
+    return found if isinstance(found, dict) else {}
+
+
+def curl_line(predictor: Current, rows: Rows) -> str:
+    """What to type to ask the same from a shell."""
+    row = dict(zip(predictor.schema.names, rows.values[0], strict=True))
+    body = shlex.quote(json.dumps(row, ensure_ascii=False))
+    return f"curl {shlex.quote(request.base_url)} -H 'Content-Type: application/json' -d {body}"
 
 
 def typed(predictor: Current) -> dict[str, str]:
