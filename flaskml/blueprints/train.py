@@ -33,10 +33,8 @@ FILE_FIELD = "data"
 @bp.get("/train")
 def ask() -> Response:
     """What can be trained: the form, or the specification that `POST /train` takes."""
-    schema = TrainingSpec.model_json_schema()
-    return negotiated(
-        "train.html", {"built_in": sorted(BUILT_IN), "specification": schema}, default=settings().model_name
-    )
+    document = {"built_in": sorted(BUILT_IN), "specification": TrainingSpec.model_json_schema()}
+    return negotiated("train.html", document, default=settings().model_name)
 
 
 @bp.post("/train")
