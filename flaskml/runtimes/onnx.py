@@ -6,6 +6,7 @@ its estimator is loaded too and answers these.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ def _logarithm(answer: np.ndarray) -> np.ndarray:
 
 def open_session(graph: bytes) -> Any:
     """A session that computes a graph in the thread that asks. Raises `NotPublishable` or `MissingExtra`."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # It would start a thread, which no forked worker has.
     try:
         import onnxruntime
     except ImportError as error:

@@ -5,6 +5,7 @@ Clients send the same block of headers again and again, so what a block means is
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from typing import Any
 
@@ -15,8 +16,8 @@ from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
 from waitress.utilities import BadRequest
 
-from flaskml.serving.refusals import budget
-from flaskml.serving.strict import LEAD, NEVER, Chunks, Refused, check, trimmed
+from flaskml.serving.refusals import BUDGET, budget
+from flaskml.serving.strict import FIELD, LEAD, NEVER, Chunks, Refused, check, trimmed
 
 BLOCKS_KEPT = 256
 """Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
@@ -24,40 +25,114 @@ BLOCKS_KEPT = 256
 BLOCK_LIMIT = 2048
 """Bytes of the largest block that is kept: what is kept is bounded by this and the number."""
 
+LINES_KEPT = 1024
+"""Lines of blocks of one generation, by which it is seen what is new in a block."""
 
-class Blocks:
-    """What blocks of headers mean, those seen lately."""
+NEW_VALUES = 4
+"""Headers of a block whose values may be new; proxies add a few ids and times to each request."""
 
-    def __init__(self) -> None:
-        self._young: dict[bytes, dict[str, Any]] = {}
-        self._old: dict[bytes, dict[str, Any]] = {}
+MATTERING = frozenset(
+    {
+        *(b"host", b"content-length", b"content-type", b"transfer-encoding", b"connection", b"expect", b"upgrade"),
+        BUDGET.lower().replace("_", "-").encode(),
+    }
+)
+"""Headers by which it is decided how a request is read; a new value of one is parsed by waitress."""
+
+FIELD_LINE = re.compile(FIELD)
+
+
+class Kept:
+    """What was kept lately, by a key: two generations, of which the older is dropped when the younger is full."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._young: dict[bytes, Any] = {}
+        self._old: dict[bytes, Any] = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
+    def get(self, key: bytes) -> Any:
+        """What is kept under the key; None if nothing is."""
+        kept = self._young.get(key)
+        if kept is None and (kept := self._old.pop(key, None)) is not None:
+            self.put(key, kept)
+        return kept
+
+    def put(self, key: bytes, value: Any) -> None:
+        """Keeps a value."""
+        if len(self._young) >= self._most:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+
+
+class Blocks:
+    """What blocks of headers mean, those seen lately.
+
+    Of a block in which only the values of a few headers are new, such as the id of the request, it is known from the
+    last one of its kind: these values are put in their places. That is so of headers alone that change nothing but
+    what the app is told.
+    """
+
+    def __init__(self) -> None:
+        self._whole = Kept(BLOCKS_KEPT)
+        self._kinds = Kept(BLOCKS_KEPT)
+        self._lines = Kept(LINES_KEPT)
+
+    def __len__(self) -> int:
+        return len(self._whole) + len(self._kinds)
+
     def get(self, block: bytes) -> dict[str, Any] | None:
-        """What the block was found to mean."""
-        meaning = self._young.get(block)
-        if meaning is None and (meaning := self._old.pop(block, None)) is not None:
-            self._keep(block, meaning)
+        """What the block means, if it or its like was seen."""
+        meaning: dict[str, Any] | None = self._whole.get(block)
+        if meaning is None and len(block) <= BLOCK_LIMIT and (split := self._split(block)) is not None:
+            kind, values = split
+            like = self._kinds.get(kind)
+            return None if like is None else _with(like, values)
         return meaning
 
     def put(self, block: bytes, meaning: dict[str, Any]) -> None:
-        """Keeps what a block means, if it is not too large."""
-        if len(block) <= BLOCK_LIMIT:
-            self._keep(block, meaning)
+        """Keeps what a block was found to mean, if it is not too large."""
+        if len(block) > BLOCK_LIMIT:
+            return
+        if (split := self._split(block)) is not None:
+            self._kinds.put(split[0], meaning)
+        self._whole.put(block, meaning)
+        for line in block.split(b"\r\n"):
+            self._lines.put(line, True)
 
-    def _keep(self, block: bytes, meaning: dict[str, Any]) -> None:
-        if len(self._young) >= BLOCKS_KEPT:
-            self._old, self._young = self._young, {}
-        self._young[block] = meaning
+    def _split(self, block: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
+        """The block without the values that are new, and these by name; None if more than a few are, or they matter."""
+        lines = block.split(b"\r\n")
+        values: dict[bytes, bytes] = {}
+        for index, line in enumerate(lines):
+            if self._lines.get(line) is None:
+                name, _, value = line.partition(b":")
+                is_plain = index > 0 and FIELD_LINE.fullmatch(line) is not None and b"_" not in name
+                if not is_plain or name.lower() in MATTERING or len(values) == NEW_VALUES:
+                    return None
+                values[name] = value
+                lines[index] = name + b"\0"  # As no block that is kept can have it.
+        names = [line.partition(b":")[0].rstrip(b"\0").lower() for line in lines]
+        if not values or any(names.count(name.lower()) > 1 for name in values):
+            return None  # Where a name comes twice, its values are joined.
+        return b"\r\n".join(lines), values
+
+
+def _with(meaning: dict[str, Any], values: dict[bytes, bytes]) -> dict[str, Any]:
+    """The meaning with other values of some headers."""
+    names = {name.upper().replace(b"-", b"_").decode("latin-1"): value for name, value in values.items()}
+    new = {name: value.strip(b" \t").decode("latin-1") for name, value in names.items()}
+    environ = {**meaning["environ"], **{rename_headers.get(name, f"HTTP_{name}"): value for name, value in new.items()}}
+    return {**meaning, "headers": {**meaning["headers"], **new}, "environ": environ}
 
 
 class Parser(HTTPRequestParser):
     """Waitress's parser, which asks what is kept before it parses."""
 
     blocks = Blocks()
-    path = ""
+    command = path = ""
     environ: dict[str, str] | None = None
     """What the headers and the first line say, as a WSGI environment has it."""
 

@@ -1,8 +1,10 @@
 """The lane of the engine: calls are greenlets of one thread, and who waits lets the others run.
 
 A call runs until it needs an answer; then it parks. When no more can start, what is parked is computed together and
-each call goes on with its own part. Nobody waits for a batch to fill, and no lock is held by anybody, ever: a view
-must not hold one either while it asks for a prediction, and a `threading.local` is shared by all calls here.
+each call goes on with its own part. Nobody waits for a batch to fill; only where one is long, and computed beside the
+loop, those who come meanwhile share the next, which leaves a moment for the callers of the last to come again. No lock
+is held by anybody, ever: a view must not hold one either while it asks for a prediction, and a `threading.local` is
+shared by all calls here.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from greenlet import getcurrent, greenlet
 
@@ -33,8 +37,39 @@ PARKED = 10_000
 COMPUTING = 2
 """Threads for batches that would hold up the loop."""
 
+QUIET_SECONDS = 0.001
+"""After a long batch, the next begins when nobody has joined it for so long; those who were answered may come again.
+
+Half of the clients in one batch and half in the next would make two of what one could answer.
+"""
+
+GATHERING = 0.5
+"""For which share of what a long batch costs its successor waits for others at most."""
+
 BLOCKING = 8
 """Threads for views that wait for files or other processes."""
+
+
+Key: TypeAlias = "tuple[Batcher, str]"
+"""A predictor's batcher and a method: what calls must have in common to share a batch."""
+
+
+@dataclass(slots=True)
+class Gathering:
+    """What the next long batch waits for. Times are on the performance counter."""
+
+    calls: int
+    """With how many calls it begins at once."""
+
+    latest: float
+    """When it begins at the latest."""
+
+    until: float = 0.0
+    """When it begins if nobody joins it."""
+
+    def wait_on(self) -> None:
+        """Waits for one more."""
+        self.until = min(time.perf_counter() + QUIET_SECONDS, self.latest)
 
 
 class Greenlets:
@@ -46,6 +81,18 @@ class Greenlets:
         self._idle: list[greenlet] = []
         self._parked: list[Call] = []
         self._woken: deque[greenlet] = deque()
+        self._held: dict[Key, list[Call]] = {}
+        """Calls that wait until a long batch of their predictor and method is over."""
+
+        self._running: dict[Key, int] = {}
+        """How many long batches are computed now."""
+
+        self._over: deque[tuple[Key, int]] = deque()
+        """Those that have ended, as their threads tell, and how many calls each has answered."""
+
+        self._gathering: dict[Key, Gathering] = {}
+        """What the next waits for."""
+
         self._computing = ThreadPoolExecutor(COMPUTING, "flaskml-compute")
         self._blocking = ThreadPoolExecutor(BLOCKING, "flaskml-blocking")
         self._context = Context()
@@ -78,25 +125,34 @@ class Greenlets:
     @property
     def is_busy(self) -> bool:
         """Whether somebody could go on at once, so that the loop must not sleep."""
-        return bool(self._parked or self._woken)
+        return bool(self._parked or self._woken or self._over)
+
+    def sleep_at_most(self, timeout: float) -> float:
+        """For how long the loop may sleep until a batch is to begin."""
+        due = [gathering.until for key, gathering in self._gathering.items() if key in self._held]
+        return max(min(due) - time.perf_counter(), 0.0) if due else timeout
 
     def proceed(self) -> None:
         """Wakes those whose wait is over, and computes what is parked, for as long as a turn may take."""
         while self._woken:
             self._woken.popleft().switch()
+        while self._over:
+            self._note_end(*self._over.popleft())
         end = time.perf_counter() + TURN_SECONDS
         while self._parked and time.perf_counter() < end:
             calls, self._parked = self._parked, []
             self._compute(calls)
+        for key in [key for key in self._held if self._may_begin(key)]:
+            self._begin(key, self._held.pop(key))
 
     def _compute(self, calls: list[Call]) -> None:
-        groups: dict[tuple[Batcher, str], list[Call]] = {}
+        groups: dict[Key, list[Call]] = {}
         for call in calls:
             groups.setdefault((call.batcher, call.method), []).append(call)
         for (batcher, method), group in groups.items():
             for batch in batcher.batches(group):
                 if self._is_long(batcher, method, sum(len(call.rows.values) for call in batch)):
-                    self._compute_apart(batcher, batch)
+                    self._hold((batcher, method), batch)
                 else:
                     batcher.together(batch)
                     for call in batch:
@@ -107,12 +163,44 @@ class Greenlets:
         seconds = batcher.costs[method].of(rows)
         return rows > BATCH_ROWS if seconds is None else seconds > INLINE_SECONDS
 
-    def _compute_apart(self, batcher: Batcher, calls: list[Call]) -> None:
-        def finished(_: Future[None]) -> None:
+    def _hold(self, key: Key, calls: list[Call]) -> None:
+        self._held.setdefault(key, []).extend(calls)
+        if key in self._gathering:
+            self._gathering[key].wait_on()
+
+    def _may_begin(self, key: Key) -> bool:
+        """Whether the calls that are held need wait for no others."""
+        calls = self._held[key]
+        if key in self._running:
+            return sum(len(call.rows.values) for call in calls) >= BATCH_ROWS
+        gathering = self._gathering.get(key)
+        return gathering is None or len(calls) >= gathering.calls or time.perf_counter() >= gathering.until
+
+    def _begin(self, key: Key, calls: list[Call]) -> None:
+        """Has calls computed beside the loop."""
+        batcher, _ = key
+        self._gathering.pop(key, None)
+
+        def finished(calls: list[Call]) -> None:
+            self._over.append((key, len(calls)))
             self._woken.extend(call.waiting for call in calls)
             self._wake()
 
-        self._computing.submit(batcher.together, calls, in_slices=True).add_done_callback(finished)
+        for batch in batcher.batches(calls):
+            self._running[key] = self._running.get(key, 0) + 1
+            work = self._computing.submit(batcher.together, batch, in_slices=True)
+            work.add_done_callback(lambda _, batch=batch: finished(batch))  # type: ignore[misc]
+
+    def _note_end(self, key: Key, answered: int) -> None:
+        """A long batch is over; those who wait already give the others a moment to join them."""
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]
+            batcher, method = key
+            if waiting := len(self._held.get(key, ())):
+                longest = GATHERING * (batcher.costs[method].of(1) or 0.0)
+                self._gathering[key] = Gathering(waiting + answered, time.perf_counter() + longest)
+                self._gathering[key].wait_on()
 
     def close(self) -> None:
         """Ends the threads, after what they are at."""

@@ -24,7 +24,7 @@ from flaskml.serving.task import Clock, Heads
 STARTED_AT_ONCE = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
 
-REFUSED_AT_ONCE = 32
+REFUSED_AT_ONCE = 16
 """Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served."""
 
 ACCEPTED_AT_ONCE = 64
@@ -195,7 +195,7 @@ class Loop(BaseWSGIServer):
             self.maintenance(self.now)
         self._listen_if_there_is_room()
         is_idle = not (self._ready or self._refused or self.calls.is_busy or self._touched)
-        events = self.epoll.poll(timeout if is_idle else 0)
+        events = self.epoll.poll(self.calls.sleep_at_most(timeout) if is_idle else 0)
         self.now = time.monotonic()
         for fd, flags in events:
             channel = self._map.get(fd)

@@ -62,7 +62,7 @@ class Task(ErrorTask):
         self.status = status
         self.content_length = len(body)
         self.response_headers += headers
-        self.write(body)
+        self.write(b"" if self.request.command == "HEAD" else body)
 
 
 def _problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
