@@ -1,7 +1,7 @@
 """Flask with less done twice: what each request would find out again is kept, by the hooks that Flask documents for it.
 
 Everything that an app may hang on a request stays: hooks, signals, teardown, error handlers, body limits. What is
-kept follows from the route, the host and the method alone, and is bounded.
+kept follows from where a request goes and its method alone, and is bounded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 ADAPTERS_KEPT = 256
 """Adapters that are kept, one for each method, path and host that clients use; all are dropped when there are more."""
+
+LENGTH_DIGITS = 18
+"""Digits of a length that is read here; Werkzeug has a word to say about longer ones."""
+
+MARKS = frozenset({"changes_nothing"})
+"""Attributes of a function that say nothing about how it is called."""
 
 _ASYNC = CO_COROUTINE | CO_ASYNC_GENERATOR
 
@@ -54,11 +60,11 @@ class LeanRequest(Request):
 
     @property
     def content_length(self) -> int | None:
-        """The bytes of the body, where they were declared."""
-        sent = self.environ.get("CONTENT_LENGTH", "")
-        if "HTTP_TRANSFER_ENCODING" in self.environ or not (sent.isascii() and sent.isdigit()):
-            return get_content_length(sent, self.environ.get("HTTP_TRANSFER_ENCODING"))
-        return int(sent)
+        """The bytes of the body; None where they were not declared."""
+        sent, coding = self.environ.get("CONTENT_LENGTH"), self.environ.get("HTTP_TRANSFER_ENCODING")
+        if sent and coding is None and sent.isascii() and sent.isdigit() and len(sent) <= LENGTH_DIGITS:
+            return int(sent)
+        return get_content_length(sent, coding)
 
     @property
     def blueprints(self) -> list[str]:
@@ -201,7 +207,8 @@ class Lean(Flask):
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The function, or one that waits for it if it is asynchronous; of plain functions only the flags are read."""
-        if type(func) is FunctionType and not func.__code__.co_flags & _ASYNC and not func.__dict__:
+        is_plain = type(func) is FunctionType and not func.__code__.co_flags & _ASYNC
+        if is_plain and (not func.__dict__ or func.__dict__.keys() <= MARKS):
             return func
         return super().ensure_sync(func)
 

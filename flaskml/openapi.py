@@ -13,20 +13,13 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from flaskml.bundle import Manifest
-from flaskml.schema import Feature, Schema
+from flaskml.json_schema import list_schema, row_schema
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 PROBLEM = "application/problem+json"
 
 JSON = "application/json"
-
-COLUMNS_SHOWN = 1_000
-"""Columns of the widest row that is written out; a document with more would be larger than tools can show."""
-
-_DAY = r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
-_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-_OFFSET = r"(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +209,7 @@ def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest
 
 def _predictions(name: str, manifest: Manifest, most_rows: int) -> dict[str, Any]:
     """The schemas of what a version takes and answers."""
-    row, listed = _reference(f"{name}.Row"), _list_schema(manifest.schema_)
+    row, listed = _reference(f"{name}.Row"), list_schema(manifest.schema_)
     many = {"type": "array", "maxItems": most_rows}
     by = {"model": {"const": manifest.model}, "version": {"const": manifest.version}, "warnings": WARNINGS}
     value = _value(manifest)
@@ -259,62 +252,6 @@ def _value(manifest: Manifest) -> dict[str, Any]:
         kinds.append({"type": "object", "additionalProperties": number})
     return {"anyOf": kinds}
 
-
-def row_schema(schema: Schema) -> dict[str, Any]:
-    """The JSON schema of one row as an object."""
-    shown = schema.features[:COLUMNS_SHOWN]
-    whole = len(shown) == len(schema.features)
-    return {
-        "type": "object",
-        "properties": {feature.name: feature_schema(schema, feature) for feature in shown},
-        "required": [feature.name for feature in shown],
-        "additionalProperties": schema.extra == "ignore" or not whole,
-        "examples": [schema.example] if whole else [],
-    }
-
-
-def _list_schema(schema: Schema) -> dict[str, Any]:
-    """The same of one row as a list, in the order of the columns."""
-    items = [feature_schema(schema, feature) for feature in schema.features[:COLUMNS_SHOWN]]
-    length = len(schema.features)
-    rest: Any = False if length == len(items) else {}
-    return {"type": "array", "prefixItems": items, "items": rest, "minItems": length, "maxItems": length}
-
-
-def feature_schema(schema: Schema, feature: Feature) -> dict[str, Any]:
-    """The JSON schema of one value."""
-    kind: dict[str, Any] = _KINDS[feature.kind](schema, feature)
-    if feature.nullable:
-        kind = {"anyOf": [kind, {"type": "null"}]}
-    if feature.is_number and feature.minimum is not None and feature.maximum is not None:
-        kind["description"] = f"{feature.ranged} in training"
-    return {**kind, "examples": [feature.example]}
-
-
-def _number(schema: Schema, feature: Feature) -> dict[str, Any]:
-    low, high = schema.bounds(feature)
-    return {"type": feature.kind if feature.kind == "integer" else "number", "minimum": low, "maximum": high}
-
-
-def _category(_: Schema, feature: Feature) -> dict[str, Any]:
-    categories = list(feature.categories or ())
-    if feature.unknown == "accept":
-        return {"type": "integer" if feature.is_whole else "string"}
-    return {"enum": categories}
-
-
-def _moment(_: Schema, feature: Feature) -> dict[str, Any]:
-    return {"type": "string", "pattern": f"^{_DAY}T{_TIME}{_OFFSET if feature.is_aware else ''}$"}
-
-
-_KINDS: Mapping[str, Callable[[Schema, Feature], dict[str, Any]]] = {
-    "float": _number,
-    "integer": _number,
-    "boolean": lambda _, __: {"type": "boolean"},
-    "category": _category,
-    "text": lambda _, __: {"type": "string"},
-    "datetime": _moment,
-}
 
 PARAMETERS: Mapping[str, Any] = {
     "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},

@@ -108,7 +108,8 @@ def settings() -> Settings:
 
 def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON: a mapping is encoded, bytes are taken as they are."""
-    if isinstance(body, bytes) and status == 200 and headers is None:
+    is_usual = status == 200 and headers is None and issubclass(Reply, this_app().response_class)
+    if isinstance(body, bytes) and is_usual:
         return Reply(body, "application/json")
     content = body if isinstance(body, bytes) else json.dumps(body, allow_nan=False).encode()
     return Response(content, status, headers, mimetype="application/json")
@@ -297,6 +298,6 @@ def _secure(response: Response) -> Response:
         return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.mimetype == "text/html":
-        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         response.headers["Referrer-Policy"] = "no-referrer"
     return response

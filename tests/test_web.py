@@ -5,10 +5,11 @@ import hashlib
 import json
 
 import pytest
-from flask import Blueprint
+from flask import Blueprint, Request, Response
 
 from flaskml.access import changes_nothing
 from flaskml.errors import InvalidInput, Problem
+from flaskml.lean import LeanRequest
 from flaskml.web import PROBLEM_LIMIT
 
 pytestmark = pytest.mark.contract
@@ -134,3 +135,42 @@ def test_pages_load_nothing_from_elsewhere(client):
     answer = client.get("/")
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
     assert "http" not in answer.text.replace(json.dumps("http"), "") and "<script" not in answer.text
+
+
+def test_what_an_app_changes_in_an_answer_is_sent(make_app):
+    app = make_app()
+
+    @app.after_request
+    def add(response):
+        response.headers["X-Own"] = "yes"
+        response.set_cookie("own", "1")
+        return response
+
+    answer = app.test_client().post("/predict", json={"feature": 0.5})
+    assert answer.status_code == 200 and answer.headers["X-Own"] == "yes" and "own=1" in answer.headers["Set-Cookie"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.json["model"] == "default"
+
+
+def test_an_app_may_have_a_class_of_answers_of_its_own(make_app):
+    class Own(Response):
+        default_mimetype = "text/plain"
+
+    app = make_app()
+    app.response_class = Own
+    assert app.test_client().post("/predict", json={"feature": 0.5}).json["model"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("environ", "length"),
+    [
+        ({}, None),
+        ({"CONTENT_LENGTH": ""}, None),
+        ({"CONTENT_LENGTH": "12"}, 12),
+        ({"CONTENT_LENGTH": "1e3"}, 0),
+        ({"CONTENT_LENGTH": "9" * 5_000}, 0),
+        ({"CONTENT_LENGTH": "12", "HTTP_TRANSFER_ENCODING": "chunked"}, None),
+    ],
+)
+def test_a_length_is_what_werkzeug_says(environ, length):
+    assert LeanRequest(environ).content_length == Request(environ).content_length
+    assert length is None or LeanRequest(environ).content_length == length

@@ -104,6 +104,7 @@ ANSWERS: Mapping[str, Any] = {
     "Activated": _object(name=_TEXT, active=_MAYBE, lagging={"type": "array"}),
     "Job": _JOB,
     "Jobs": _object(jobs={"type": "array", "items": _JOB}),
+    "Training": _object(built_in={"type": "array", "items": _TEXT}, specification={"type": "object"}),
     "Queued": _object(id=_TEXT, status=_TEXT, model=_TEXT),
 }
 """The schemas of the answers."""

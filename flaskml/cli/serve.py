@@ -31,7 +31,7 @@ THREADS = 32
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    help="Processes that serve.  [default: one for each processor that this one may use; 1 on a socket]",
+    help="Processes that serve; 1 is this one.  [default: one for each processor it may use; 1 on a socket]",
 )
 @pass_script_info
 def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
@@ -45,8 +45,8 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
     is swapped in within the workers; one of 16 MiB or more comes with new workers, so that one copy stays shared.
 
     SIGNALS. SIGTERM or Ctrl-C: /readyz answers 503, nobody new is accepted, and everything that was is answered, within
-    DRAIN_TIMEOUT seconds; a second one ends it at once. SIGHUP, with several workers: configuration and models are
-    read anew and the workers replaced one by one, without a failed request. One alone keeps what it has.
+    DRAIN_TIMEOUT seconds; a second one ends it at once. SIGHUP: configuration and models are
+    read anew and the workers replaced one by one, without a failed request; --workers 1 has none to replace.
 
     LIMITS. Above MAX_QUEUE unanswered requests in a worker, and where X-Envoy-Expected-Rq-Timeout-Ms has passed, the
     answer is 503 with Retry-After; /livez and /readyz go before all else. With no ADMIN_TOKEN_SHA256, only this machine
@@ -63,18 +63,17 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
     from flaskml.serving import has_engine
 
-    if workers is None:
-        workers = 1 if unix_socket else _processors()
-    if workers > 1 and unix_socket:
+    if unix_socket and (workers or 1) > 1:
         raise click.UsageError("Several workers listen on a port; leave --unix-socket or --workers away.")
+    is_alone = workers == 1 or unix_socket is not None
     with errors_told():
         if not has_engine():
             click.echo("Serving on threads: the engine needs Linux and pip install 'flaskml[fast]'.", err=True)
             _serve_on_threads(_app(info), host, port, unix_socket)
-        elif workers > 1:
-            _serve_with_workers(info, host, port, workers)
-        else:
+        elif is_alone:
             _serve_on_engine(_app(info), host=host, port=port, unix_socket=unix_socket)
+        else:
+            _serve_with_workers(info, host, port, workers or _processors())
 
 
 def _processors() -> int:
@@ -104,12 +103,13 @@ def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place:
     settings = app.extensions["settings"]
     policy = Policy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH)
     largest = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
-    limits = {"connection_limit": connections_possible(), "max_request_body_size": largest + 1}
+    # What is sent in chunks is longer on the wire; the app holds each route to its own limit exactly.
+    limits = {"connection_limit": connections_possible(), "max_request_body_size": largest + largest // 8 + 2**16}
     engine = make_engine(app, **place, policy=policy, **limits)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
-    if not (sys.stdin and sys.stdin.isatty()):  # From a terminal it means that the terminal is gone.
-        signal.signal(signal.SIGHUP, lambda *_: engine.logger.warning("SIGHUP is for several workers; nothing changes"))
+    if ready is None and not (sys.stdin and sys.stdin.isatty()):  # From a terminal it means that the terminal is gone.
+        signal.signal(signal.SIGHUP, lambda *_: engine.logger.warning("SIGHUP is for workers; nothing changes"))
     _announce(engine, place.get("unix_socket"))
     gc.collect()
     gc.freeze()  # What lives as long as the process need not be looked through again and again.

@@ -205,7 +205,7 @@ class Channel(HTTPChannel):
     @property
     def is_idle(self) -> bool:
         """Whether nothing was asked that is not answered, and nothing is left to send."""
-        return not self.requests and self.request is None and not self.total_outbufs_len
+        return not self.requests and self.request is None and not self.total_outbufs_len and self._dropped is None
 
     @property
     def is_open(self) -> bool:

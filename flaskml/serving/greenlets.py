@@ -10,12 +10,14 @@ shared by all calls here.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from greenlet import getcurrent, greenlet
@@ -44,7 +46,13 @@ Half of the clients in one batch and half in the next would make two of what one
 """
 
 GATHERING = 0.5
-"""For which share of what a long batch costs its successor waits for others at most."""
+"""For which share of what one row costs the next batch waits for others at most."""
+
+ALIKE = 2.0
+"""How many times as long as one row a batch may take for others to wait until it is over, to share the next.
+
+One that takes longer does not gain by being shared, and a single row would wait for it in vain.
+"""
 
 BLOCKING = 8
 """Threads for views that wait for files or other processes."""
@@ -52,6 +60,14 @@ BLOCKING = 8
 
 Key: TypeAlias = "tuple[Batcher, str]"
 """A predictor's batcher and a method: what calls must have in common to share a batch."""
+
+
+@dataclass(slots=True)
+class Held:
+    """Calls that wait for a batch to be over."""
+
+    calls: list[Call] = field(default_factory=list)
+    rows: int = 0
 
 
 @dataclass(slots=True)
@@ -81,11 +97,11 @@ class Greenlets:
         self._idle: list[greenlet] = []
         self._parked: list[Call] = []
         self._woken: deque[greenlet] = deque()
-        self._held: dict[Key, list[Call]] = {}
+        self._held: dict[Key, Held] = {}
         """Calls that wait until a long batch of their predictor and method is over."""
 
         self._running: dict[Key, int] = {}
-        """How many long batches are computed now."""
+        """How many long batches that are worth waiting for are computed now."""
 
         self._over: deque[tuple[Key, int]] = deque()
         """Those that have ended, as their threads tell, and how many calls each has answered."""
@@ -143,7 +159,7 @@ class Greenlets:
             calls, self._parked = self._parked, []
             self._compute(calls)
         for key in [key for key in self._held if self._may_begin(key)]:
-            self._begin(key, self._held.pop(key))
+            self._begin(key, self._held.pop(key).calls)
 
     def _compute(self, calls: list[Call]) -> None:
         groups: dict[Key, list[Call]] = {}
@@ -164,32 +180,38 @@ class Greenlets:
         return rows > BATCH_ROWS if seconds is None else seconds > INLINE_SECONDS
 
     def _hold(self, key: Key, calls: list[Call]) -> None:
-        self._held.setdefault(key, []).extend(calls)
+        held = self._held.setdefault(key, Held())
+        held.calls += calls
+        held.rows += sum(len(call.rows.values) for call in calls)
         if key in self._gathering:
             self._gathering[key].wait_on()
 
     def _may_begin(self, key: Key) -> bool:
         """Whether the calls that are held need wait for no others."""
-        calls = self._held[key]
+        held = self._held[key]
         if key in self._running:
-            return sum(len(call.rows.values) for call in calls) >= BATCH_ROWS
+            return held.rows >= BATCH_ROWS
         gathering = self._gathering.get(key)
-        return gathering is None or len(calls) >= gathering.calls or time.perf_counter() >= gathering.until
+        return gathering is None or len(held.calls) >= gathering.calls or time.perf_counter() >= gathering.until
 
     def _begin(self, key: Key, calls: list[Call]) -> None:
         """Has calls computed beside the loop."""
-        batcher, _ = key
+        batcher, method = key
         self._gathering.pop(key, None)
 
-        def finished(calls: list[Call]) -> None:
-            self._over.append((key, len(calls)))
+        def finished(calls: list[Call], worth_waiting: bool, _: Future[None]) -> None:
+            if worth_waiting:
+                self._over.append((key, len(calls)))
             self._woken.extend(call.waiting for call in calls)
             self._wake()
 
         for batch in batcher.batches(calls):
-            self._running[key] = self._running.get(key, 0) + 1
+            costs, rows = batcher.costs[method], sum(len(call.rows.values) for call in batch)
+            worth_waiting = (costs.of(rows) or math.inf) <= ALIKE * (costs.of(1) or 0.0)
+            if worth_waiting:
+                self._running[key] = self._running.get(key, 0) + 1
             work = self._computing.submit(batcher.together, batch, in_slices=True)
-            work.add_done_callback(lambda _, batch=batch: finished(batch))  # type: ignore[misc]
+            work.add_done_callback(partial(finished, batch, worth_waiting))
 
     def _note_end(self, key: Key, answered: int) -> None:
         """A long batch is over; those who wait already give the others a moment to join them."""
@@ -197,7 +219,7 @@ class Greenlets:
         if not self._running[key]:
             del self._running[key]
             batcher, method = key
-            if waiting := len(self._held.get(key, ())):
+            if waiting := len(self._held[key].calls) if key in self._held else 0:
                 longest = GATHERING * (batcher.costs[method].of(1) or 0.0)
                 self._gathering[key] = Gathering(waiting + answered, time.perf_counter() + longest)
                 self._gathering[key].wait_on()

@@ -25,7 +25,8 @@ STARTED_AT_ONCE = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
 
 REFUSED_AT_ONCE = 16
-"""Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served."""
+"""Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served. Of
+very many it is a 64th, so that none waits long for it."""
 
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted in one turn."""
@@ -82,6 +83,9 @@ class Loop(BaseWSGIServer):
         self._closing = threading.RLock()
         self._is_listening = True
         self._accepts_from = 0.0
+        self._bearable: int = adj.connection_limit
+        """How many connections there were when the system had no more to give; the limit where it has."""
+
         bound = {"_sock": listening, "bind_socket": listening is None}
         super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo, **bound)
         self.calls = Greenlets(self.wake)
@@ -123,6 +127,7 @@ class Loop(BaseWSGIServer):
             if error.errno not in EXHAUSTED:
                 raise
             self._accepts_from = self.now + EXHAUSTED_SECONDS
+            self._bearable = len(self._map)
             self.logger.warning("Nobody is accepted for a moment: %s", error.strerror)
             return None
 
@@ -208,7 +213,8 @@ class Loop(BaseWSGIServer):
             channel = self._ready.popleft()
             self._refuse_late(channel)
             self.calls.start(channel.service)
-        for _ in range(min(len(self._refused), REFUSED_AT_ONCE)):
+        refusing = max(REFUSED_AT_ONCE, len(self._refused) // 64)
+        for _ in range(min(len(self._refused), refusing)):
             self.calls.start(self._refused.popleft().service)
         self.calls.is_last = False  # Those who are woken may share with each other.
         self.calls.proceed()
@@ -241,7 +247,7 @@ class Loop(BaseWSGIServer):
 
         Done between turns only: in one, the next connection might get the number of one whose event is yet to come.
         """
-        limit: int = self.adj.connection_limit
+        limit = self._bearable if self.now < self._accepts_from else self.adj.connection_limit
         aim = limit - min(ACCEPTED_AT_ONCE, limit // 100 + 1)
         if len(self._map) <= aim:
             return

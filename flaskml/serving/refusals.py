@@ -20,7 +20,7 @@ REFUSED = "503 Service Unavailable"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of the engine's own, in the shape of RFC 9457. The connection stays open."""
+    """An answer of the engine's own, in the shape of RFC 9457, after which the connection may stay open."""
 
     title: str
     detail: str
@@ -43,7 +43,8 @@ class Task(ErrorTask):
         detail = f"{error.body.rstrip(chr(46))}."
         if error.code == 413:
             most = self.channel.adj.max_request_body_size - 1
-            detail = f"The body has more than the {most:,} bytes that are read here (settings MAX_BODY, MAX_UPLOAD)."
+            names = "MAX_BODY, MAX_UPLOAD, MAX_CONTENT_LENGTH"
+            detail = f"The body has more than the {most:,} bytes that are read here (settings {names})."
         self.set_close_on_finish()
         self._answer(f"{error.code} {error.reason}", *_problem(error.code, error.reason, detail))
 
@@ -52,7 +53,9 @@ class Task(ErrorTask):
         headers, body = _written(refusal)
         server = self.channel.server
         head = server.heads.get(REFUSED, headers)
-        if not (self.request.stays_open and head) or server.status.draining or self.request.command == "HEAD":
+        if server.status.draining and self.channel.has_one_request:
+            self.set_close_on_finish()
+        if not (self.request.stays_open and head) or self.close_on_finish or self.request.command == "HEAD":
             self._answer(REFUSED, headers, body)
             return
         self.wrote_header = True

@@ -85,10 +85,10 @@ def test_other_methods_have_a_column_for_each_class(run, estimator, tmp_path, fo
     if form == "csv":
         lines = list(csv.reader(shown.splitlines()))
         assert lines[0] == ["prediction:high", "prediction:low"]
-        assert [list(map(float, line)) for line in lines[1:]] == pytest.approx(wanted)
+        assert np.allclose([list(map(float, line)) for line in lines[1:]], wanted, rtol=1e-12, atol=0)
     else:
         found = [json.loads(line)["prediction"] for line in shown.splitlines()]
-        assert [[one["high"], one["low"]] for one in found] == pytest.approx(wanted)
+        assert np.allclose([[one["high"], one["low"]] for one in found], wanted, rtol=1e-12, atol=0)
 
 
 def spoilt(path):

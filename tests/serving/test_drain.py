@@ -130,6 +130,23 @@ def test_idle_connections_get_one_more_answer_and_then_are_closed():
     engine.join()
 
 
+def test_who_is_refused_then_is_told_that_it_was_the_last_answer():
+    engine = Engine(policy=Policy(queue_limit=1))
+    with engine.connect() as served, engine.connect() as refused:
+        for connection in (served, refused):
+            connection.request("GET", "/quick")
+            assert connection.getresponse().read() == b"quick"
+        served.request("GET", "/slow")
+        time.sleep(0.05)
+        engine.stop()
+        time.sleep(0.05)
+        refused.request("GET", "/quick")
+        answer = refused.getresponse()
+        assert (answer.status, answer.headers["Connection"]) == (503, "close")
+        assert served.getresponse().read() == b"slow"
+    engine.join()
+
+
 def test_requests_behind_one_another_are_all_answered():
     engine = Engine()
     with closing(socket.create_connection(("127.0.0.1", engine.port))) as client:

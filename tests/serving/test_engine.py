@@ -156,6 +156,53 @@ def test_what_takes_long_holds_up_nobody(path, answer):
     assert answers == [(200, answer)] * 3
 
 
+def slow(calls):
+    """An app that asks for as many rows as the path says; each takes 1 ms, and a call 20 ms besides."""
+    app = Flask(__name__)
+
+    def compute(table, _):
+        calls.append(len(table))
+        time.sleep(0.02 + 0.001 * len(table))
+        return table[:, 0]
+
+    batcher = Batcher(compute, MAKER.table, ["predict"])
+    for count in (1, 2, 32, 1_024):
+        batcher.costs["predict"].note(count, 0.02 + 0.001 * count)
+
+    @app.get("/<int:rows>")
+    def ask(rows):
+        return str(len(batcher.ask(Rows([(1.0,)] * rows, MAKER, single=False), "predict")))
+
+    return app
+
+
+def test_a_row_does_not_wait_for_thousands():
+    calls = []
+    with serving(slow(calls)) as port:
+        large = threading.Thread(target=get, args=(port, "/2000"))
+        large.start()
+        while not calls:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        assert get(port, "/1") == (200, b"1")
+        assert large.is_alive() and time.monotonic() - begun < 1
+        large.join()
+
+
+def test_clients_of_what_is_slow_come_to_share_all_their_calls():
+    calls = []
+    with serving(slow(calls)) as port:
+
+        def ask(_):
+            with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+                for _ in range(20):
+                    connection.request("GET", "/1")
+                    assert connection.getresponse().read() == b"1"
+
+        at_once(8, ask)
+    assert sum(calls) == 160 and len(calls) < 60
+
+
 def test_what_a_thread_raises_is_raised_in_its_call():
     with serving(waiting(threading.Event())) as port:
         assert get(port, "/fail")[0] == 500 and get(port, "/healthy")[0] == 200
