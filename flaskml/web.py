@@ -5,7 +5,6 @@ Settings from where Flask keeps them, the live objects of an app, bodies, replie
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -28,6 +27,7 @@ from flaskml.errors import (
     TokenRequired,
     TooLarge,
 )
+from flaskml.filters import ago, brief
 from flaskml.lean import Reply, this_app, this_request
 from flaskml.model import Absent, Current, ModelSlot
 from flaskml.processes import Roster
@@ -249,26 +249,10 @@ class VersionConverter(BaseConverter):
 
 def compile_templates(app: Flask) -> None:
     """Compiles every template now, so that no page has to."""
-    app.add_template_filter(_brief, "brief")
-    app.add_template_filter(_ago, "ago")
+    app.add_template_filter(brief)
+    app.add_template_filter(ago)
     for name in app.jinja_env.list_templates():
         app.jinja_env.get_template(name)
-
-
-def _brief(bound: float | str) -> str:
-    """A bound for people: a float in six digits, without the zeros that say nothing."""
-    return f"{bound:.6g}" if isinstance(bound, float) else str(bound)
-
-
-def _ago(moment: str) -> str:
-    """How long ago a moment in ISO 8601 was, in its largest unit."""
-    then = dt.datetime.fromisoformat(moment)
-    seconds = (dt.datetime.now(dt.UTC) - then).total_seconds()
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
 
 
 def install(app: Flask) -> None:

@@ -40,6 +40,7 @@ STEPS = {
     "flaskml.warming": 3.1,
     "flaskml.bundle": 4,
     "flaskml.processes": 4,
+    "flaskml.filters": 1,
     "flaskml.json_schema": 2,
     "flaskml.openapi": 4.1,
     "flaskml.runtimes.base": 4,
