@@ -109,4 +109,5 @@ def test_the_viewer_is_of_this_server_alone(client):
     assert "script-src 'self';" in policy and "connect-src 'self'" in policy
     assert "://" not in re.sub(r"<!doctype[^>]*>", "", page.text)
     for source in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
-        assert client.get(source).status_code == 200
+        with client.get(source) as found:
+            assert found.status_code == 200
