@@ -28,13 +28,16 @@ def changes_nothing(view: View) -> View:
     return view
 
 
+def guards(view: Callable[..., Any], method: str) -> bool:
+    """Whether only those may use a view by a method who may change state."""
+    return method not in SAFE_METHODS and not getattr(view, "changes_nothing", False)
+
+
 def guard() -> None:
     """Lets a state-changing request through only from who may send it."""
     sent = this_request()
     endpoint = sent.endpoint
-    if endpoint is None or getattr(this_app().view_functions[endpoint], "changes_nothing", False):
-        return
-    if sent.method in SAFE_METHODS:
+    if endpoint is None or not guards(this_app().view_functions[endpoint], sent.method):
         return
     _refuse_foreign_pages()
     if digests := current_app.extensions["settings"].admin_token_sha256:

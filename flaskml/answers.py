@@ -92,16 +92,19 @@ def _fallback(value: Any) -> Any:
 
 def to_csv(rows: Sequence[Any]) -> bytes:
     """The values of `values` as CSV: a column for each number or class, a header, texts that begin no formula."""
-    flat = [_cells(row, "prediction") for row in rows]
+    flat = [cells(row, "prediction") for row in rows]
     header = list(dict.fromkeys(name for row in flat for name in row)) or ["prediction"]
+    return b"".join([csv_line(header), *(csv_line([row.get(name) for name in header]) for row in flat)])
+
+
+def csv_line(values: Sequence[Any]) -> bytes:
+    """One line of CSV, its texts such that they begin no formula."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow([_guarded(name) for name in header])
-    writer.writerows([[_guarded(row.get(name)) for name in header] for row in flat])
+    csv.writer(out, lineterminator="\r\n").writerow([_guarded(value) for value in values])
     return out.getvalue().encode()
 
 
-def _cells(value: Any, name: str) -> dict[str, Any]:
+def cells(value: Any, name: str) -> dict[str, Any]:
     """A value as cells by their column's name, which says where in the value each was."""
     if isinstance(value, Mapping):
         parts = [(f"{name}:{key}", part) for key, part in value.items()]
@@ -109,7 +112,7 @@ def _cells(value: Any, name: str) -> dict[str, Any]:
         parts = [(f"{name}:{index}", part) for index, part in enumerate(value)]
     else:
         return {name: value}
-    return {key: cell for label, part in parts for key, cell in _cells(part, label).items()}
+    return {key: cell for label, part in parts for key, cell in cells(part, label).items()}
 
 
 def _guarded(cell: Any) -> Any:

@@ -151,6 +151,10 @@ class Parser:
         header, records = read_csv(body, self.max_rows, blank_is_row=len(self.schema.features) == 1)
         if not records:
             self._check_header(header)
+        return self.parse_texts(records)
+
+    def parse_texts(self, records: Sequence[Mapping[str, str] | Problem]) -> Rows:
+        """Rows of text by column, under the rules of CSV; a problem stands where there was no row to be read."""
         return self._checked([self._read(record) for record in records], single=False)
 
     def _check_header(self, header: Sequence[str]) -> None:

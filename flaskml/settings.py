@@ -83,6 +83,12 @@ class Settings(BaseModel):
     error_detail: Literal["full", "terse"] = "full"
     """Whether errors and warnings name features, categories and values, or, for the public, only rows."""
 
+    api_title: str = "flaskml"
+    """What the API is called in its OpenAPI document."""
+
+    api_version: str = "1"
+    """The version of the API there; it is yours, and does not change with the models."""
+
     trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """Host names that requests may be addressed to (`.example.org` takes its subdomains too); with none, any."""
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from flaskml.errors import NothingToRollBackTo, VersionInUse
 
@@ -52,6 +52,15 @@ class Verdict(BaseModel):
 
     answered: Any = None
     """What it answered in the trial."""
+
+
+class Choice(BaseModel):
+    """The body of an activation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: str = Field(max_length=20)
+    reason: str = Field(default="activated over HTTP", max_length=500)
 
 
 class State(BaseModel):

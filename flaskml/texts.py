@@ -6,7 +6,9 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema import Feature, Value
@@ -49,35 +51,54 @@ def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], 
     In a table of one column a blank line is a row, but at the end. A line with more or fewer fields than the header is
     a problem instead of a row. Raises `NotParseable`, `InvalidInput` or `TooManyRows`.
     """
+    with _told_as_ours():
+        header, records = open_csv(io.StringIO(body.decode("utf-8-sig"), newline=""), blank_is_row=blank_is_row)
+        rows = list(islice(records, most + 1))
+    if len(rows) > most:
+        raise TooManyRows(most)
+    return header, rows
+
+
+def open_csv(lines: Iterable[str], *, blank_is_row: bool) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
+    """The same of a table of any length; its rows are read when asked for, and may raise `NotParseable` then."""
+    reader = csv.reader(lines, strict=True)
+    with _told_as_ours():
+        header = next(reader, None)
+    if not header:
+        raise NotParseable("it is empty; send a header with the names of the features")
+    twice = [name[:100] for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise InvalidInput([Problem(None, name, f'"{name}" is in the header more than once') for name in twice])
+    return header, _records(reader, header, blank_is_row)
+
+
+@contextmanager
+def _told_as_ours() -> Iterator[None]:
     try:
-        lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        header = next(lines, None)
-        if not header:
-            raise NotParseable("it is empty; send a header with the names of the features")
-        twice = [name[:100] for name, count in Counter(header).items() if count > 1]
-        if twice:
-            raise InvalidInput([Problem(None, name, f'"{name}" is in the header more than once') for name in twice])
-        rows = [_record(number, header, line) for number, line in _numbered(lines, most, blank_is_row)]
+        yield
     except UnicodeDecodeError as error:
         raise NotParseable(f"byte {error.start} is not UTF-8") from None
     except csv.Error as error:
         raise NotParseable(f"it is no CSV ({error})") from None
-    return header, rows
 
 
-def _numbered(lines: Iterator[list[str]], most: int, blank_is_row: bool) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are rows, counted."""
-    blank, count = 0, 0
+def _records(reader: Iterator[list[str]], header: list[str], blank_is_row: bool) -> Iterator[dict[str, str] | Problem]:
+    """The lines that are rows, with their texts by column."""
+    with _told_as_ours():
+        for number, line in enumerate(_rows(reader, blank_is_row)):
+            yield _record(number, header, line)
+
+
+def _rows(lines: Iterator[list[str]], blank_is_row: bool) -> Iterator[list[str]]:
+    """The lines that are rows; blank ones are only if others follow."""
+    blank = 0
     for line in lines:
-        if not line:
+        if line:
+            yield from [[""]] * blank
+            yield line
+            blank = 0
+        else:
             blank += blank_is_row
-            continue
-        for fields in [*([[""]] * blank), line]:
-            if count == most:
-                raise TooManyRows(most)
-            yield count, fields
-            count += 1
-        blank = 0
 
 
 def _record(number: int, header: list[str], line: list[str]) -> dict[str, str] | Problem:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, redirect, render_template, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
@@ -27,6 +27,7 @@ from flaskml.errors import (
     TokenRequired,
     TooLarge,
 )
+from flaskml.filters import ago, brief
 from flaskml.lean import Reply, this_app, this_request
 from flaskml.model import Absent, Current, ModelSlot
 from flaskml.processes import Roster
@@ -115,10 +116,14 @@ def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[s
 
 
 def problem(error: FlaskmlError) -> Response:
-    """The error as RFC 9457 says."""
+    """The error as RFC 9457 says, or as a page for a browser."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if isinstance(error, TokenRequired):
         headers["WWW-Authenticate"] = 'Bearer, Basic realm="flaskml", charset="UTF-8"'
+    if prefers_page():
+        problems = [] if is_terse() else [found.detail for found in error.problems]
+        page = render_template("error.html", title=error.title, detail=_sentence(error), problems=problems)
+        return Response(page, error.status, headers)
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
@@ -171,6 +176,18 @@ def _key_problem(detail: Any) -> Problem:
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
 
 
+def negotiated(template: str, document: Mapping[str, Any], **more: Any) -> Response:
+    """The document as the page that a browser asks for, which `more` is told to besides, or as JSON."""
+    answer = Response(render_template(template, **document, **more)) if prefers_page() else reply({**document})
+    answer.vary.add("Accept")
+    return answer
+
+
+def sent_on(place: str) -> Response:
+    """Where a browser goes after a form of its page has changed something."""
+    return cast(Response, redirect(place, 303))
+
+
 def may_block(view: View) -> View:
     """Marks a view that waits for files or other processes, so that it holds up nobody where all share a thread."""
 
@@ -200,8 +217,9 @@ def render_form(
     if error is not None:
         troubles = {} if is_terse() else {found.feature: found.detail for found in error.problems}
         shown |= {"alert": _sentence(error), "troubles": troubles}
-    told_doubts = [told(doubt)["detail"] for doubt in doubts]
-    return render_template("index.html", predictor=current, doubts=told_doubts, **shown), status
+    shown["doubts"] = [told(doubt)["detail"] for doubt in doubts]
+    shown["names"] = sorted(name for name, one in registry().slots.items() if one.serving)
+    return render_template("index.html", predictor=current, default=settings().model_name, **shown), status
 
 
 def _sentence(error: FlaskmlError) -> str:
@@ -231,14 +249,10 @@ class VersionConverter(BaseConverter):
 
 def compile_templates(app: Flask) -> None:
     """Compiles every template now, so that no page has to."""
-    app.add_template_filter(_brief, "brief")
+    app.add_template_filter(brief)
+    app.add_template_filter(ago)
     for name in app.jinja_env.list_templates():
         app.jinja_env.get_template(name)
-
-
-def _brief(bound: float | str) -> str:
-    """A bound for people: a float in six digits, without the zeros that say nothing."""
-    return f"{bound:.6g}" if isinstance(bound, float) else str(bound)
 
 
 def install(app: Flask) -> None:
@@ -253,10 +267,13 @@ def install(app: Flask) -> None:
 def _http_problem(error: HTTPException) -> Response:
     """An error of Flask's or Werkzeug's, in the one shape. Its headers, such as Allow, stay."""
     response = cast(Response, error.get_response())
+    if error.code is not None and error.code < 400:  # A redirection is no error.
+        return response
     fault = FlaskmlError(" ".join((error.description or error.name).split()))
     fault.status, fault.title = error.code or 500, error.name
-    response.data = _problem_body(fault)
-    response.mimetype = "application/problem+json"
+    told = problem(fault)
+    response.data = told.data
+    response.mimetype = told.mimetype or ""
     return response
 
 
@@ -265,6 +282,6 @@ def _secure(response: Response) -> Response:
         return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.mimetype == "text/html":
-        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         response.headers["Referrer-Policy"] = "no-referrer"
     return response

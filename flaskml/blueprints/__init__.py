@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from flaskml.blueprints import health, models, pages, predict, train
+from flaskml.blueprints import docs, health, models, pages, predict, train
 
-BLUEPRINTS: tuple[Blueprint, ...] = (predict.bp, train.bp, models.bp, health.bp, pages.bp)
+BLUEPRINTS: tuple[Blueprint, ...] = (predict.bp, train.bp, models.bp, health.bp, pages.bp, docs.bp)

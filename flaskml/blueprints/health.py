@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from flaskml.errors import Draining
+from flaskml.openapi import describe
 from flaskml.serving.status import KEY
 from flaskml.web import reply, slot
 
@@ -12,12 +13,14 @@ bp = Blueprint("health", __name__)
 
 
 @bp.get("/livez")
+@describe("health", {200: "Live"})
 def livez() -> Response:
     """The process answers requests."""
     return reply({"status": "live"})
 
 
 @bp.get("/readyz")
+@describe("health", {200: "Ready"}, errors=(503,))
 def readyz() -> Response:
     """The default model can answer, and goes on to; else 503 with what to do about it."""
     if getattr(request.environ.get(KEY), "draining", False):

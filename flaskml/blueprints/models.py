@@ -5,36 +5,45 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response
-from pydantic import BaseModel, ConfigDict, Field
+from flask import Blueprint, Response, request
 
 from flaskml import trial
+from flaskml.bundle import environment_key
 from flaskml.errors import FlaskmlError
+from flaskml.openapi import describe
 from flaskml.registry import lagging
 from flaskml.schema import Feature
-from flaskml.state import State
-from flaskml.web import limit_body, limits, may_block, registry, reply, roster, settings, store, validated
+from flaskml.state import Choice, State
+from flaskml.web import (
+    checked,
+    limit_body,
+    limits,
+    may_block,
+    negotiated,
+    prefers_page,
+    registry,
+    reply,
+    roster,
+    sent_on,
+    settings,
+    store,
+    validated,
+)
 
 bp = Blueprint("models", __name__)
 
 
-class Choice(BaseModel):
-    """The body of an activation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    version: str = Field(max_length=20)
-    reason: str = Field(default="activated over HTTP", max_length=500)
-
-
 @bp.get("/models")
+@describe("models", {200: "Models"})
 @may_block
 def list_models() -> Response:
     """Every model with its versions and the active one."""
-    return reply({"models": [{**row, "serving": _serving(row["name"])} for row in store().summaries()]})
+    rows = [{**row, "serving": _serving(row["name"])} for row in store().summaries()]
+    return negotiated("models.html", {"models": rows})
 
 
 @bp.get("/models/<model_name:name>")
+@describe("models", {200: "Model"}, errors=(404, 503))
 @may_block
 def show_model(name: str) -> Response:
     """One model: its versions, its features, its aliases, and every activation."""
@@ -47,20 +56,22 @@ def show_model(name: str) -> Response:
         "verdicts": verdicts,
         "features": _features(name, state),
     }
-    return reply({**_summary(name), **shown})
+    return negotiated("model.html", {**_summary(name), **shown}, environment=environment_key())
 
 
 @bp.get("/models/<model_name:name>/versions/<version:version>")
+@describe("models", {200: "Manifest"}, errors=(404, 503))
 @may_block
 def show_version(name: str, version: str) -> Response:
     """The manifest of a version."""
     manifest = store().manifest(name, version)
     shown = json.loads(manifest.to_json())
     shown["schema"]["features"] = [_public(feature) for feature in manifest.schema_.features]
-    return reply(shown)
+    return negotiated("version.html", shown, manifest=manifest, state=store().state(name))
 
 
 @bp.put("/models/<model_name:name>/active")
+@describe("models", {200: "Activated", 202: "Activated"}, errors=(400, 404, 409, 413, 422, 503, 507), takes="Choice")
 @may_block
 def activate(name: str) -> Response:
     """Makes a version the active one; answers when every process serves it."""
@@ -69,7 +80,18 @@ def activate(name: str) -> Response:
         return _after(name, trial.activate_accepted(store(), name, choice.version, choice.reason, limits()))
 
 
+@bp.post("/models/<model_name:name>/active")
+@may_block
+def activate_from_page(name: str) -> Response:
+    """The same from the form of a page."""
+    limit_body(settings().max_body, "MAX_BODY")
+    choice = checked(lambda: Choice.model_validate({"version": request.form.get("version", "")}))
+    with registry().changing():
+        return _after(name, trial.activate_accepted(store(), name, choice.version, choice.reason, limits()))
+
+
 @bp.post("/models/<model_name:name>/rollback")
+@describe("models", {200: "Activated", 202: "Activated"}, errors=(404, 409, 413, 503, 507))
 @may_block
 def roll_back(name: str) -> Response:
     """Makes the version active again that was so before the last activation."""
@@ -79,6 +101,7 @@ def roll_back(name: str) -> Response:
 
 
 @bp.delete("/models/<model_name:name>/versions/<version:version>")
+@describe("models", {204: None}, errors=(404, 409, 413, 503, 507))
 @may_block
 def delete(name: str, version: str) -> Response:
     """Removes a version that answers no request."""
@@ -90,9 +113,11 @@ def delete(name: str, version: str) -> Response:
 
 
 def _after(name: str, state: State) -> Response:
-    """200 once the whole roster serves the new state, else 202 naming who does not yet."""
+    """200 once the whole roster serves the new state, else 202 naming who does not yet; a browser is sent on."""
     late = lagging(store(), roster(), name, state)
     body = {**_summary(name), "generation": state.generation, "lagging": [{"id": m.id, "pid": m.pid} for m in late]}
+    if prefers_page():
+        return sent_on(f"/models/{name}")
     return reply(body, 202 if late else 200, {"Location": f"/models/{name}"} if late else None)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from flask import Blueprint
+from flask import Blueprint, request
 
-from flaskml.web import render_form, slot
+from flaskml.web import named_slot, render_form, slot
 
 bp = Blueprint("pages", __name__)
 
 
 @bp.get("/")
 def index() -> tuple[str, int]:
-    """A form made from the model's features, or what to do to get a model."""
-    current = slot().current
-    return render_form(current)
+    """A form made from the features of a model, of the default one unless another is named; or how to get one."""
+    name = request.args.get("model")
+    return render_form((named_slot(name) if name else slot()).current)

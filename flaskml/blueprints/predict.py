@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.lean import this_request
 from flaskml.model import Current
+from flaskml.openapi import describe
 from flaskml.parsing import Rows
 from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
 
@@ -31,12 +34,16 @@ OPTIONS = ("method", "top_k")
 FIELDS_IGNORED = 1_000
 """Fields that a form may have beside those of the schema, where these are ignored: as many as Werkzeug takes at all."""
 
+SHARES_SHOWN = 10
+"""Classes whose probabilities the page shows."""
+
 _JSON_START = re.compile(rb"\s*[{\[]")
 _COUNT = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
 _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 
 
 @bp.post("/predict")
+@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
 @changes_nothing
 def predict() -> Response | tuple[str, int]:
     """Predicts each row of the body with the default model."""
@@ -44,6 +51,7 @@ def predict() -> Response | tuple[str, int]:
 
 
 @bp.post("/models/<model_name:name>/predict")
+@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
 @changes_nothing
 def predict_with_model(name: str) -> Response | tuple[str, int]:
     """Predicts with the active version of a model."""
@@ -51,6 +59,7 @@ def predict_with_model(name: str) -> Response | tuple[str, int]:
 
 
 @bp.post("/models/<model_name:name>/versions/<version:version>/predict")
+@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
 @changes_nothing
 def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
     """Predicts with a version that is active or has an alias."""
@@ -173,9 +182,28 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
     except FlaskmlError as error:
         return render_form(predictor, error.status, values=typed(predictor), error=error)
     method = predictor.method(None)
-    prediction = predictor.values(predictor.predict(rows), method)[0]
-    doubts = predictor.doubts.of(rows)
-    return render_form(predictor, values=typed(predictor), prediction=prediction, doubts=doubts)
+    shown = {
+        "prediction": predictor.values(predictor.predict(rows), method)[0],
+        "shares": shares(predictor, rows),
+        "line": curl_line(predictor, rows),
+    }
+    return render_form(predictor, values=typed(predictor), doubts=predictor.doubts.of(rows), **shown)
+
+
+def shares(predictor: Current, rows: Rows) -> dict[str, float]:
+    """The most probable classes of the first row; none where there are no probabilities, or several outputs."""
+    if "predict_proba" not in predictor.manifest.methods:
+        return {}
+    answer = predictor.predict(rows, "predict_proba")
+    found = predictor.values(answer, "predict_proba", SHARES_SHOWN)[0]
+    return found if isinstance(found, dict) else {}
+
+
+def curl_line(predictor: Current, rows: Rows) -> str:
+    """What to type to ask the same from a shell."""
+    row = dict(zip(predictor.schema.names, rows.values[0], strict=True))
+    body = shlex.quote(json.dumps(row, ensure_ascii=False))
+    return f"curl {shlex.quote(request.base_url)} -H 'Content-Type: application/json' -d {body}"
 
 
 def typed(predictor: Current) -> dict[str, str]:

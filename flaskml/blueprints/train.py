@@ -8,9 +8,21 @@ from flask import Blueprint, Response, request
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
+from flaskml.openapi import describe
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
-from flaskml.web import checked, jobs, limit_body, may_block, reply, settings, slot
+from flaskml.web import (
+    checked,
+    jobs,
+    limit_body,
+    may_block,
+    negotiated,
+    prefers_page,
+    reply,
+    sent_on,
+    settings,
+    slot,
+)
 
 bp = Blueprint("train", __name__)
 
@@ -18,7 +30,21 @@ FILE_FIELD = "data"
 """The part of a multipart body that holds the CSV file."""
 
 
+@bp.get("/train")
+@describe("training", {200: "Training"})
+def ask() -> Response:
+    """What can be trained: the form, or the specification that `POST /train` takes."""
+    document = {"built_in": sorted(BUILT_IN), "specification": TrainingSpec.model_json_schema()}
+    return negotiated("train.html", document, default=settings().model_name)
+
+
 @bp.post("/train")
+@describe(
+    "training",
+    {202: "Queued"},
+    errors=(400, 413, 415, 422, 429, 507),
+    takes="TrainingSpec",
+)
 @may_block
 def train() -> Response:
     """Queues a training job: JSON with a built-in data set's name, or multipart with a CSV file."""
@@ -30,21 +56,26 @@ def train() -> Response:
     active = slot().serving
     serving = {"model": active.model, "version": active.version} if active else None
     body = {"id": job_id, "status": "queued", "model": spec.name, "serving": serving}
-    return reply(body, 202, {"Location": f"/jobs/{job_id}"})
+    return sent_on(f"/jobs/{job_id}") if prefers_page() else reply(body, 202, {"Location": f"/jobs/{job_id}"})
 
 
 @bp.get("/jobs")
+@describe("training", {200: "Jobs"}, errors=(503,))
 @may_block
 def list_jobs() -> Response:
     """All jobs, newest first."""
-    return reply({"jobs": [job.to_dict() for job in jobs().table.all()]})
+    return negotiated("jobs.html", {"jobs": [job.to_dict() for job in jobs().table.all()]})
 
 
 @bp.get("/jobs/<job_id>")
+@describe("training", {200: "Job"}, errors=(404, 503))
 @may_block
 def show_job(job_id: str) -> Response:
-    """One job as it stands."""
-    return reply(jobs().table.get(job_id).to_dict())
+    """One job as it stands. A browser that watches it lands on the new version."""
+    job = jobs().table.get(job_id)
+    if prefers_page() and job.version is not None:
+        return sent_on(f"/models/{job.spec.name}/versions/{job.version}")
+    return negotiated("job.html", job.to_dict())
 
 
 def _upload() -> FileStorage | None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from flaskml.settings import Settings
+    from flaskml.store import Store
 
 
 @contextmanager
@@ -21,6 +26,18 @@ def errors_told() -> Iterator[None]:
         yield
     except FlaskmlError as error:
         raise click.ClickException(error.detail) from error
+
+
+@contextmanager
+def opened_store() -> Iterator[tuple[Store, Settings]]:
+    """The store of this folder and its settings; errors in the block are told."""
+    from flaskml import web
+    from flaskml.publishing import open_store
+
+    sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
+    with errors_told():
+        settings, _ = web.flask_settings()
+        yield open_store(settings), settings
 
 
 def _read_schema(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, Any] | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_told, next_command, runtime_option, schema_option
+from flaskml.cli import next_command, opened_store, runtime_option, schema_option
 
 if TYPE_CHECKING:
     from flaskml.bundle import RuntimeName
@@ -28,17 +26,6 @@ def models() -> None:
     """Look at, add, activate and remove models."""
 
 
-@contextmanager
-def _opened() -> Iterator[tuple[Store, Settings]]:
-    from flaskml import web
-    from flaskml.publishing import open_store
-
-    sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
-    with errors_told():
-        settings, _ = web.flask_settings()
-        yield open_store(settings), settings
-
-
 def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
     click.echo(json.dumps(shown, ensure_ascii=False) if as_json else text())
 
@@ -47,7 +34,7 @@ def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
 @as_json
 def list_models(as_json: bool) -> None:
     """Every model, its active version and its aliases."""
-    with _opened() as (store, _):
+    with opened_store() as (store, _):
         rows = store.summaries()
     _tell(rows, as_json, lambda: "\n".join(_line(row) for row in rows) or "No model yet. Train one: flask train")
 
@@ -66,7 +53,7 @@ def _line(row: dict[str, Any]) -> str:
 @as_json
 def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
     """One model with its history, or the manifest of one VERSION with what its trials said."""
-    with _opened() as (store, _):
+    with opened_store() as (store, _):
         state = store.state(name)
         if schema:
             shown = store.manifest(name, version or state.active or store.versions(name)[-1]).schema_.model_dump()
@@ -111,7 +98,7 @@ def add(
             abort=True,
             err=True,
         )
-    with _opened() as (store, settings):
+    with opened_store() as (store, settings):
         estimator = adding.read_estimator(file)
         rows, targets = adding.read_sample(Path(data), target, estimator)
         manifest = publishing.publish_sample(
@@ -142,7 +129,7 @@ def activate(name: str, version: str, as_json: bool) -> None:
     from flaskml import trial
     from flaskml.publishing import trial_limits
 
-    with _opened() as (store, settings):
+    with opened_store() as (store, settings):
         limits = trial_limits(settings)
         state = trial.activate_accepted(store, name, version, "flask models activate", limits)
         _after(store, settings, name, state, as_json)
@@ -156,7 +143,7 @@ def rollback(name: str, as_json: bool) -> None:
     from flaskml import trial
     from flaskml.publishing import trial_limits
 
-    with _opened() as (store, settings):
+    with opened_store() as (store, settings):
         _after(store, settings, name, trial.roll_back(store, name, trial_limits(settings)), as_json)
 
 
@@ -177,7 +164,7 @@ def _after(store: Store, settings: Settings, name: str, state: State, as_json: b
 @as_json
 def delete(name: str, version: str, as_json: bool) -> None:
     """Remove a version that is neither active nor aliased."""
-    with _opened() as (store, _):
+    with opened_store() as (store, _):
         store.delete(name, version)
     _tell({"name": name, "deleted": version}, as_json, lambda: f"{name} version {version} is gone")
 
@@ -195,7 +182,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
     from flaskml.publishing import trial_limits
     from flaskml.trial import ensure_accepted
 
-    with _opened() as (store, settings):
+    with opened_store() as (store, settings):
         if version is None:
             state = store.change(name, lambda state: state.remove_alias(alias))
         else:
@@ -208,7 +195,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
 @as_json
 def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of everything that is stored."""
-    with _opened() as (store, _):
+    with opened_store() as (store, _):
         found = [row for name in store.folders() for row in _checked(store, name)]
     _tell(found, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in found))
     if any(row["fault"] for row in found):

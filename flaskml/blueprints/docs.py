@@ -1,0 +1,110 @@
+"""What the API is: the OpenAPI document, and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flask import Blueprint, Response, render_template
+from werkzeug.routing import Rule
+
+from flaskml.access import guards
+from flaskml.bundle import Manifest
+from flaskml.lean import this_app
+from flaskml.openapi import Api, Route, describe, description_of, document
+from flaskml.state import Choice
+from flaskml.training.trainer import TrainingSpec
+from flaskml.web import registry, reply, settings
+
+bp = Blueprint("docs", __name__)
+
+VIEWER_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the viewer, which sets styles on what it shows, and asks this server alone."""
+
+REFERENCE = "#/components/schemas/{model}"
+
+
+@bp.get("/openapi.json")
+@describe("about", {200: "Anything"})
+def openapi() -> Response:
+    """The OpenAPI document of this server as it stands."""
+    return reply(document(_api(), sorted(_routes(), key=lambda route: route.path), schemas()))
+
+
+@bp.get("/docs")
+def docs() -> Response:
+    """The document for people, rendered from files of this server."""
+    page = Response(render_template("docs.html", title=settings().api_title))
+    page.headers["Content-Security-Policy"] = VIEWER_POLICY
+    return page
+
+
+def _api() -> Api:
+    served = {name: _manifests(name) for name in sorted(registry().slots)}
+    return Api(
+        title=settings().api_title,
+        version=settings().api_version,
+        default=settings().model_name,
+        most_rows=settings().max_rows,
+        has_tokens=bool(settings().admin_token_sha256),
+        served=served,
+    )
+
+
+def _manifests(name: str) -> Mapping[str, Manifest]:
+    """The versions of a model that answer, the active one first."""
+    slot = registry().slots[name]
+    active = [slot.serving] if slot.serving else []
+    others = [predictor.manifest for predictor in slot.versions.values()]
+    return {manifest.version: manifest for manifest in (*active, *others)}
+
+
+def _routes() -> Iterator[Route]:
+    for rule in this_app().url_map.iter_rules():
+        view = this_app().view_functions[rule.endpoint]
+        described = description_of(view)
+        if described is None:
+            continue
+        summary = (view.__doc__ or "").splitlines()[0]
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            yield Route(_path(rule), method.lower(), view.__name__, summary, described, guards(view, method))
+
+
+def _path(rule: Rule) -> str:
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+
+
+def schemas() -> dict[str, Any]:
+    """The schemas of all bodies but of predictions, by name."""
+    found: dict[str, Any] = {"Anything": {"type": "object"}, **ANSWERS}
+    for kind in (Choice, TrainingSpec):
+        made = kind.model_json_schema(ref_template=REFERENCE)
+        found |= made.pop("$defs", {})
+        found[kind.__name__] = made
+    return found
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_TEXT, _MAYBE = {"type": "string"}, {"type": ["string", "null"]}
+_MODEL = _object(name=_TEXT, active=_MAYBE, serving=_MAYBE)
+_JOB = _object(id=_TEXT, status=_TEXT, model=_TEXT, version=_MAYBE, progress={"type": "number"}, detail=_MAYBE)
+ANSWERS: Mapping[str, Any] = {
+    "Live": _object(status=_TEXT),
+    "Ready": _object(status=_TEXT, model=_TEXT, version=_TEXT),
+    "Model": _MODEL,
+    "Models": _object(models={"type": "array", "items": {"type": "object"}}),
+    "Manifest": _object(model=_TEXT, version=_TEXT, task=_TEXT, estimator=_TEXT, schema={"type": "object"}),
+    "Activated": _object(name=_TEXT, active=_MAYBE, lagging={"type": "array"}),
+    "Job": _JOB,
+    "Jobs": _object(jobs={"type": "array", "items": _JOB}),
+    "Training": _object(built_in={"type": "array", "items": _TEXT}, specification={"type": "object"}),
+    "Queued": _object(id=_TEXT, status=_TEXT, model=_TEXT),
+}
+"""The schemas of the answers."""

@@ -1,0 +1,78 @@
+"""A schema as JSON Schema (draft 2020-12): what a row may be, for the tools that read OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flaskml.schema import Feature, Schema
+
+COLUMNS_SHOWN = 1_000
+"""Columns of the widest row that is written out; a document with more would be larger than tools can show."""
+
+CATEGORIES_SHOWN = 20
+"""Categories that are named where others are taken too."""
+
+_DAY = (
+    r"(19|20)[0-9]{2}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    r"|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_OFFSET = r"(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
+
+
+def row_schema(schema: Schema) -> dict[str, Any]:
+    """The JSON schema of one row as an object."""
+    shown = schema.features[:COLUMNS_SHOWN]
+    whole = len(shown) == len(schema.features)
+    return {
+        "type": "object",
+        "properties": {feature.name: feature_schema(schema, feature) for feature in shown},
+        "required": [feature.name for feature in shown],
+        "additionalProperties": schema.extra == "ignore" or not whole,
+        "examples": [schema.example] if whole else [],
+    }
+
+
+def list_schema(schema: Schema) -> dict[str, Any]:
+    """The same of one row as a list, in the order of the columns."""
+    items = [feature_schema(schema, feature) for feature in schema.features[:COLUMNS_SHOWN]]
+    length = len(schema.features)
+    rest: Any = False if length == len(items) else {}
+    return {"type": "array", "prefixItems": items, "items": rest, "minItems": length, "maxItems": length}
+
+
+def feature_schema(schema: Schema, feature: Feature) -> dict[str, Any]:
+    """The JSON schema of one value."""
+    kind: dict[str, Any] = _KINDS[feature.kind](schema, feature)
+    if feature.nullable:
+        kind = {"anyOf": [kind, {"type": "null"}]}
+    if feature.is_number and feature.minimum is not None and feature.maximum is not None:
+        kind["description"] = f"{feature.ranged} in training"
+    return {**kind, "examples": [feature.example]}
+
+
+def _number(schema: Schema, feature: Feature) -> dict[str, Any]:
+    low, high = schema.bounds(feature)
+    return {"type": feature.kind if feature.kind == "integer" else "number", "minimum": low, "maximum": high}
+
+
+def _category(_: Schema, feature: Feature) -> dict[str, Any]:
+    categories = list(feature.categories or ())
+    if feature.unknown == "accept":
+        return {"type": "integer" if feature.is_whole else "string", "examples": categories[:CATEGORIES_SHOWN]}
+    return {"enum": categories}
+
+
+def _moment(_: Schema, feature: Feature) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{_DAY}T{_TIME}{_OFFSET if feature.is_aware else ''}$"}
+
+
+_KINDS: Mapping[str, Callable[[Schema, Feature], dict[str, Any]]] = {
+    "float": _number,
+    "integer": _number,
+    "boolean": lambda _, __: {"type": "boolean"},
+    "category": _category,
+    "text": lambda _, __: {"type": "string"},
+    "datetime": _moment,
+}

@@ -1,0 +1,285 @@
+"""The OpenAPI 3.1 document: the live routes, and of predictions the very columns that each model takes.
+
+A view says what it takes and answers with `describe`; its path, its methods and its docstring say the rest. Routes of
+predictions are written out for every version that is served, each with its own schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from flaskml.bundle import Manifest
+from flaskml.json_schema import list_schema, row_schema
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+PROBLEM = "application/problem+json"
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a view takes and answers."""
+
+    tag: str
+    """The heading that it stands under."""
+
+    answers: Mapping[int, str | None]
+    """By status, the name of the schema of the answer; None for one without a body."""
+
+    errors: tuple[int, ...] = ()
+    """The statuses of its errors."""
+
+    takes: str | None = None
+    """The name of the schema of its body; `rows` for predictions."""
+
+    forms: tuple[str, ...] = ()
+    """The media types, beside JSON, that the same may be sent as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the app: a path with its parameters in braces, a method, what the view does, and its description."""
+
+    path: str
+    method: str
+    name: str
+    summary: str
+    description: Description
+    guarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the document is about."""
+
+    title: str
+    version: str
+    default: str
+    """The model that answers when none is named."""
+
+    most_rows: int
+    has_tokens: bool
+    served: Mapping[str, Mapping[str, Manifest]] = field(default_factory=dict)
+    """Of each model the versions that answer; the active one first."""
+
+
+_DESCRIBED: dict[Callable[..., Any], Description] = {}
+
+
+def describe(
+    tag: str,
+    answers: Mapping[int, str | None],
+    *,
+    errors: Iterable[int] = (),
+    takes: str | None = None,
+    forms: Iterable[str] = (),
+) -> Callable[[View], View]:
+    """Says what a view takes and answers."""
+
+    def note(view: View) -> View:
+        _DESCRIBED[view] = Description(tag, answers, tuple(errors), takes, tuple(forms))
+        return view
+
+    return note
+
+
+def description_of(view: Callable[..., Any]) -> Description | None:
+    """What was said of a view."""
+    return _DESCRIBED.get(view)
+
+
+def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """The document; `schemas` are those of all bodies but of predictions, by name."""
+    paths: dict[str, dict[str, Any]] = {}
+    components = {"Problem": PROBLEM_SCHEMA, **schemas}
+    for route in routes:
+        if route.description.takes != "rows":
+            operation = _operation(api, route)
+            paths.setdefault(route.path, {})[route.method] = {**operation, "parameters": list(_parameters(route.path))}
+            continue
+        for path, manifest in _targets(api, route.path):
+            name = f"{manifest.model}-{manifest.version}"
+            components |= _predictions(name, manifest, api.most_rows)
+            paths.setdefault(path, {})[route.method] = _prediction(api, route, path, name, manifest)
+    shown: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": api.title, "version": api.version},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if api.has_tokens:
+        shown["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return shown
+
+
+def _targets(api: Api, path: str) -> Iterator[tuple[str, Manifest]]:
+    """The paths that a route of predictions stands for, each with the version that answers there."""
+    if "{" not in path:
+        versions = api.served.get(api.default, {})
+        yield from ((path, manifest) for manifest in list(versions.values())[:1])
+        return
+    for name, versions in api.served.items():
+        chosen = list(versions.values())[: None if "{version}" in path else 1]
+        for manifest in chosen:
+            yield path.replace("{name}", name).replace("{version}", manifest.version), manifest
+
+
+def _operation(api: Api, route: Route) -> dict[str, Any]:
+    described = route.description
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "tags": [described.tag],
+        "summary": route.summary,
+        "responses": {
+            **{str(status): _answer(status, name) for status, name in described.answers.items()},
+            **{str(status): _problem(status) for status in _errors(api, route)},
+        },
+    }
+    if described.takes:
+        content = {kind: {"schema": _reference(described.takes)} for kind in (JSON, *described.forms)}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.guarded and api.has_tokens:
+        operation["security"] = [{"token": []}]
+    return operation
+
+
+def _errors(api: Api, route: Route) -> list[int]:
+    guards = {401, 403} if route.guarded and api.has_tokens else {403} if route.guarded else set()
+    return sorted({*route.description.errors, *guards})
+
+
+def _answer(status: int, name: str | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if name is not None:
+        answer["content"] = {JSON: {"schema": _reference(name)}}
+    return answer
+
+
+def _problem(status: int) -> dict[str, Any]:
+    return {"description": HTTPStatus(status).phrase, "content": {PROBLEM: {"schema": _reference("Problem")}}}
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _parameters(path: str) -> Iterator[dict[str, Any]]:
+    for name in re.findall(r"{(\w+)}", path):
+        yield {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]}
+
+
+# Predictions.
+
+
+def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest) -> dict[str, Any]:
+    """The operation of one version."""
+    operation = _operation(api, route)
+    operation["operationId"] = re.sub(r"\W+", "_", f"{route.name}_{path}").strip("_")
+    body = _reference(f"{name}.Rows")
+    row = manifest.schema_.example
+    examples = {
+        "row": {"summary": "One row", "value": row},
+        "rows": {"summary": "Several rows", "value": [row, row]},
+        "instances": {"summary": "Rows as lists", "value": {"instances": [list(row.values())]}},
+    }
+    content = {JSON: {"schema": body, "examples": examples}}
+    content["text/csv"] = {"schema": {"type": "string"}}
+    operation["requestBody"] = {"required": True, "content": content}
+    operation["parameters"] = [
+        {
+            "name": "method",
+            "in": "query",
+            "description": "What to ask the estimator. Of probabilities, `top_k` gives the most probable only.",
+            "schema": {"enum": list(manifest.methods), "default": manifest.methods[0]},
+        }
+    ]
+    answer = {"schema": _reference(f"{name}.Answer")}
+    operation["responses"]["200"] = {
+        "description": HTTPStatus.OK.phrase,
+        "content": {JSON: answer, "text/csv": {"schema": {"type": "string"}}},
+    }
+    return operation
+
+
+def _predictions(name: str, manifest: Manifest, most_rows: int) -> dict[str, Any]:
+    """The schemas of what a version takes and answers."""
+    row, listed = _reference(f"{name}.Row"), list_schema(manifest.schema_)
+    many = {"type": "array", "maxItems": most_rows}
+    by = {"model": {"const": manifest.model}, "version": {"const": manifest.version}, "warnings": WARNINGS}
+    value = _value(manifest)
+    return {
+        f"{name}.Row": row_schema(manifest.schema_),
+        f"{name}.Rows": {
+            "anyOf": [
+                row,
+                {**many, "items": row},
+                {
+                    "type": "object",
+                    "properties": {"instances": {**many, "items": {"anyOf": [row, listed]}}},
+                    "required": ["instances"],
+                    "additionalProperties": False,
+                },
+            ]
+        },
+        f"{name}.Answer": {
+            "oneOf": [
+                _answered({"prediction": value, **by}, "prediction"),
+                _answered({"predictions": {"type": "array", "items": value}, **by}, "predictions"),
+            ]
+        },
+    }
+
+
+def _answered(properties: Mapping[str, Any], name: str) -> dict[str, Any]:
+    required = [name, "model", "version"]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _value(manifest: Manifest) -> dict[str, Any]:
+    """The schema of what the methods answer for one row."""
+    number: dict[str, Any] = {"type": ["number", "null"]}
+    plain = number if manifest.task == "regression" else {"type": ["string", "number", "boolean", "null"]}
+    if manifest.task == "classification" and len(manifest.classes) == 1:
+        plain = {**plain, "description": f"One of {', '.join(manifest.classes[0][:20])}."}
+    kinds: list[dict[str, Any]] = [plain, {"type": "array"}]
+    if "predict_proba" in manifest.methods:
+        kinds.append({"type": "object", "additionalProperties": number})
+    return {"anyOf": kinds}
+
+
+PARAMETERS: Mapping[str, Any] = {
+    "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},
+    "version": {"type": "string", "pattern": "^[1-9][0-9]{0,9}$"},
+    "job_id": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"},
+}
+"""The schemas of what stands in paths."""
+
+_FOUND = {
+    "type": "object",
+    "properties": {
+        "row": {"type": ["integer", "null"]},
+        "feature": {"type": ["string", "null"]},
+        "detail": {"type": "string"},
+    },
+    "required": ["row", "feature", "detail"],
+}
+
+WARNINGS = {"type": "array", "items": _FOUND, "description": "Values beyond those of training."}
+
+PROBLEM_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "description": "An error (RFC 9457).",
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {"type": "array", "items": _FOUND},
+    },
+    "required": ["title", "status", "detail"],
+}

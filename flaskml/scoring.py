@@ -1,0 +1,168 @@
+"""Files of rows, predicted in chunks: a file may be larger than memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from flaskml import diagnosis
+from flaskml.errors import FlaskmlError, InvalidInput, MissingExtra, NotParseable, Problem
+from flaskml.model import Predictor
+from flaskml.parsing import Rows
+from flaskml.texts import open_csv
+
+CHUNK = 2_000
+"""Rows that are read and predicted at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a file, read as they are asked for, and what makes the model's rows of some of them."""
+
+    rows: Iterator[Any]
+    """A problem stands where there was no row to be read."""
+
+    parse: Callable[[Sequence[Any]], Rows]
+
+    position: Callable[[], int]
+    """How much of the file has been read, in the unit of `size`."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of some rows that follow one another."""
+
+    values: list[Any]
+    """One a row, as in JSON; None for one that was refused."""
+
+    refused: list[Problem]
+    """Why, with the number of the row in the file."""
+
+
+def score(predictor: Predictor, table: Table, method: str) -> Iterator[Scored]:
+    """Predicts a table chunk by chunk. A row that is refused loses nothing but itself."""
+    start = 0
+    while chunk := list(islice(table.rows, CHUNK)):
+        try:
+            yield Scored(_predicted(predictor, table.parse(chunk), method), [])
+        except FlaskmlError:
+            yield _one_by_one(predictor, table, chunk, method, start)
+        start += len(chunk)
+
+
+def _predicted(predictor: Predictor, rows: Rows, method: str) -> list[Any]:
+    return predictor.values(predictor.predict(rows, method), method)
+
+
+def _one_by_one(predictor: Predictor, table: Table, chunk: Sequence[Any], method: str, start: int) -> Scored:
+    values: list[Any] = []
+    refused: list[Problem] = []
+    for number, row in enumerate(chunk, start):
+        try:
+            values += _predicted(predictor, table.parse([row]), method)
+        except InvalidInput as error:
+            values.append(None)
+            refused += [Problem(number, found.feature, found.detail) for found in error.problems]
+        except FlaskmlError as error:
+            values.append(None)
+            refused.append(Problem(number, None, error.detail))
+    return Scored(values, refused)
+
+
+def open_table(path: Path, file: BinaryIO, predictor: Predictor) -> Table:
+    """The rows of an open file, by the end of its name. Raises `NotParseable` for one that is none of these."""
+    opened = KINDS.get(path.suffix.lower())
+    if opened is None:
+        raise NotParseable(f"{path.name} ends in none of {', '.join(KINDS)}")
+    return opened(file, predictor)
+
+
+def _open_csv(file: BinaryIO, predictor: Predictor) -> Table:
+    lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    parser = predictor.parser
+    header, rows = open_csv(lines, blank_is_row=len(predictor.schema.features) == 1)
+    missing = [name for name in predictor.schema.names if name not in header]
+    if missing:  # No row can be right then.
+        raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
+    return Table(rows, parser.parse_texts, file.tell, _size(file))
+
+
+def _open_jsonl(file: BinaryIO, predictor: Predictor) -> Table:
+    return Table(_documents(file), _parse_with(predictor), file.tell, _size(file))
+
+
+def _documents(lines: Iterable[bytes]) -> Iterator[Any]:
+    for line in lines:
+        if line.strip():
+            try:
+                yield diagnosis.decode(line)
+            except NotParseable as error:
+                yield Problem(None, None, error.detail)
+
+
+def _open_npy(file: BinaryIO, predictor: Predictor) -> Table:
+    try:
+        array = np.load(file.name, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise NotParseable(f"it is no array of numbers ({error})") from None
+    if array.ndim != 2:
+        raise NotParseable(f"it is an array of {array.ndim} dimensions, where 2 are needed: rows and features")
+    read = [0]
+
+    def rows() -> Iterator[Any]:
+        for start in range(0, len(array), CHUNK):
+            read[0] = start
+            yield from array[start : start + CHUNK].tolist()
+
+    return Table(rows(), _parse_with(predictor), lambda: read[0], len(array))
+
+
+def _open_parquet(file: BinaryIO, predictor: Predictor) -> Table:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtra("parquet", "Reading Parquet") from error
+    try:
+        content = ParquetFile(file)
+    except ArrowException as error:
+        raise NotParseable(f"it is no Parquet file ({error})") from None
+    read = [0]
+
+    def rows() -> Iterator[Any]:
+        for batch in content.iter_batches(CHUNK):
+            yield from batch.to_pylist()
+            read[0] += batch.num_rows
+
+    return Table(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows)
+
+
+def _parse_with(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:
+    def parse(rows: Sequence[Any]) -> Rows:
+        problems = [row for row in rows if isinstance(row, Problem)]
+        if problems:
+            raise InvalidInput(problems)
+        return predictor.parser.parse_table(rows)
+
+    return parse
+
+
+def _size(file: BinaryIO) -> int:
+    return Path(file.name).stat().st_size
+
+
+KINDS: Mapping[str, Callable[[BinaryIO, Predictor], Table]] = {
+    ".csv": _open_csv,
+    ".jsonl": _open_jsonl,
+    ".npy": _open_npy,
+    ".parquet": _open_parquet,
+}
+"""What reads a file, by the end of its name."""

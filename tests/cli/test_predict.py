@@ -1,0 +1,191 @@
+"""`flask predict`: whole files, offline."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from flaskml import publish
+from tests.conftest import CHECKOUT
+
+ROWS = np.random.default_rng(3).normal(size=(5_000, 20)).round(3)
+NAMES = [f"x{number}" for number in range(20)]
+LABELS = np.where(ROWS[:, 0] > 0, "high", "low")
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    return LogisticRegression().fit(pd.DataFrame(ROWS, columns=NAMES), LABELS)
+
+
+@pytest.fixture(scope="module")
+def instance(estimator, tmp_path_factory):
+    path = tmp_path_factory.mktemp("predict") / "instance"
+    publish(estimator, pd.DataFrame(ROWS[:200], columns=NAMES), instance_path=path, runtime="sklearn")
+    return path
+
+
+@pytest.fixture
+def run(instance):
+    def run(*arguments, code=0):
+        variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
+        command = [sys.executable, "-m", "flask", "predict", *map(str, arguments)]
+        done = subprocess.run(command, cwd=CHECKOUT, env=variables, capture_output=True, check=False)
+        assert done.returncode == code, done.stderr.decode()
+        return done.stdout.decode(), done.stderr.decode()
+
+    return run
+
+
+def write_csv(path, rows=ROWS):
+    pd.DataFrame(rows, columns=NAMES).to_csv(path, index=False)
+
+
+def write_jsonl(path, rows=ROWS):
+    lines = [dict(zip(NAMES, row, strict=True)) if number % 2 else row for number, row in enumerate(rows.tolist())]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_npy(path, rows=ROWS):
+    np.save(path, rows)
+
+
+def write_parquet(path, rows=ROWS):
+    pytest.importorskip("pyarrow")
+    pd.DataFrame(rows, columns=NAMES).to_parquet(path)
+
+
+WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".npy": write_npy, ".parquet": write_parquet}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_every_row_is_answered_in_order(run, estimator, tmp_path, suffix):
+    file, out = tmp_path / f"rows{suffix}", tmp_path / "answers.csv"
+    WRITERS[suffix](file)
+    shown, told = run(file, "-o", out)
+    assert shown == "" and "5,000 rows, 0 refused, by default version 1" in told
+    found = pd.read_csv(out)["prediction"].tolist()
+    assert found == estimator.predict(pd.DataFrame(ROWS, columns=NAMES)).tolist()
+    assert [path.name for path in tmp_path.iterdir()] == [file.name, out.name] or len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_other_methods_have_a_column_for_each_class(run, estimator, tmp_path, form):
+    file = tmp_path / "rows.csv"
+    write_csv(file, ROWS[:3])
+    shown, _ = run(file, "--method", "predict_proba", "--format", form)
+    wanted = estimator.predict_proba(pd.DataFrame(ROWS[:3], columns=NAMES)).tolist()
+    if form == "csv":
+        lines = list(csv.reader(shown.splitlines()))
+        assert lines[0] == ["prediction:high", "prediction:low"]
+        assert np.allclose([list(map(float, line)) for line in lines[1:]], wanted, rtol=1e-12, atol=0)
+    else:
+        found = [json.loads(line)["prediction"] for line in shown.splitlines()]
+        assert np.allclose([[one["high"], one["low"]] for one in found], wanted, rtol=1e-12, atol=0)
+
+
+def spoilt(path):
+    """A table with two rows that are refused, the first of all and one in the second chunk."""
+    write_csv(path)
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].rpartition(",")[0] + ",many"
+    lines[3_001] = "1,2,3"
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_refused_rows_are_told_and_lose_only_themselves(run, estimator, tmp_path):
+    file, out, refused = tmp_path / "rows.csv", tmp_path / "answers.jsonl", tmp_path / "refused.jsonl"
+    spoilt(file)
+    _, told = run(file, "-o", out, "--refused", refused)
+    assert "5,000 rows, 2 refused" in told and 'row 0: "x19" must be a finite number' in told
+    found = [json.loads(line)["prediction"] for line in out.read_text().splitlines()]
+    assert [number for number, value in enumerate(found) if value is None] == [0, 3_000]
+    wanted = estimator.predict(pd.DataFrame(ROWS, columns=NAMES)).tolist()
+    assert [value for value in found if value] == [v for n, v in enumerate(wanted) if n not in (0, 3_000)]
+    problems = [json.loads(line) for line in refused.read_text().splitlines()]
+    assert [(problem["row"], problem["feature"]) for problem in problems] == [(0, "x19"), (3_000, None)]
+
+
+def test_as_csv_a_refused_row_is_an_empty_line_of_the_table(run, tmp_path):
+    file = tmp_path / "rows.csv"
+    spoilt(file)
+    shown, _ = run(file, "--method", "predict_proba")
+    lines = list(csv.reader(shown.splitlines()))
+    assert len(lines) == 5_001 and lines[1] == lines[3_001] == ["", ""] and "" not in lines[2]
+
+
+def test_strictly_nothing_is_written(run, tmp_path):
+    file, out = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    spoilt(file)
+    out.write_text("of yesterday")
+    _, told = run(file, "-o", out, "--strict", code=1)
+    assert "row 0:" in told and "Nothing was written" in told
+    assert out.read_text() == "of yesterday" and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.csv", b"", "empty"),
+        ("rows.csv", b"x1,x2\n1,2\n", 'the header has no "x0"'),
+        ("rows.csv", b"\xff\xfe", "not UTF-8"),
+        ("rows.npy", b"nothing", "no array"),
+        ("rows.parquet", b"nothing", "no Parquet file"),
+        ("rows.xlsx", b"", "ends in none of .csv, .jsonl, .npy, .parquet"),
+    ],
+)
+def test_what_is_no_table_is_told(run, tmp_path, name, content, says):
+    file = tmp_path / name
+    file.write_bytes(content)
+    _, told = run(file, code=1)
+    assert says in told and "Traceback" not in told
+
+
+def test_an_array_of_objects_is_not_unpickled(run, tmp_path):
+    file = tmp_path / "rows.npy"
+    np.save(file, np.array([[object]]), allow_pickle=True)
+    _, told = run(file, code=1)
+    assert "no array of numbers" in told
+
+
+def test_wrong_use(run, tmp_path):
+    file = tmp_path / "rows.csv"
+    write_csv(file, ROWS[:1])
+    assert "predict_proba" in run(file, "--method", "transform", code=1)[1]
+    assert "nowhere" in run(file, "--name", "nowhere", code=1)[1]
+    assert "--format" in run(file, "-o", tmp_path / "answers.xml", code=2)[1]
+
+
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run([sys.executable, "-m", "flask", "predict", *sys.argv[1:]], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    "megabytes", [pytest.param(50, marks=pytest.mark.thorough), pytest.param(2_000, marks=pytest.mark.gauntlet)]
+)
+def test_a_large_file_takes_no_more_memory_than_a_small_one(instance, tmp_path, megabytes):
+    file, out = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    write_csv(tmp_path / "some.csv")
+    header, _, some = (tmp_path / "some.csv").read_bytes().partition(b"\n")
+    times = megabytes * 10**6 // len(some) + 1
+    with file.open("wb") as large:
+        large.write(header + b"\n")
+        for _ in range(times):
+            large.write(some)
+    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
+    command = [sys.executable, "-c", MEASURED, str(file), "-o", str(out)]
+    done = subprocess.run(command, cwd=CHECKOUT, env=variables, capture_output=True, text=True, check=True)
+    assert file.stat().st_size > megabytes * 10**6
+    assert int(done.stdout) < 300e6
+    with Path(out).open() as answers:
+        assert sum(1 for _ in answers) == times * len(ROWS) + 1

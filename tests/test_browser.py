@@ -1,0 +1,248 @@
+"""The pages in a real browser: by mouse, by keyboard, and as a screen reader is told."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT, HOME
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+pytestmark = pytest.mark.thorough
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+AXE = CHECKOUT / ".node/node_modules/axe-core/axe.min.js"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+class Site:
+    """The pages of a server, as somebody sees them."""
+
+    def __init__(self, browser, port):
+        self.browser = browser
+        self.root = f"http://127.0.0.1:{port}"
+
+    def open(self, path):
+        self.browser.get(self.root + path)
+
+    @property
+    def path(self):
+        return self.browser.current_url.removeprefix(self.root)
+
+    def field(self, label):
+        named = self.browser.find_element(By.XPATH, f"//label[normalize-space()='{label}']")
+        return self.browser.find_element(By.ID, named.get_attribute("for"))
+
+    def type(self, label, text):
+        field = self.field(label)
+        field.clear()
+        field.send_keys(text)
+
+    def press(self, button):
+        old = self.browser.find_element(By.TAG_NAME, "html")
+        self.browser.find_element(By.XPATH, f"//button[normalize-space()='{button}']").click()
+        self.wait(lambda: old != self.browser.find_element(By.TAG_NAME, "html"))
+
+    def text(self, selector="main"):
+        return self.browser.find_element(By.CSS_SELECTOR, selector).text
+
+    def all(self, selector):
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(self, true, seconds=60):
+        ignored = (webdriver.remote.webelement.WebDriverException,)
+        WebDriverWait(self.browser, seconds, 0.1, ignored_exceptions=ignored).until(lambda _: true())
+
+
+@pytest.fixture
+def site(browser, serve):
+    yield Site(browser, serve("waitress-serve").port)
+    complaints = [entry["message"] for entry in browser.get_log("browser")]
+    assert not [said for said in complaints if "status of 4" not in said and "favicon" not in said]
+
+
+def fill(site):
+    for name, value in HOME.items():
+        if name in ("home city", "member"):
+            Select(site.field(name)).select_by_value(str(value).lower() if name == "member" else value)
+        else:
+            site.type(name, str(value))
+
+
+def test_a_prediction_with_its_bars(site):
+    site.open("/?model=homes")
+    fill(site)
+    site.press("Predict")
+    assert site.path == "/models/homes/predict"
+    assert site.text("output") in ("yes", "no")
+    meters = [float(meter.get_attribute("value")) for meter in site.all("meter")]
+    assert len(meters) == 2 and abs(sum(meters) - 1) < 1e-6 and meters[0] >= meters[1]
+    assert "curl http://127.0.0.1" in site.text("pre") and '"home city": "Rome"' in site.text("pre")
+    assert site.field("age").get_attribute("value") == "33.5"
+
+
+def test_a_bad_value_marks_its_own_field_and_keeps_the_others(site):
+    site.open("/?model=homes")
+    fill(site)
+    site.type("rooms", "2.5")
+    site.press("Predict")
+    invalid = site.all("[aria-invalid]")
+    assert [field.get_attribute("name") for field in invalid] == ["rooms"]
+    assert "whole number" in site.text(f"#{invalid[0].get_attribute('aria-describedby')}")
+    assert site.field("age").get_attribute("value") == "33.5"
+    assert Select(site.field("home city")).first_selected_option.text == "Rome"
+
+
+def test_train_watch_and_predict_with_what_came_of_it(site, mixed_csv):
+    site.open("/train")
+    site.field("CSV file").send_keys(str(Path(mixed_csv).resolve()))
+    site.type("Column to predict", "sold")
+    site.type("Model", "lately")
+    site.press("Train")
+    assert site.path.startswith("/jobs/") and site.all("progress")
+    site.wait(lambda: site.path == "/models/lately/versions/1")
+    assert "lately, version 1" in site.text("h1") and "classification of sold" in site.text()
+    site.browser.find_element(By.LINK_TEXT, "predict with it").click()
+    site.wait(lambda: site.path == "/?model=lately")
+    site.press("Predict")
+    assert site.text("output") in ("yes", "no") and site.all("meter")
+
+
+def test_activate_and_roll_back(site, train_again):
+    site.open("/models")
+    site.browser.find_element(By.LINK_TEXT, "default").click()
+    site.wait(lambda: "Version 2 is active" in site.text())
+    site.press("Activate")
+    assert site.path == "/models/default" and "Version 1 is active" in site.text()
+    site.press("Roll back")
+    assert "Version 2 is active" in site.text()
+    assert len(site.all("[aria-label=History] tbody tr")) == 4
+
+
+@pytest.fixture
+def train_again(instance):
+    from tests.conftest import train_into
+
+    train_into(instance)
+
+
+def test_the_round_by_keyboard_alone(site):
+    site.open("/?model=homes")
+    keys = webdriver.ActionChains(site.browser)
+
+    def active():
+        return site.browser.switch_to.active_element
+
+    def tab_to(name):
+        for _ in range(40):
+            keys.send_keys(Keys.TAB).perform()
+            if name in (active().get_attribute("name"), active().text):
+                return
+        raise AssertionError(f"{name} is not reached")
+
+    tab_to("age")
+    keys.send_keys("41").perform()
+    tab_to("home city")
+    keys.send_keys("Ro").perform()
+    tab_to("Predict")
+    old = site.browser.find_element(By.TAG_NAME, "html")
+    keys.send_keys(Keys.ENTER).perform()
+    site.wait(lambda: old != site.browser.find_element(By.TAG_NAME, "html"))
+    assert site.text("output") in ("yes", "no")
+    assert Select(site.field("home city")).first_selected_option.text == "Rome"
+    tab_to("Models")
+    keys.send_keys(Keys.ENTER).perform()
+    site.wait(lambda: site.path == "/models")
+
+
+PAGES = (
+    "/",
+    "/?model=homes",
+    "/models",
+    "/models/homes",
+    "/models/homes/versions/1",
+    "/train",
+    "/jobs",
+    "/jobs/unknown",
+    "/models/nowhere",
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_keeps_anybody_out(site, scheme):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed")
+    feature = [{"name": "prefers-color-scheme", "value": scheme}]
+    site.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+    for page in PAGES:
+        site.open(page)
+        assert faults(site) == [], page
+    site.open("/?model=homes")
+    fill(site)
+    site.type("rooms", "2.5")
+    site.press("Predict")
+    assert faults(site) == []
+    site.type("rooms", "2")
+    site.press("Predict")
+    assert site.text("output") and faults(site) == []
+
+
+def faults(site):
+    site.browser.execute_script(AXE.read_text())
+    found = site.browser.execute_async_script("axe.run().then(arguments[0])")
+    return [
+        (fault["id"], fault["nodes"][0]["html"])
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_page_that_keeps_somebody_out_is_found(site):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed")
+    site.open("/")
+    site.browser.execute_script("document.querySelectorAll('label').forEach(label => label.remove())")
+    assert "label" in {fault for fault, _ in faults(site)}
+
+
+def test_pages_fit_a_telephone(site):
+    site.browser.set_window_size(375, 800)
+    for page in PAGES:
+        site.open(page)
+        wide = site.browser.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= site.browser.execute_script("return window.innerWidth"), page
+    site.browser.set_window_size(1200, 900)
+
+
+def test_the_viewer_shows_every_operation(site):
+    site.open("/docs")
+    site.wait(lambda: len(site.all(".opblock")) >= 15)
+    assert "/models/homes/predict" in site.text("#viewer")
+    start = time.monotonic()
+    site.all(".opblock-summary-path")[0].click()
+    site.wait(lambda: site.all(".opblock.is-open"))
+    assert time.monotonic() - start < 30
