@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml import create_app
+from flaskml import candidates, create_app, trial
 from flaskml.settings import read_settings
 from flaskml.state import Verdict, now
 from flaskml.store import Store, environment_key
@@ -124,6 +124,18 @@ def accept(store, name, version, *, active=True, mapped=False):
     store.change(name, lambda state: state.judge(version, environment_key(), verdict))
     if active:
         store.activate(name, version, "test")
+
+
+def replayed(store, name, version, _):
+    """A trial in this process, without the seconds that a child takes to start."""
+    return trial._replay(store, store.manifest(name, version), mapped=False)
+
+
+@pytest.fixture
+def swift(monkeypatch):
+    """Publishing without what takes seconds: trials are held here, and which runtime is fastest is not known for sure."""
+    monkeypatch.setattr(trial, "judge", replayed)
+    monkeypatch.setattr(candidates, "CALLS", candidates.TURN)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,8 @@ import flaskml
 from flaskml import candidates, trial
 from flaskml.store import Store
 from flaskml.training.estimators import date_parts
-from tests.conftest import CHECKOUT, Server, mixed_table
-from tests.servers import COMMANDS, command_of
+from tests.conftest import CHECKOUT, Server, replayed, mixed_table
+from tests.servers import command_of
 
 ROWS = 220
 """More than the largest batch that is asked for."""
@@ -234,13 +234,13 @@ class Cases(dict):
         pytest.skip(f"{name} needs a library that is not installed")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cases():
     found = [make for make in FOREIGN if find_spec(make.__name__.partition("_")[0])]
     return Cases({make.__name__: make() for make in (*OWN, *found)})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tables_store(cases, tmp_path_factory):
     """A store of all tables, each published under its own name, and of some for each runtime."""
     instance = tmp_path_factory.mktemp("tables") / "instance"
@@ -258,13 +258,12 @@ def tables_store(cases, tmp_path_factory):
     return Store(instance)
 
 
-def replayed(store, name, version, _):
-    return trial._replay(store, store.manifest(name, version), mapped=False)
+SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gauntlet))
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request, tables_store):
-    """A server of all tables: one, then the other."""
+    """A server of all tables: the engine, which batches; in the gauntlet the other too."""
     settings = {"INSTANCE_PATH": str(tables_store.instance_path), "MODEL_NAME": "iris", "MAX_BODY": str(2**23)}
     variables = {f"FLASKML_{name}": value for name, value in settings.items()}
     server = Server(command_of(request.param), cwd=CHECKOUT, env={**os.environ, **variables})

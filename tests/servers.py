@@ -62,8 +62,13 @@ def plainly_serving(app, **limits):
         yield int(server.effective_port)
     finally:
         server.task_dispatcher.shutdown()
-        left = dict(server._map)
-        server.trigger.pull_trigger(server._map.clear)  # The loop ends when it has nothing to listen to.
+        left = {}
+
+        def end():
+            left.update(server._map)
+            server._map.clear()  # The loop ends when it has nothing to listen to.
+
+        server.trigger.pull_trigger(end)
         thread.join(20)
         assert not thread.is_alive()
         close_all(left, ignore_all=True)

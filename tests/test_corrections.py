@@ -13,7 +13,6 @@ from flaskml import create_app
 from flaskml.errors import FlaskmlError
 from flaskml.store import Store
 from tests.conftest import stop
-from tests.test_publishing import swift  # noqa: F401 - a fixture
 
 ROWS = 40
 FRAME = pd.DataFrame(
@@ -37,7 +36,7 @@ def estimator():
 
 
 @pytest.fixture
-def publish(estimator, tmp_path, swift):  # noqa: F811
+def publish(estimator, tmp_path, swift):
     return lambda **changes: flaskml.publish(estimator, FRAME, instance_path=tmp_path, schema=changes)
 
 

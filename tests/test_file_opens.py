@@ -67,8 +67,15 @@ def estimators():
     yield "boosting", HistGradientBoostingClassifier(max_iter=10)
 
 
+def named_estimators():
+    """Each with its name; one that is nested and one of each kind of parallelism come with every change."""
+    for name, estimator in estimators():
+        seldom = pytest.mark.gauntlet if name in ("forest", "stack", "boosting") else ()
+        yield pytest.param(name, estimator, id=name, marks=seldom)
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize(("name", "estimator"), [pytest.param(*pair, id=pair[0]) for pair in estimators()])
+@pytest.mark.parametrize(("name", "estimator"), list(named_estimators()))
 def test_estimators_that_would(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
     schema, table = as_fitted(frame, {})

@@ -658,7 +658,10 @@ class Target:
         return self.terse and len(hostile.query) + headers + len(hostile.content_type or "") > 8_000
 
 
-@pytest.fixture(scope="module", params=[("waitress-serve", "full"), ("flask serve", "terse")], ids=" ".join)
+TARGETS = (("flask serve", "terse"), pytest.param(("waitress-serve", "full"), marks=pytest.mark.gauntlet))
+
+
+@pytest.fixture(scope="module", params=TARGETS, ids=["flask serve terse", "waitress-serve full"])
 def target(request, hostile_instance):
     name, detail = request.param
     command = list(command_of(name))

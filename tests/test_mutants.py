@@ -26,7 +26,7 @@ WRONG = {
 """Values that no feature of the kind takes."""
 
 
-ONE_SERVER = pytest.mark.parametrize("server", ["waitress-serve"], indirect=True)
+ONE_SERVER = pytest.mark.parametrize("server", ["flask serve"], indirect=True)
 """All this is for the parser, which both have in common."""
 
 
@@ -155,7 +155,7 @@ def attack(ask, store, case, name, examples):
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
 @ONE_SERVER
 def test_rows_and_mutants(ask, tables_store, cases, name):  # noqa: F811
-    attack(ask, tables_store, cases[name], name, 20)
+    attack(ask, tables_store, cases[name], name, 8)
 
 
 @pytest.mark.gauntlet

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 import flaskml
-from flaskml import create_app, trial
+from flaskml import create_app
 from flaskml.cli.models import models
 from flaskml.errors import FlaskmlError, NotPublishable, VersionRejected
 from flaskml.golden import ROWS_KEPT
@@ -167,16 +167,6 @@ def kind(request):
 @pytest.fixture
 def here(tmp_path):
     return tmp_path / "instance"
-
-
-@pytest.fixture
-def swift(monkeypatch):
-    """Trials replay the golden rows in this process, without the second that a child takes to start."""
-
-    def replay(store, name, version, limits):
-        return trial._replay(store, store.manifest(name, version), mapped=False)
-
-    monkeypatch.setattr(trial, "judge", replay)
 
 
 def direct(kind):

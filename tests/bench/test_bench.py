@@ -57,6 +57,7 @@ def runs(folder: Path) -> Runs:
         return dict(zip(commands, pool.map(_run, commands.values()), strict=True))
 
 
+@pytest.mark.gauntlet
 @pytest.mark.parametrize("model_format", FORMATS)
 def test_strategies_table_has_every_row(runs: Runs, model_format: str) -> None:
     rows = _table(runs[model_format])[1:]
@@ -64,6 +65,7 @@ def test_strategies_table_has_every_row(runs: Runs, model_format: str) -> None:
     assert all(float(number) > 0 for row in rows for number in row[3:-1])
 
 
+@pytest.mark.gauntlet
 @pytest.mark.parametrize("model_format", FORMATS)
 def test_strategies_count_file_opens(runs: Runs, model_format: str) -> None:
     opens = {row[2]: float(row[-1]) for row in _table(runs[model_format])[1:]}
@@ -71,6 +73,7 @@ def test_strategies_count_file_opens(runs: Runs, model_format: str) -> None:
     assert set(opens.values()) == {0}
 
 
+@pytest.mark.gauntlet
 @pytest.mark.parametrize("model_format", FORMATS)
 def test_strategies_chart_is_accessible_xml(runs: Runs, folder: Path, model_format: str) -> None:
     assert runs[model_format].returncode == 0

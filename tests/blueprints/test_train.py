@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.contract("flask serve")
 
 
 @pytest.fixture
@@ -16,7 +16,6 @@ def train(app, client):
     app.extensions["jobs"].wait()
 
 
-@pytest.mark.contract("flask serve")
 def test_a_job_is_accepted_at_once(train, app, client):
     answer = train(json={"data": "iris", "name": "flowers", "seed": 3})
     assert answer.status_code == 202 and answer.headers["Location"] == f"/jobs/{answer.json['id']}"
@@ -35,7 +34,6 @@ def test_a_job_computes_as_asked(train, app, client):
     assert client.get("/models/flowers/versions/1").json["runtime"] == "sklearn-unchecked"
 
 
-@pytest.mark.contract("flask serve")
 def test_the_first_model_of_an_empty_store(make_app, tmp_path):
     app = make_app(INSTANCE_PATH=tmp_path / "new")
     client = app.test_client()
@@ -91,7 +89,6 @@ def test_uploads_have_their_own_limit(make_app):
 
 
 @pytest.mark.thorough
-@pytest.mark.contract("flask serve")
 def test_a_full_queue(make_app):
     app = make_app(TRAIN_QUEUE=1)
     client = app.test_client()

@@ -22,7 +22,6 @@ from flaskml.model import open_predictor
 from flaskml.processes import Roster
 from flaskml.store import Store, environment_key
 from tests.conftest import CHECKOUT
-from tests.test_publishing import swift  # noqa: F401 - a fixture
 from tests.test_registry import constant, put
 from tests.test_store import Canary
 from tests.test_trial import trials  # noqa: F401 - a fixture
@@ -123,7 +122,7 @@ def test_show_a_version(flask_models, store):
 
 
 @pytest.mark.parametrize("answer", ["y\n", "yes\n"])
-def test_adding_asks_first(flask_models, files, store, swift, answer):  # noqa: F811
+def test_adding_asks_first(flask_models, files, store, swift, answer):
     result = flask_models(*added(files), answer=answer)
     assert "Loading model.joblib runs whatever code its author put into it." in result.stderr
     assert result.stdout.splitlines() == [
@@ -147,17 +146,17 @@ def test_the_canary_sings_where_it_is_trusted(flask_models, files, canary):
     assert canary.exists() and "neither predicts nor transforms" in result.stderr
 
 
-def test_adding_with_trust_asks_nothing(flask_models, files, store, swift):  # noqa: F811
+def test_adding_with_trust_asks_nothing(flask_models, files, store, swift):
     result = flask_models(*added(files), "--trust", "--json")
     assert json.loads(result.stdout) == {"model": "mine", "version": "1", "active": True}
     assert result.stderr == "" and store.state("mine").active == "1"
 
 
-def test_the_question_does_not_disturb_json(flask_models, files, swift):  # noqa: F811
+def test_the_question_does_not_disturb_json(flask_models, files, swift):
     assert json.loads(flask_models(*added(files), "--json", answer="y\n").stdout)["version"] == "1"
 
 
-def test_adding_without_activating(flask_models, files, store, swift):  # noqa: F811
+def test_adding_without_activating(flask_models, files, store, swift):
     result = flask_models(*added(files, name="default"), "--trust", "--no-activate", "--json")
     assert json.loads(result.stdout) == {"model": "default", "version": "2", "active": False}
     state = store.state("default")
@@ -165,13 +164,13 @@ def test_adding_without_activating(flask_models, files, store, swift):  # noqa: 
     assert "version 3, stored" in flask_models(*added(files, name="default"), "--trust", "--no-activate").stdout
 
 
-def test_a_sample_may_have_its_columns_in_any_order_and_more_of_them(flask_models, files, store, swift):  # noqa: F811
+def test_a_sample_may_have_its_columns_in_any_order_and_more_of_them(flask_models, files, store, swift):
     TABLE[["b", "a"]].assign(note="x").to_csv(files / "sample.csv", index=False)
     flask_models("add", files / "model.joblib", "--data", files / "sample.csv", "--name", "mine", "--trust")
     assert store.manifest("mine", "1").schema_.names == ("a", "b")
 
 
-def test_what_was_learnt_is_shown_and_can_be_corrected(flask_models, files, store, swift):  # noqa: F811
+def test_what_was_learnt_is_shown_and_can_be_corrected(flask_models, files, store, swift):
     flask_models(*added(files), "--trust")
     shown = json.loads(flask_models("show", "mine", "--schema").stdout)
     assert [feature["name"] for feature in shown["features"]] == ["a", "b"] and shown["out_of_range"] == "warn"
@@ -238,7 +237,7 @@ class Own(LinearRegression):
     """A class that no list of trusted types has."""
 
 
-def test_a_skops_file_is_loaded_without_a_question(flask_models, files, store, swift):  # noqa: F811
+def test_a_skops_file_is_loaded_without_a_question(flask_models, files, store, swift):
     dump_skops(make_pipeline(StandardScaler(), LinearRegression()).fit(TABLE, TARGET), files / "model.skops")
     result = flask_models(*added(files, "model.skops"), "--runtime", "sklearn", "--json")
     assert json.loads(result.stdout)["version"] == "1" and result.stderr == ""
@@ -283,7 +282,7 @@ def onnx_file(files):
     return "model.onnx"
 
 
-def test_a_graph_is_added_without_a_question(flask_models, files, store, swift):  # noqa: F811
+def test_a_graph_is_added_without_a_question(flask_models, files, store, swift):
     result = flask_models(*added(files, onnx_file(files)), "--json")
     assert json.loads(result.stdout) == {"model": "mine", "version": "1", "active": True} and result.stderr == ""
     manifest = store.manifest("mine", "1")
@@ -319,7 +318,7 @@ def test_a_graph_without_the_library_says_what_to_install(flask_models, files, m
     assert "pip install 'flaskml[fast]'" in flask_models(*added(files, "model.onnx"), code=1).stderr
 
 
-def test_the_runtime_can_be_said_and_what_was_measured_is_shown(flask_models, files, store, swift):  # noqa: F811
+def test_the_runtime_can_be_said_and_what_was_measured_is_shown(flask_models, files, store, swift):
     pytest.importorskip("skl2onnx")
     for version, options in enumerate((["--runtime", "sklearn"], ["--runtime", "onnx"], []), 1):
         flask_models(*added(files), "--trust", *options)
@@ -332,7 +331,7 @@ def test_the_runtime_can_be_said_and_what_was_measured_is_shown(flask_models, fi
     )
 
 
-def test_a_damaged_graph_is_found(flask_models, files, store, swift):  # noqa: F811
+def test_a_damaged_graph_is_found(flask_models, files, store, swift):
     flask_models(*added(files, onnx_file(files)))
     path = store.root / "mine/1/predict.onnx"
     path.chmod(0o644)

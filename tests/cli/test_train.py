@@ -17,7 +17,7 @@ from tests.conftest import CHECKOUT
 
 
 @pytest.fixture
-def runner(instance, monkeypatch):
+def runner(instance, monkeypatch, swift):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
     monkeypatch.chdir(CHECKOUT)
     return CliRunner()

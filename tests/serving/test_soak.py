@@ -22,8 +22,7 @@ from sklearn.preprocessing import StandardScaler
 import flaskml
 from flaskml import trial
 from flaskml.store import Store
-from tests.conftest import CHECKOUT, Server
-from tests.sample_tables import replayed
+from tests.conftest import CHECKOUT, Server, replayed
 from tests.servers import command_of
 from tests.test_same_answers import by_class, differs, largest, plain
 
@@ -250,7 +249,7 @@ def run(instance, questions, server_name):
     "number",
     [
         1_000,
-        pytest.param(20_000, marks=pytest.mark.thorough),
+        pytest.param(5_000, marks=pytest.mark.thorough),
         pytest.param(200_000, marks=pytest.mark.gauntlet),
     ],
 )
@@ -259,7 +258,7 @@ def test_every_answer_under_load_is_the_estimators_own(run, questions, number):
     assert faults(questions, outcome) == {}
     assert outcome.answers.total() == number
     assert {status for *_, status, _ in outcome.swaps} <= {200, 202}, outcome.swaps
-    if number >= 20_000:
+    if number >= 5_000:
         unnamed = [(questions[index], body) for index, _, body in outcome.answers if questions[index].version is None]
         assert {(question.model, json.loads(body)["version"]) for question, body in unnamed} == {
             (name, version) for name in METHODS for version in VERSIONS
