@@ -190,6 +190,7 @@ def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest
     }
     content = {JSON: {"schema": body, "examples": examples}}
     content["text/csv"] = {"schema": {"type": "string"}}
+    content["application/x-npy"] = {}
     operation["requestBody"] = {"required": True, "content": content}
     operation["parameters"] = [
         {

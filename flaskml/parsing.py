@@ -17,6 +17,7 @@ import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml import diagnosis
+from flaskml.arrays import read_array
 from flaskml.errors import InvalidInput, Problem, TooManyRows
 from flaskml.schema import EXACT, Feature, Schema, Value
 from flaskml.tables import TableMaker, moment_checker, plain_value
@@ -152,6 +153,16 @@ class Parser:
         if not records:
             self._check_header(header)
         return self.parse_texts(records)
+
+    def parse_npy(self, body: bytes) -> Rows:
+        """An array of shape (rows, features) in NumPy's format, features in schema order."""
+        array = read_array(body)
+        if len(array) > self.max_rows:
+            raise TooManyRows(self.max_rows)
+        if array.shape[1] != (width := len(self.schema.features)):
+            problem = Problem(None, None, f"the array has {array.shape[1]} columns, where the model takes {width}")
+            raise InvalidInput([problem])
+        return self.parse_table(array.tolist())
 
     def parse_texts(self, records: Sequence[Mapping[str, str] | Problem]) -> Rows:
         """Rows of text by column, under the rules of CSV; a problem stands where there was no row to be read."""

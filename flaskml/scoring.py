@@ -35,6 +35,9 @@ class Table:
 
     size: int
 
+    left_out: Sequence[str] = ()
+    """Columns of the file that the model does not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -89,10 +92,25 @@ def _open_csv(file: BinaryIO, predictor: Predictor) -> Table:
     lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
     parser = predictor.parser
     header, rows = open_csv(lines, blank_is_row=len(predictor.schema.features) == 1)
-    missing = [name for name in predictor.schema.names if name not in header]
-    if missing:  # No row can be right then.
-        raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
-    return Table(rows, parser.parse_texts, file.tell, _size(file))
+    left_out = _left_out(predictor, header)
+    return Table(_without(rows, left_out), parser.parse_texts, file.tell, _size(file), left_out)
+
+
+def _left_out(predictor: Predictor, columns: Sequence[str]) -> list[str]:
+    """The columns that the model does not know, such as its target. Without one that it needs, no row could be right."""
+    names = predictor.schema.names
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise InvalidInput([Problem(None, name[:100], f'the file has no column "{name[:100]}"') for name in missing])
+    return [column for column in columns if column not in names]
+
+
+def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
+    for row in rows:
+        if isinstance(row, dict):
+            for column in columns:
+                del row[column]
+        yield row
 
 
 def _open_jsonl(file: BinaryIO, predictor: Predictor) -> Table:
@@ -135,14 +153,15 @@ def _open_parquet(file: BinaryIO, predictor: Predictor) -> Table:
         content = ParquetFile(file)
     except ArrowException as error:
         raise NotParseable(f"it is no Parquet file ({error})") from None
+    left_out = _left_out(predictor, content.schema_arrow.names)
     read = [0]
 
     def rows() -> Iterator[Any]:
-        for batch in content.iter_batches(CHUNK):
+        for batch in content.iter_batches(CHUNK, columns=list(predictor.schema.names)):
             yield from batch.to_pylist()
             read[0] += batch.num_rows
 
-    return Table(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows)
+    return Table(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows, left_out)
 
 
 def _parse_with(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:

@@ -133,7 +133,7 @@ def replayed(store, name, version, _):
 
 @pytest.fixture
 def swift(monkeypatch):
-    """Publishing without what takes seconds: trials are held here, and which runtime is fastest is not known for sure."""
+    """Publishing without what takes seconds: trials are held here, which runtime is fastest is not known for sure."""
     monkeypatch.setattr(trial, "judge", replayed)
     monkeypatch.setattr(candidates, "CALLS", candidates.TURN)
 

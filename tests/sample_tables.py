@@ -24,7 +24,7 @@ import flaskml
 from flaskml import candidates, trial
 from flaskml.store import Store
 from flaskml.training.estimators import date_parts
-from tests.conftest import CHECKOUT, Server, replayed, mixed_table
+from tests.conftest import CHECKOUT, Server, mixed_table, replayed
 from tests.servers import command_of
 
 ROWS = 220

@@ -36,6 +36,7 @@ STEPS = {
     "flaskml.doubts": 3.1,
     "flaskml.diagnosis": 2,
     "flaskml.texts": 2,
+    "flaskml.arrays": 2,
     "flaskml.parsing": 3,
     "flaskml.warming": 3.1,
     "flaskml.bundle": 4,

@@ -1,4 +1,4 @@
-"""The native door: `POST /predict` with JSON, CSV or a form."""
+"""The native door: `POST /predict` with JSON, CSV, an array or a form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ bp = Blueprint("predict", __name__)
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 CSV = "text/csv"
-ACCEPTED = f"application/json, {CSV}, {URLENCODED} or {MULTIPART}"
+NPY = "application/x-npy"
+ACCEPTED = f"application/json, {CSV}, {NPY}, {URLENCODED} or {MULTIPART}"
 
 OPTIONS = ("method", "top_k")
 """What may stand in the query of a prediction."""
@@ -124,6 +125,8 @@ def read_rows(predictor: Current, sent: Request, *, is_form: bool) -> Rows:
     kind = media_type(sent.environ.get("CONTENT_TYPE", ""))
     if kind == CSV:
         return predictor.parser.parse_csv(read_body(sent))
+    if kind == NPY:
+        return predictor.parser.parse_npy(read_body(sent))
     try:
         return predictor.parse(read_body(sent))
     except NotParseable:

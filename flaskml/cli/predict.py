@@ -57,6 +57,8 @@ def predict(
         predictor = _load(store, settings, name or settings.model_name, version)
         table = scoring.open_table(file, stack.enter_context(file.open("rb")), predictor)
         method = predictor.method(method)
+        if table.left_out:
+            click.echo(f"without the columns {', '.join(table.left_out)}", err=True)
         out = stack.enter_context(_written(output))
         write = _writer(out, form or _format_of(output))
         report = _Report(stack.enter_context(_written(refused)) if refused else None, strict=strict)

@@ -91,6 +91,18 @@ def test_other_methods_have_a_column_for_each_class(run, estimator, tmp_path, fo
         assert np.allclose([[one["high"], one["low"]] for one in found], wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_beside_the_features_are_left_out_and_told(run, estimator, tmp_path, suffix):
+    pytest.importorskip("pyarrow")
+    file = tmp_path / f"rows{suffix}"
+    table = pd.DataFrame(ROWS[:50], columns=NAMES).assign(id=range(50), **{"the target": "high"})
+    table = table[["id", *reversed(NAMES), "the target"]]
+    table.to_csv(file, index=False) if suffix == ".csv" else table.to_parquet(file)
+    shown, told = run(file)
+    assert "without the columns id, the target\n" in told and "50 rows, 0 refused" in told
+    assert shown.splitlines()[1:] == estimator.predict(pd.DataFrame(ROWS[:50], columns=NAMES)).tolist()
+
+
 def spoilt(path):
     """A table with two rows that are refused, the first of all and one in the second chunk."""
     write_csv(path)
@@ -134,7 +146,7 @@ def test_strictly_nothing_is_written(run, tmp_path):
     ("name", "content", "says"),
     [
         ("rows.csv", b"", "empty"),
-        ("rows.csv", b"x1,x2\n1,2\n", 'the header has no "x0"'),
+        ("rows.csv", b"x1,x2\n1,2\n", 'the file has no column "x0"'),
         ("rows.csv", b"\xff\xfe", "not UTF-8"),
         ("rows.npy", b"nothing", "no array"),
         ("rows.parquet", b"nothing", "no Parquet file"),
