@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from flaskml.bundle import Manifest
 from flaskml.json_schema import list_schema, row_schema
+from flaskml.texts import write_csv
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -189,7 +190,7 @@ def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest
         "instances": {"summary": "Rows as lists", "value": {"instances": [list(row.values())]}},
     }
     content = {JSON: {"schema": body, "examples": examples}}
-    content["text/csv"] = {"schema": {"type": "string"}}
+    content["text/csv"] = {"schema": {"type": "string"}, "examples": {"rows": {"value": write_csv([row, row])}}}
     content["application/x-npy"] = {}
     operation["requestBody"] = {"required": True, "content": content}
     operation["parameters"] = [

@@ -97,7 +97,7 @@ def _open_csv(file: BinaryIO, predictor: Predictor) -> Table:
 
 
 def _left_out(predictor: Predictor, columns: Sequence[str]) -> list[str]:
-    """The columns that the model does not know, such as its target. Without one that it needs, no row could be right."""
+    """The columns that the model does not know, such as its target; those that it needs must be there."""
     names = predictor.schema.names
     missing = [name for name in names if name not in columns]
     if missing:

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -57,6 +57,19 @@ def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], 
     if len(rows) > most:
         raise TooManyRows(most)
     return header, rows
+
+
+def write_csv(rows: Sequence[Mapping[str, Value]]) -> str:
+    """A table of such rows, all of the same columns."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(rows[0])
+    writer.writerows([_written(value) for value in row.values()] for row in rows)
+    return file.getvalue()
+
+
+def _written(value: Value) -> Value:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def open_csv(lines: Iterable[str], *, blank_is_row: bool) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:

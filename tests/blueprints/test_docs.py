@@ -51,7 +51,8 @@ def test_every_example_is_answered_as_described(client, document):
         for kind, content in item.get("post", {}).get("requestBody", {}).get("content", {}).items():
             for example in content.get("examples", {}).values():
                 jsonschema.validate(example["value"], {**content["schema"], "components": {"schemas": schemas}})
-                answer = client.post(path, data=json.dumps(example["value"]), content_type=kind)
+                body = example["value"] if kind == "text/csv" else json.dumps(example["value"])
+                answer = client.post(path, data=body, content_type=kind)
                 assert answer.status_code == 200, answer.text
                 described = item["post"]["responses"]["200"]["content"][answer.mimetype]["schema"]
                 jsonschema.validate(answer.json, {**described, "components": {"schemas": schemas}})
