@@ -150,6 +150,7 @@ def test_every_class_of_error_has_the_shape(make_app, detail):
 OWN_ERRORS = {
     ("/jobs/<job_id>", "GET"): {404},
     ("/models/<model_name:name>", "GET"): {404},
+    ("/models/<model_name:name>/active", "POST"): {404, 413},
     ("/models/<model_name:name>/active", "PUT"): {400, 404, 413, 422},
     ("/models/<model_name:name>/predict", "POST"): {400, 404, 413, 415, 422},
     ("/models/<model_name:name>/rollback", "POST"): {404, 409, 413},

@@ -60,6 +60,8 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
 
     EXIT STATUS. 0 after a signal, 1 if it could not serve, 2 for wrong use.
     """
+    # Pandas imports pyarrow where that is installed; its allocator would start a thread, which no forked worker has.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
     from flaskml.serving import has_engine
 

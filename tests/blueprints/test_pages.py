@@ -57,21 +57,18 @@ def test_what_the_page_offers_is_accepted(homes):
     assert homes.post("/predict", data=fields).status_code == 200
 
 
-@pytest.fixture(scope="module")
-def tables_client(tables_store):  # noqa: F811
-    """A client of an app that serves all tables."""
+def test_what_the_page_offers_is_accepted_whatever_the_table(tables_store):  # noqa: F811
     app = create_app({"INSTANCE_PATH": tables_store.instance_path, "MODEL_NAME": "iris"})
-    yield app.test_client()
-    stop(app)
-
-
-@pytest.mark.parametrize("name", [make.__name__ for make in OWN])
-def test_what_the_page_offers_is_accepted_whatever_the_table(tables_client, tables_store, name):  # noqa: F811
-    form = Form(tables_client.get(f"/?model={name}").text)
-    assert list(form.fields) == list(tables_store.manifest(name, "1").schema_.names)
-    answer = tables_client.post(f"/models/{name}/predict", data=form.as_sent(), headers={"Accept": "text/html"})
-    assert answer.status_code == 200 and "<output>" in answer.text, answer.text
-    assert Form(answer.text).fields == form.fields
+    try:
+        client = app.test_client()
+        for name in [make.__name__ for make in OWN]:
+            form = Form(client.get(f"/?model={name}").text)
+            assert list(form.fields) == list(tables_store.manifest(name, "1").schema_.names)
+            answer = client.post(f"/models/{name}/predict", data=form.as_sent(), headers={"Accept": "text/html"})
+            assert answer.status_code == 200 and "<output>" in answer.text, answer.text
+            assert Form(answer.text).fields == form.fields
+    finally:
+        stop(app)
 
 
 def test_what_training_did_not_see_is_said_beside_the_prediction(homes, home):

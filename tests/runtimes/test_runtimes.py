@@ -109,6 +109,8 @@ def test_a_row_has_the_same_answer_whatever_the_others_are(runtime, bundle, name
                 assert is_same(answer[start : start + size], part, near, near), (method, size, start)
 
 
+# Scikit-learn takes the filters of warnings with each call of a forest, and threads see each other's where none are.
+@pytest.mark.filterwarnings("ignore:`sklearn.utils.parallel.delayed` should be used with")
 def test_threads_call_it_at_once(runtime, bundle):
     rows = ROWS[:20].tolist()
     expected = {method: answer.tolist() for method, answer in answers(runtime, bundle, rows).items()}
