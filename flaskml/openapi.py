@@ -111,6 +111,7 @@ def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> d
     shown: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": api.title, "version": api.version},
+        "tags": [{"name": tag} for tag in TAGS],
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -254,6 +255,9 @@ def _value(manifest: Manifest) -> dict[str, Any]:
         kinds.append({"type": "object", "additionalProperties": number})
     return {"anyOf": kinds}
 
+
+TAGS = ("predictions", "models", "training", "health", "about")
+"""The headings, in their order."""
 
 PARAMETERS: Mapping[str, Any] = {
     "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},

@@ -33,7 +33,7 @@ FILE_FIELD = "data"
 @bp.get("/train")
 @describe("training", {200: "Training"})
 def ask() -> Response:
-    """What can be trained: the form, or the specification that `POST /train` takes."""
+    """What can be trained: the form, or the specification that training takes."""
     document = {"built_in": sorted(BUILT_IN), "specification": TrainingSpec.model_json_schema()}
     return negotiated("train.html", document, default=settings().model_name)
 
