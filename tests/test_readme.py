@@ -9,6 +9,7 @@ from click import Argument
 from click.testing import CliRunner
 
 from flaskml.cli.models import models
+from flaskml.cli.predict import predict
 from flaskml.cli.train import train
 from flaskml.settings import Settings, setting_names
 from tests.conftest import CHECKOUT
@@ -83,10 +84,10 @@ def test_the_map_names_every_module():
     assert expected <= mentioned
 
 
-@pytest.mark.parametrize("line", re.findall(r"^flask ((?:train|models) .*)$", README, re.MULTILINE))
+@pytest.mark.parametrize("line", re.findall(r"^flask ((?:train|models|predict) .*)$", README, re.MULTILINE))
 def test_the_commands_and_their_options_exist(line):
     words = shlex.split(line)
-    command = train if words[0] == "train" else models.commands[words[1]]
+    command = {"train": train, "predict": predict}.get(words[0]) or models.commands[words[1]]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
     arguments = [parameter for parameter in command.params if isinstance(parameter, Argument) and parameter.required]
