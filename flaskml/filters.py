@@ -11,8 +11,12 @@ def brief(bound: float | str) -> str:
 
 
 def ago(moment: str) -> str:
-    """How long ago a moment in ISO 8601 was, in its largest unit."""
-    then = dt.datetime.fromisoformat(moment)
+    """How long ago a moment in ISO 8601 was, in its largest unit; what is none, as it stands."""
+    try:
+        then = dt.datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    then = then if then.tzinfo else then.replace(tzinfo=dt.UTC)
     seconds = (dt.datetime.now(dt.UTC) - then).total_seconds()
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= length:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flaskml.parsing import TEXT_LIMIT
 from flaskml.schema import Feature, Schema
 
 COLUMNS_SHOWN = 1_000
@@ -13,12 +14,9 @@ COLUMNS_SHOWN = 1_000
 CATEGORIES_SHOWN = 20
 """Categories that are named where others are taken too."""
 
-_DAY = (
-    r"(19|20)[0-9]{2}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-    r"|02-(0[1-9]|1[0-9]|2[0-8]))"
-)
-_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-_OFFSET = r"(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
+_DAY = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME = r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?)?"
+_OFFSET = r"(Z|[+-][0-9]{2}:[0-5][0-9])"
 
 
 def row_schema(schema: Schema) -> dict[str, Any]:
@@ -47,21 +45,26 @@ def feature_schema(schema: Schema, feature: Feature) -> dict[str, Any]:
     kind: dict[str, Any] = _KINDS[feature.kind](schema, feature)
     if feature.nullable:
         kind = {"anyOf": [kind, {"type": "null"}]}
-    if feature.is_number and feature.minimum is not None and feature.maximum is not None:
+    if feature.minimum is not None and feature.maximum is not None:
         kind["description"] = f"{feature.ranged} in training"
-    return {**kind, "examples": [feature.example]}
+    return {"examples": [feature.example], **kind}
 
 
 def _number(schema: Schema, feature: Feature) -> dict[str, Any]:
     low, high = schema.bounds(feature)
-    return {"type": feature.kind if feature.kind == "integer" else "number", "minimum": low, "maximum": high}
+    return {"type": "number" if feature.kind == "float" else "integer", "minimum": low, "maximum": high}
 
 
-def _category(_: Schema, feature: Feature) -> dict[str, Any]:
+def _category(schema: Schema, feature: Feature) -> dict[str, Any]:
     categories = list(feature.categories or ())
-    if feature.unknown == "accept":
-        return {"type": "integer" if feature.is_whole else "string", "examples": categories[:CATEGORIES_SHOWN]}
-    return {"enum": categories}
+    if feature.unknown == "refuse":
+        return {"enum": categories}
+    kind = _number(schema, feature) if feature.is_whole else _text(schema, feature)
+    return {**kind, "examples": categories[:CATEGORIES_SHOWN]}
+
+
+def _text(_: Schema, __: Feature) -> dict[str, Any]:
+    return {"type": "string", "maxLength": TEXT_LIMIT}
 
 
 def _moment(_: Schema, feature: Feature) -> dict[str, Any]:
@@ -73,6 +76,6 @@ _KINDS: Mapping[str, Callable[[Schema, Feature], dict[str, Any]]] = {
     "integer": _number,
     "boolean": lambda _, __: {"type": "boolean"},
     "category": _category,
-    "text": lambda _, __: {"type": "string"},
+    "text": _text,
     "datetime": _moment,
 }

@@ -56,6 +56,15 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """The versions of a model that answer."""
+
+    active: Manifest | None
+    versions: Mapping[str, Manifest]
+    """All of them, by their numbers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """What the document is about."""
 
@@ -66,8 +75,11 @@ class Api:
 
     most_rows: int
     has_tokens: bool
-    served: Mapping[str, Mapping[str, Manifest]] = field(default_factory=dict)
-    """Of each model the versions that answer; the active one first."""
+    root: str = ""
+    """The path under which the app is served."""
+
+    served: Mapping[str, Served] = field(default_factory=dict)
+    """By the names of the models."""
 
 
 _DESCRIBED: dict[Callable[..., Any], Description] = {}
@@ -111,6 +123,7 @@ def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> d
     shown: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": api.title, "version": api.version},
+        "servers": [{"url": api.root or "/"}],
         "tags": [{"name": tag} for tag in TAGS],
         "paths": paths,
         "components": {"schemas": components},
@@ -122,13 +135,11 @@ def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> d
 
 def _targets(api: Api, path: str) -> Iterator[tuple[str, Manifest]]:
     """The paths that a route of predictions stands for, each with the version that answers there."""
-    if "{" not in path:
-        versions = api.served.get(api.default, {})
-        yield from ((path, manifest) for manifest in list(versions.values())[:1])
-        return
-    for name, versions in api.served.items():
-        chosen = list(versions.values())[: None if "{version}" in path else 1]
-        for manifest in chosen:
+    names = api.served if "{name}" in path else [api.default] if api.default in api.served else []
+    for name in names:
+        served = api.served[name]
+        active = [served.active] if served.active else []
+        for manifest in served.versions.values() if "{version}" in path else active:
             yield path.replace("{name}", name).replace("{version}", manifest.version), manifest
 
 
@@ -182,7 +193,7 @@ def _parameters(path: str) -> Iterator[dict[str, Any]]:
 def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest) -> dict[str, Any]:
     """The operation of one version."""
     operation = _operation(api, route)
-    operation["operationId"] = re.sub(r"\W+", "_", f"{route.name}_{path}").strip("_")
+    operation["operationId"] = route.name + _identifier(path)
     body = _reference(f"{name}.Rows")
     row = manifest.schema_.example
     examples = {
@@ -208,6 +219,11 @@ def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest
         "content": {JSON: answer, "text/csv": {"schema": {"type": "string"}}},
     }
     return operation
+
+
+def _identifier(path: str) -> str:
+    """The path in letters, digits and underscores, another one for each."""
+    return re.sub(r"[^A-Za-z0-9/]", lambda found: f"_{ord(found[0]):x}_", path).replace("/", "_")
 
 
 def _predictions(name: str, manifest: Manifest, most_rows: int) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Parser:
 
     def parse_csv(self, body: bytes) -> Rows:
         """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""
-        header, records = read_csv(body, self.max_rows, blank_is_row=len(self.schema.features) == 1)
+        header, records = read_csv(body, self.max_rows)
         if not records:
             self._check_header(header)
         return self.parse_texts(records)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,10 @@ CHUNK = 2_000
 """Rows that are read and predicted at once."""
 
 
+LEFT_OUT = 1_000
+"""Names beside the features that are told at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The rows of a file, read as they are asked for, and what makes the model's rows of some of them."""
@@ -35,8 +40,8 @@ class Table:
 
     size: int
 
-    left_out: Sequence[str] = ()
-    """Columns of the file that the model does not know."""
+    left_out: Collection[str] = ()
+    """Columns of the file that the model does not know, of those that were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def open_table(path: Path, file: BinaryIO, predictor: Predictor) -> Table:
 def _open_csv(file: BinaryIO, predictor: Predictor) -> Table:
     lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
     parser = predictor.parser
-    header, rows = open_csv(lines, blank_is_row=len(predictor.schema.features) == 1)
+    header, rows = open_csv(lines)
     left_out = _left_out(predictor, header)
     return Table(_without(rows, left_out), parser.parse_texts, file.tell, _size(file), left_out)
 
@@ -114,25 +119,41 @@ def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
 
 
 def _open_jsonl(file: BinaryIO, predictor: Predictor) -> Table:
-    return Table(_documents(file), _parse_with(predictor), file.tell, _size(file))
+    left_out: dict[str, None] = {}
+    rows = _known(_documents(file), predictor.schema.names, left_out)
+    return Table(rows, _parse_with(predictor), file.tell, _size(file), left_out)
 
 
 def _documents(lines: Iterable[bytes]) -> Iterator[Any]:
-    for line in lines:
-        if line.strip():
+    for number, line in enumerate(lines):
+        content = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+        if content.strip():
             try:
-                yield diagnosis.decode(line)
+                yield diagnosis.decode(content)
             except NotParseable as error:
                 yield Problem(None, None, error.detail)
 
 
+def _known(rows: Iterable[Any], names: Sequence[str], left_out: dict[str, None]) -> Iterator[Any]:
+    """The rows without what the model does not know, the names of which are noted, up to a thousand."""
+    known = frozenset(names)
+    for row in rows:
+        if isinstance(row, dict) and (more := row.keys() - known):
+            left_out |= dict.fromkeys(sorted(more)[: LEFT_OUT - len(left_out)])
+            yield {name: value for name, value in row.items() if name in known}
+        else:
+            yield row
+
+
 def _open_npy(file: BinaryIO, predictor: Predictor) -> Table:
     try:
-        array = np.load(file.name, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+        array = np.lib.format.open_memmap(file.name, mode="r")
+    except (ValueError, EOFError) as error:
         raise NotParseable(f"it is no array of numbers ({error})") from None
     if array.ndim != 2:
         raise NotParseable(f"it is an array of {array.ndim} dimensions, where 2 are needed: rows and features")
+    if array.shape[1] != (width := len(predictor.schema.features)):
+        raise NotParseable(f"it has {array.shape[1]} columns, where the model takes {width}")
     read = [0]
 
     def rows() -> Iterator[Any]:
@@ -157,9 +178,12 @@ def _open_parquet(file: BinaryIO, predictor: Predictor) -> Table:
     read = [0]
 
     def rows() -> Iterator[Any]:
-        for batch in content.iter_batches(CHUNK, columns=list(predictor.schema.names)):
-            yield from batch.to_pylist()
-            read[0] += batch.num_rows
+        try:
+            for batch in content.iter_batches(CHUNK, columns=list(predictor.schema.names)):
+                yield from batch.to_pylist()
+                read[0] += batch.num_rows
+        except (ArrowException, OSError) as error:
+            raise NotParseable(f"it is damaged behind row {read[0]} ({error})") from None
 
     return Table(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows, left_out)
 

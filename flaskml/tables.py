@@ -192,5 +192,7 @@ def plain_value(value: Any) -> Value:
         return None
     if isinstance(value, dt.datetime):
         return _in_minutes(value).isoformat()
+    if isinstance(value, dt.date):
+        return value.isoformat()
     plain: Value = value
     return plain

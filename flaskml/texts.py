@@ -45,14 +45,14 @@ def read_text(feature: Feature, text: str) -> Value:
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
-def read_csv(body: bytes, most: int, *, blank_is_row: bool) -> tuple[list[str], list[dict[str, str] | Problem]]:
+def read_csv(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
     """The header of a table and its rows, at most so many, each with its texts by column.
 
     In a table of one column a blank line is a row, but at the end. A line with more or fewer fields than the header is
     a problem instead of a row. Raises `NotParseable`, `InvalidInput` or `TooManyRows`.
     """
     with _told_as_ours():
-        header, records = open_csv(io.StringIO(body.decode("utf-8-sig"), newline=""), blank_is_row=blank_is_row)
+        header, records = open_csv(io.StringIO(body.decode("utf-8-sig"), newline=""))
         rows = list(islice(records, most + 1))
     if len(rows) > most:
         raise TooManyRows(most)
@@ -72,7 +72,7 @@ def _written(value: Value) -> Value:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def open_csv(lines: Iterable[str], *, blank_is_row: bool) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
+def open_csv(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
     """The same of a table of any length; its rows are read when asked for, and may raise `NotParseable` then."""
     reader = csv.reader(lines, strict=True)
     with _told_as_ours():
@@ -82,7 +82,7 @@ def open_csv(lines: Iterable[str], *, blank_is_row: bool) -> tuple[list[str], It
     twice = [name[:100] for name, count in Counter(header).items() if count > 1]
     if twice:
         raise InvalidInput([Problem(None, name, f'"{name}" is in the header more than once') for name in twice])
-    return header, _records(reader, header, blank_is_row)
+    return header, _records(reader, header)
 
 
 @contextmanager
@@ -95,14 +95,19 @@ def _told_as_ours() -> Iterator[None]:
         raise NotParseable(f"it is no CSV ({error})") from None
 
 
-def _records(reader: Iterator[list[str]], header: list[str], blank_is_row: bool) -> Iterator[dict[str, str] | Problem]:
+def _records(reader: Iterator[list[str]], header: list[str]) -> Iterator[dict[str, str] | Problem]:
     """The lines that are rows, with their texts by column."""
-    with _told_as_ours():
-        for number, line in enumerate(_rows(reader, blank_is_row)):
+    number = -1
+    try:
+        for number, line in enumerate(_rows(reader, blank_is_row=len(header) == 1)):
             yield _record(number, header, line)
+    except UnicodeDecodeError:  # Of a file, only that it is behind that row is known.
+        raise NotParseable(f"what follows row {number} is not UTF-8") from None
+    except csv.Error as error:
+        raise NotParseable(f"it is no CSV behind row {number} ({error})") from None
 
 
-def _rows(lines: Iterator[list[str]], blank_is_row: bool) -> Iterator[list[str]]:
+def _rows(lines: Iterator[list[str]], *, blank_is_row: bool) -> Iterator[list[str]]:
     """The lines that are rows; blank ones are only if others follow."""
     blank = 0
     for line in lines:

@@ -49,6 +49,9 @@ PAGE_POLICY = (
 )
 """Content-Security-Policy of the pages: they load one style sheet and post forms, nothing else."""
 
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+"""The media types of what browsers send."""
+
 Body = TypeVar("Body", bound=BaseModel)
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -120,6 +123,7 @@ def problem(error: FlaskmlError) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if isinstance(error, TokenRequired):
         headers["WWW-Authenticate"] = 'Bearer, Basic realm="flaskml", charset="UTF-8"'
+    headers["Vary"] = "Accept"
     if prefers_page():
         problems = [] if is_terse() else [found.detail for found in error.problems]
         page = render_template("error.html", title=error.title, detail=_sentence(error), problems=problems)
@@ -185,7 +189,9 @@ def negotiated(template: str, document: Mapping[str, Any], **more: Any) -> Respo
 
 def sent_on(place: str) -> Response:
     """Where a browser goes after a form of its page has changed something."""
-    return cast(Response, redirect(place, 303))
+    answer = cast(Response, redirect(place, 303))
+    answer.vary.add("Accept")
+    return answer
 
 
 def may_block(view: View) -> View:
@@ -199,7 +205,12 @@ def may_block(view: View) -> View:
 
 
 def prefers_page() -> bool:
-    """Whether the client would rather have a page than JSON, as a browser says and a script does not."""
+    """Whether the client would rather have a page than JSON, as a browser says and a script does not.
+
+    What sends JSON, or does what no form can do, is a script, whatever it accepts.
+    """
+    if request.method not in ("GET", "HEAD") and request.mimetype not in FORMS:
+        return False
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
@@ -218,7 +229,7 @@ def render_form(
         troubles = {} if is_terse() else {found.feature: found.detail for found in error.problems}
         shown |= {"alert": _sentence(error), "troubles": troubles}
     shown["doubts"] = [told(doubt)["detail"] for doubt in doubts]
-    shown["names"] = sorted(name for name, one in registry().slots.items() if one.serving)
+    shown["names"] = sorted(name for name, one in list(registry().slots.items()) if one.serving)
     return render_template("index.html", predictor=current, default=settings().model_name, **shown), status
 
 
@@ -274,6 +285,7 @@ def _http_problem(error: HTTPException) -> Response:
     told = problem(fault)
     response.data = told.data
     response.mimetype = told.mimetype or ""
+    response.vary.add("Accept")
     return response
 
 

@@ -42,7 +42,7 @@ STEPS = {
     "flaskml.bundle": 4,
     "flaskml.processes": 4,
     "flaskml.filters": 1,
-    "flaskml.json_schema": 2,
+    "flaskml.json_schema": 3.1,
     "flaskml.openapi": 4.1,
     "flaskml.runtimes.base": 4,
     "flaskml.runtimes.writing": 4,

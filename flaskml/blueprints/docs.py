@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flask import Blueprint, Response, render_template
+from flask import Blueprint, Response, render_template, request
 from werkzeug.routing import Rule
 
 from flaskml.access import guards
-from flaskml.bundle import Manifest
 from flaskml.lean import this_app
-from flaskml.openapi import Api, Route, describe, description_of, document
+from flaskml.model import ModelSlot
+from flaskml.openapi import Api, Route, Served, describe, description_of, document
 from flaskml.state import Choice
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web import registry, reply, settings
@@ -44,23 +44,23 @@ def docs() -> Response:
 
 
 def _api() -> Api:
-    served = {name: _manifests(name) for name in sorted(registry().slots)}
+    served = {name: _served(slot) for name, slot in sorted(registry().slots.items())}
     return Api(
         title=settings().api_title,
         version=settings().api_version,
         default=settings().model_name,
         most_rows=settings().max_rows,
         has_tokens=bool(settings().admin_token_sha256),
+        root=request.script_root,
         served=served,
     )
 
 
-def _manifests(name: str) -> Mapping[str, Manifest]:
-    """The versions of a model that answer, the active one first."""
-    slot = registry().slots[name]
-    active = [slot.serving] if slot.serving else []
-    others = [predictor.manifest for predictor in slot.versions.values()]
-    return {manifest.version: manifest for manifest in (*active, *others)}
+def _served(slot: ModelSlot) -> Served:
+    active = slot.serving
+    others = [predictor.manifest for predictor in list(slot.versions.values())]
+    versions = [active, *others] if active else others
+    return Served(active, {manifest.version: manifest for manifest in versions})
 
 
 def _routes() -> Iterator[Route]:

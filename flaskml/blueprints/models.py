@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, request, url_for
 
 from flaskml import trial
 from flaskml.bundle import environment_key
@@ -67,7 +67,7 @@ def show_version(name: str, version: str) -> Response:
     manifest = store().manifest(name, version)
     shown = json.loads(manifest.to_json())
     shown["schema"]["features"] = [_public(feature) for feature in manifest.schema_.features]
-    return negotiated("version.html", shown, manifest=manifest, state=store().state(name))
+    return negotiated("version.html", shown, manifest=manifest, active=_active(name) if prefers_page() else None)
 
 
 @bp.put("/models/<model_name:name>/active")
@@ -117,8 +117,17 @@ def _after(name: str, state: State) -> Response:
     late = lagging(store(), roster(), name, state)
     body = {**_summary(name), "generation": state.generation, "lagging": [{"id": m.id, "pid": m.pid} for m in late]}
     if prefers_page():
-        return sent_on(f"/models/{name}")
-    return reply(body, 202 if late else 200, {"Location": f"/models/{name}"} if late else None)
+        return sent_on(url_for("models.show_model", name=name))
+    place = {"Location": url_for("models.show_model", name=name)} if late else None
+    return reply(body, 202 if late else 200, place)
+
+
+def _active(name: str) -> str | None:
+    """The active version; none where that cannot be told."""
+    try:
+        return store().state(name).active
+    except FlaskmlError:  # A manifest is shown all the same.
+        return None
 
 
 def _summary(name: str) -> dict[str, Any]:

@@ -195,9 +195,12 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
 
 def shares(predictor: Current, rows: Rows) -> dict[str, float]:
     """The most probable classes of the first row; none where there are no probabilities, or several outputs."""
-    if "predict_proba" not in predictor.manifest.methods:
+    if "predict_proba" not in predictor.manifest.methods or len(predictor.manifest.classes) != 1:
         return {}
-    answer = predictor.predict(rows, "predict_proba")
+    try:
+        answer = predictor.predict(rows, "predict_proba")
+    except FlaskmlError:  # The prediction itself is there.
+        return {}
     found = predictor.values(answer, "predict_proba", SHARES_SHOWN)[0]
     return found if isinstance(found, dict) else {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, request, url_for
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
@@ -56,7 +56,8 @@ def train() -> Response:
     active = slot().serving
     serving = {"model": active.model, "version": active.version} if active else None
     body = {"id": job_id, "status": "queued", "model": spec.name, "serving": serving}
-    return sent_on(f"/jobs/{job_id}") if prefers_page() else reply(body, 202, {"Location": f"/jobs/{job_id}"})
+    place = url_for("train.show_job", job_id=job_id)
+    return sent_on(place) if prefers_page() else reply(body, 202, {"Location": place})
 
 
 @bp.get("/jobs")
@@ -74,7 +75,7 @@ def show_job(job_id: str) -> Response:
     """One job as it stands. A browser that watches it lands on the new version."""
     job = jobs().table.get(job_id)
     if prefers_page() and job.version is not None:
-        return sent_on(f"/models/{job.spec.name}/versions/{job.version}")
+        return sent_on(url_for("models.show_version", name=job.spec.name, version=job.version))
     return negotiated("job.html", job.to_dict())
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -53,18 +56,21 @@ def predict(
     """
     from flaskml import scoring
 
+    if output and refused and output.resolve() == refused.resolve():
+        raise click.BadParameter("The answers and what was refused cannot go to the same file.")
     with opened_store() as (store, settings), ExitStack() as stack:
         predictor = _load(store, settings, name or settings.model_name, version)
         table = scoring.open_table(file, stack.enter_context(file.open("rb")), predictor)
         method = predictor.method(method)
-        if table.left_out:
-            click.echo(f"without the columns {', '.join(table.left_out)}", err=True)
-        out = stack.enter_context(_written(output))
-        write = _writer(out, form or _format_of(output))
+        out = stack.enter_context(_kept_until_whole() if strict and output is None else _written(output))
+        writer = WRITERS[form or _format_of(output)](out)
         report = _Report(stack.enter_context(_written(refused)) if refused else None, strict=strict)
         for scored in stack.enter_context(_watched(table, scoring.score(predictor, table, method))):
             report.take(scored)
-            write(scored.values)
+            writer.write(scored.values)
+        writer.finish()
+    if table.left_out:
+        click.echo(f"without the columns {', '.join(table.left_out)}", err=True)
     report.tell(f"{predictor.manifest.model} version {predictor.manifest.version}")
 
 
@@ -95,40 +101,94 @@ def _written(path: Path | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
+    if path.exists() and not path.is_file():  # A pipe or a device is written to as it stands.
+        with _told_of(path), path.open("wb") as file:
             yield file
-        part.replace(path)
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}.") from error
+        return
+    target = path.resolve()
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with _told_of(path):
+        file = part.open("wb")
+    try:
+        with file:
+            yield file
+        with _told_of(path):
+            part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _writer(out: IO[bytes], form: str) -> Callable[[list[Any]], None]:
-    """What writes values, one a row."""
-    from flaskml.answers import cells, csv_line, encoded
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}.") from error
 
-    header: list[str] = []
-    blank = 0
 
-    def write_csv(values: list[Any]) -> None:
-        nonlocal blank
+@contextmanager
+def _kept_until_whole() -> Iterator[IO[bytes]]:
+    """Standard output that gets nothing unless it gets all."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+class _CsvWriter:
+    """Writes values as lines of CSV. What the columns are is known with the first answer."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self._header: list[str] = []
+        self._blank = 0
+
+    def write(self, values: list[Any]) -> None:
+        """A line for each value; one that is None has an empty one."""
+        from flaskml.answers import cells, csv_line
+
         for value in values:
             flat = {} if value is None else cells(value, "prediction")
-            if flat and not header:  # What the columns are is known with the first answer.
-                header.extend(flat)
-                out.write(csv_line(header) + csv_line([None] * len(header)) * blank)
-            if header:
-                out.write(csv_line([flat.get(column) for column in header]))
+            if flat and not self._header:
+                self._begin(list(flat))
+            if self._header:
+                self._out.write(csv_line([flat.get(column) for column in self._header]))
             else:
-                blank += 1
+                self._blank += 1
 
-    def write_jsonl(values: list[Any]) -> None:
-        out.writelines(b'{"prediction":%b}\n' % encoded(value) for value in values)
+    def finish(self) -> None:
+        """Writes what waits for a header."""
+        if not self._header:
+            self._begin(["prediction"])
 
-    return write_csv if form == "csv" else write_jsonl
+    def _begin(self, header: list[str]) -> None:
+        from flaskml.answers import csv_line
+
+        self._header = header
+        self._out.write(csv_line(header))
+        empty = csv_line([None] * len(header))
+        self._out.writelines(repeat(empty, self._blank))
+
+
+class _JsonWriter:
+    """Writes values as lines of JSON."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+
+    def write(self, values: list[Any]) -> None:
+        """A line for each value; one that is None has null."""
+        from flaskml.answers import encoded
+
+        self._out.writelines(b'{"prediction":%b}\n' % encoded(value) for value in values)
+
+    def finish(self) -> None:
+        """There is nothing left."""
+
+
+WRITERS: Mapping[str, Callable[[IO[bytes]], _CsvWriter | _JsonWriter]] = {"csv": _CsvWriter, "jsonl": _JsonWriter}
+"""What writes each format."""
 
 
 class _Report:

@@ -4,11 +4,16 @@ import json
 import re
 
 import jsonschema
+import numpy as np
 import pytest
 from openapi_spec_validator import validate
+from sklearn.linear_model import LinearRegression
 
+from flaskml import publish
 from flaskml.json_schema import feature_schema
 from flaskml.schema import Feature, Schema
+
+RAMP = np.linspace(0, 1, 40)[:, None]
 
 
 @pytest.fixture
@@ -66,6 +71,28 @@ def test_title_and_version_are_settings(make_app):
     assert "Houses" in client.get("/docs").text
 
 
+def test_names_that_are_nearly_the_same_are_told_apart(make_app, store, instance):
+    for name in ("a-b", "a.b", "a_b"):
+        publish(LinearRegression().fit(RAMP, RAMP[:, 0]), RAMP, name=name, instance_path=instance)
+    document = make_app().test_client().get("/openapi.json").json
+    validate(document)
+    assert {f"/models/{name}/predict" for name in ("a-b", "a.b", "a_b")} <= set(document["paths"])
+
+
+def test_what_would_not_be_answered_is_not_in_it(make_app, instance, store):
+    publish(LinearRegression().fit(RAMP, RAMP[:, 0]), RAMP, name="never", instance_path=instance, activate=False)
+    store.alias("never", "next", "1")
+    client = make_app().test_client()
+    paths = client.get("/openapi.json").json["paths"]
+    assert "/models/never/predict" not in paths and "/models/never/versions/1/predict" in paths
+    assert client.post("/models/never/versions/1/predict", json={"x0": 1}).status_code == 200
+
+
+def test_it_says_under_which_path_it_is_served(client):
+    document = client.get("/openapi.json", environ_overrides={"SCRIPT_NAME": "/ml"}).json
+    assert document["servers"] == [{"url": "/ml"}]
+
+
 def test_without_a_model_there_is_a_document_all_the_same(make_app, tmp_path):
     document = make_app(INSTANCE_PATH=tmp_path).test_client().get("/openapi.json").json
     validate(document)
@@ -90,8 +117,8 @@ def test_tokens_are_told_where_they_are_needed(make_app):
         ({"kind": "text", "nullable": True}, ["", None], [1]),
         (
             {"kind": "datetime"},
-            ["2024-01-28T23:59:59"],
-            ["2024-01-01", "2024-01-01T00:00:00Z", "2024-02-31T00:00:00"],
+            ["2024-01-28T23:59:59", "2024-02-29", "1860-01-01T00:00", "2024-01-01T10:00:00.5"],
+            ["2024-13-01", "2024-01-01T00:00:00Z", "2024-02-41T00:00:00"],
         ),
         ({"kind": "datetime", "dtype": "datetime64[us, UTC]"}, ["2024-01-01T00:00:00+01:00"], ["2024-01-01T00:00:00"]),
     ],

@@ -1,9 +1,11 @@
 """The page with the form."""
 
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+from werkzeug.test import Client
 
 from flaskml import create_app
 from tests.conftest import stop
@@ -74,6 +76,48 @@ def test_what_the_page_offers_is_accepted_whatever_the_table(tables_store):  # n
 def test_what_training_did_not_see_is_said_beside_the_prediction(homes, home):
     answer = homes.post("/predict", data={**home, "age": 400}, headers={"Accept": "text/html"})
     assert answer.status_code == 200 and "lies outside the range of training" in answer.text
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+"""What Java's own client accepts unless it is told otherwise."""
+
+
+def test_who_sends_json_gets_json_whatever_is_accepted(homes):
+    answer = homes.post("/predict", json={"age": "x"}, headers={"Accept": JAVA})
+    assert answer.status_code == 422 and answer.mimetype == "application/problem+json"
+    answer = homes.put("/models/homes/active", json={"version": "1"}, headers={"Accept": JAVA})
+    assert answer.status_code == 200 and answer.json["active"] == "1"
+
+
+def test_what_depends_on_accept_says_so(homes):
+    for path in ("/nowhere", "/models/nowhere", "/models", "/jobs"):
+        for kind in ("text/html", "application/json"):
+            assert "Accept" in homes.get(path, headers={"Accept": kind}).headers["Vary"], (path, kind)
+
+
+def test_under_a_prefix_a_browser_stays_there(make_app):
+    client = Client(make_app())
+    below = {"SCRIPT_NAME": "/ml"}
+    data = {"version": "1"}
+    answer = client.post("/models/homes/active", data=data, headers=BROWSER, environ_overrides=below)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/ml/models/homes")
+
+
+def test_a_damaged_state_leaves_the_manifest(homes, instance):
+    (instance / "models/homes/state.json").write_text("{")
+    for kind in ("text/html", "application/json"):
+        assert homes.get("/models/homes/versions/1", headers={"Accept": kind}).status_code == 200
+
+
+def test_a_moment_that_is_none_is_shown_as_it_stands(homes, instance):
+    state = instance / "models/homes/state.json"
+    for moment in ("long ago", "2024-01-01T00:00:00"):
+        document = json.loads(state.read_text())
+        document["history"][0]["at"] = moment
+        state.write_text(json.dumps(document))
+        assert homes.get("/models/homes", headers=BROWSER).status_code == 200
 
 
 def test_without_a_model(make_app):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,13 +92,18 @@ def test_other_methods_have_a_column_for_each_class(run, estimator, tmp_path, fo
         assert np.allclose([[one["high"], one["low"]] for one in found], wanted, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_columns_beside_the_features_are_left_out_and_told(run, estimator, tmp_path, suffix):
     pytest.importorskip("pyarrow")
     file = tmp_path / f"rows{suffix}"
     table = pd.DataFrame(ROWS[:50], columns=NAMES).assign(id=range(50), **{"the target": "high"})
     table = table[["id", *reversed(NAMES), "the target"]]
-    table.to_csv(file, index=False) if suffix == ".csv" else table.to_parquet(file)
+    writers = {
+        ".csv": lambda: table.to_csv(file, index=False),
+        ".jsonl": lambda: table.to_json(file, orient="records", lines=True),
+        ".parquet": lambda: table.to_parquet(file),
+    }
+    writers[suffix]()
     shown, told = run(file)
     assert "without the columns id, the target\n" in told and "50 rows, 0 refused" in told
     assert shown.splitlines()[1:] == estimator.predict(pd.DataFrame(ROWS[:50], columns=NAMES)).tolist()
@@ -133,6 +139,45 @@ def test_as_csv_a_refused_row_is_an_empty_line_of_the_table(run, tmp_path):
     assert len(lines) == 5_001 and lines[1] == lines[3_001] == ["", ""] and "" not in lines[2]
 
 
+def test_strictly_nothing_is_shown_either(run, tmp_path):
+    file = tmp_path / "rows.csv"
+    spoilt(file)
+    shown, _ = run(file, "--strict", code=1)
+    assert shown == ""
+
+
+def test_when_all_rows_are_refused_there_is_a_line_for_each(run, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text(",".join(NAMES) + "\n" + ("a," * 19 + "a\n") * 3)
+    shown, told = run(file)
+    assert shown.splitlines()[0] == "prediction" and len(list(csv.reader(shown.splitlines()))) == 4
+    assert "3 rows, 3 refused" in told
+
+
+def test_a_pipe_stays_a_pipe_and_a_link_a_link(run, tmp_path):
+    file, pipe, link, target = (tmp_path / name for name in ("rows.csv", "pipe.csv", "link.csv", "target.csv"))
+    write_csv(file, ROWS[:3])
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        run(file, "-o", pipe)
+        assert len(read.result(60).splitlines()) == 4 and pipe.is_fifo()
+    target.write_text("")
+    link.symlink_to(target)
+    run(file, "-o", link)
+    assert link.is_symlink() and len(target.read_text().splitlines()) == 4
+
+
+def test_a_damaged_page_of_parquet_is_told(run, tmp_path):
+    file = tmp_path / "rows.parquet"
+    write_parquet(file)
+    content = bytearray(file.read_bytes())
+    content[100:4_000] = b"x" * 3_900
+    file.write_bytes(content)
+    _, told = run(file, "-o", tmp_path / "out.csv", code=1)
+    assert "damaged" in told and "Traceback" not in told and not (tmp_path / "out.csv").exists()
+
+
 def test_strictly_nothing_is_written(run, tmp_path):
     file, out = tmp_path / "rows.csv", tmp_path / "answers.csv"
     spoilt(file)
@@ -149,6 +194,7 @@ def test_strictly_nothing_is_written(run, tmp_path):
         ("rows.csv", b"x1,x2\n1,2\n", 'the file has no column "x0"'),
         ("rows.csv", b"\xff\xfe", "not UTF-8"),
         ("rows.npy", b"nothing", "no array"),
+        ("rows.npy", b"", "no array"),
         ("rows.parquet", b"nothing", "no Parquet file"),
         ("rows.xlsx", b"", "ends in none of .csv, .jsonl, .npy, .parquet"),
     ],
