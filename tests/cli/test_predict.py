@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
 from flaskml import publish
+from flaskml.cli.predict import predict
 from tests.conftest import CHECKOUT
 
 ROWS = np.random.default_rng(3).normal(size=(5_000, 20)).round(3)
@@ -34,13 +36,14 @@ def instance(estimator, tmp_path_factory):
 
 
 @pytest.fixture
-def run(instance):
+def run(instance, monkeypatch):
+    monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
+    monkeypatch.chdir(CHECKOUT)
+
     def run(*arguments, code=0):
-        variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
-        command = [sys.executable, "-m", "flask", "predict", *map(str, arguments)]
-        done = subprocess.run(command, cwd=CHECKOUT, env=variables, capture_output=True, check=False)
-        assert done.returncode == code, done.stderr.decode()
-        return done.stdout.decode(), done.stderr.decode()
+        done = CliRunner().invoke(predict, [*map(str, arguments)])
+        assert done.exit_code == code and not isinstance(done.exception, Exception), (done.output, done.exc_info)
+        return done.stdout, done.stderr
 
     return run
 
@@ -211,6 +214,15 @@ def test_an_array_of_objects_is_not_unpickled(run, tmp_path):
     np.save(file, np.array([[object]]), allow_pickle=True)
     _, told = run(file, code=1)
     assert "no array of numbers" in told
+
+
+def test_the_installed_command(instance, tmp_path):
+    file = tmp_path / "rows.csv"
+    write_csv(file, ROWS[:3])
+    command = [sys.executable, "-m", "flask", "predict", str(file)]
+    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 4 and "3 rows, 0 refused" in done.stderr
 
 
 def test_wrong_use(run, tmp_path):
