@@ -1,4 +1,4 @@
-"""A schema as JSON Schema (draft 2020-12): what a row may be, for the tools that read OpenAPI."""
+"""A schema as JSON Schema (draft 2020-12): what a row may be, for the tools that read OpenAPI; and errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,30 @@ COLUMNS_SHOWN = 1_000
 
 CATEGORIES_SHOWN = 20
 """Categories that are named where others are taken too."""
+
+_FOUND = {
+    "type": "object",
+    "properties": {
+        "row": {"type": ["integer", "null"]},
+        "feature": {"type": ["string", "null"]},
+        "detail": {"type": "string"},
+    },
+    "required": ["row", "feature", "detail"],
+}
+
+WARNINGS = {"type": "array", "items": _FOUND, "description": "Values beyond those of training."}
+
+PROBLEM_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "description": "An error (RFC 9457).",
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {"type": "array", "items": _FOUND},
+    },
+    "required": ["title", "status", "detail"],
+}
 
 _DAY = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 _TIME = r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?)?"
@@ -68,7 +92,7 @@ def _text(_: Schema, __: Feature) -> dict[str, Any]:
 
 
 def _moment(_: Schema, feature: Feature) -> dict[str, Any]:
-    return {"type": "string", "pattern": f"^{_DAY}T{_TIME}{_OFFSET if feature.is_aware else ''}$"}
+    return {"type": "string", "pattern": f"^{_DAY}{_TIME}{_OFFSET if feature.is_aware else ''}$"}
 
 
 _KINDS: Mapping[str, Callable[[Schema, Feature], dict[str, Any]]] = {

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from flaskml.bundle import Manifest
-from flaskml.json_schema import list_schema, row_schema
+from flaskml.json_schema import PROBLEM_SCHEMA, WARNINGS, list_schema, row_schema
 from flaskml.texts import write_csv
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -281,27 +281,3 @@ PARAMETERS: Mapping[str, Any] = {
     "job_id": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"},
 }
 """The schemas of what stands in paths."""
-
-_FOUND = {
-    "type": "object",
-    "properties": {
-        "row": {"type": ["integer", "null"]},
-        "feature": {"type": ["string", "null"]},
-        "detail": {"type": "string"},
-    },
-    "required": ["row", "feature", "detail"],
-}
-
-WARNINGS = {"type": "array", "items": _FOUND, "description": "Values beyond those of training."}
-
-PROBLEM_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "description": "An error (RFC 9457).",
-    "properties": {
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {"type": "array", "items": _FOUND},
-    },
-    "required": ["title", "status", "detail"],
-}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -85,20 +86,23 @@ def _one_by_one(predictor: Predictor, table: Table, chunk: Sequence[Any], method
     return Scored(values, refused)
 
 
-def open_table(path: Path, file: BinaryIO, predictor: Predictor) -> Table:
-    """The rows of an open file, by the end of its name. Raises `NotParseable` for one that is none of these."""
+@contextmanager
+def open_table(path: Path, predictor: Predictor) -> Iterator[Table]:
+    """The rows of a file, by the end of its name. Raises `NotParseable` for one that is none of these."""
     opened = KINDS.get(path.suffix.lower())
     if opened is None:
         raise NotParseable(f"{path.name} ends in none of {', '.join(KINDS)}")
-    return opened(file, predictor)
+    with ExitStack() as stack:
+        yield opened(stack, path, predictor)
 
 
-def _open_csv(file: BinaryIO, predictor: Predictor) -> Table:
-    lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
+    file = stack.enter_context(path.open("rb"))
+    lines = stack.enter_context(io.TextIOWrapper(file, "utf-8-sig", newline=""))
     parser = predictor.parser
     header, rows = open_csv(lines)
     left_out = _left_out(predictor, header)
-    return Table(_without(rows, left_out), parser.parse_texts, file.tell, _size(file), left_out)
+    return Table(_without(rows, left_out), parser.parse_texts, file.tell, path.stat().st_size, left_out)
 
 
 def _left_out(predictor: Predictor, columns: Sequence[str]) -> list[str]:
@@ -118,10 +122,11 @@ def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
         yield row
 
 
-def _open_jsonl(file: BinaryIO, predictor: Predictor) -> Table:
+def _open_jsonl(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
+    file = stack.enter_context(path.open("rb"))
     left_out: dict[str, None] = {}
     rows = _known(_documents(file), predictor.schema.names, left_out)
-    return Table(rows, _parse_with(predictor), file.tell, _size(file), left_out)
+    return Table(rows, _parse_with(predictor), file.tell, path.stat().st_size, left_out)
 
 
 def _documents(lines: Iterable[bytes]) -> Iterator[Any]:
@@ -145,9 +150,9 @@ def _known(rows: Iterable[Any], names: Sequence[str], left_out: dict[str, None])
             yield row
 
 
-def _open_npy(file: BinaryIO, predictor: Predictor) -> Table:
+def _open_npy(_: ExitStack, path: Path, predictor: Predictor) -> Table:
     try:
-        array = np.lib.format.open_memmap(file.name, mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise NotParseable(f"it is no array of numbers ({error})") from None
     if array.ndim != 2:
@@ -164,14 +169,14 @@ def _open_npy(file: BinaryIO, predictor: Predictor) -> Table:
     return Table(rows(), _parse_with(predictor), lambda: read[0], len(array))
 
 
-def _open_parquet(file: BinaryIO, predictor: Predictor) -> Table:
+def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise MissingExtra("parquet", "Reading Parquet") from error
     try:
-        content = ParquetFile(file)
+        content = stack.enter_context(ParquetFile(path))
     except ArrowException as error:
         raise NotParseable(f"it is no Parquet file ({error})") from None
     left_out = _left_out(predictor, content.schema_arrow.names)
@@ -198,11 +203,7 @@ def _parse_with(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:
     return parse
 
 
-def _size(file: BinaryIO) -> int:
-    return Path(file.name).stat().st_size
-
-
-KINDS: Mapping[str, Callable[[BinaryIO, Predictor], Table]] = {
+KINDS: Mapping[str, Callable[[ExitStack, Path, Predictor], Table]] = {
     ".csv": _open_csv,
     ".jsonl": _open_jsonl,
     ".npy": _open_npy,

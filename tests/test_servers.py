@@ -1,18 +1,33 @@
 """The native contract against real servers, `waitress-serve wsgi:app` and `flask serve`."""
 
 import json
+import os
+from importlib.util import find_spec
 
 import pytest
 
 from flaskml.tables import TableMaker
-from tests.conftest import HOME, train_into
+from tests.conftest import CHECKOUT, HOME, Server, train_into
+from tests.servers import COMMANDS, command_of
 
 pytestmark = pytest.mark.contract
 
 
+@pytest.fixture(scope="module")
+def running(trained):
+    """Each server, by its name, for those who only ask."""
+    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(trained)}
+    names = [name for name in COMMANDS if name != "flask serve" or find_spec("greenlet")]
+    servers = {name: Server(COMMANDS[name], cwd=CHECKOUT, env=variables) for name in names}
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
 @pytest.fixture
-def server(serve):
-    return serve()
+def server(running, server_name):
+    command_of(server_name)  # Or the test is skipped.
+    return running[server_name]
 
 
 def test_start_line_says_model_version_score_and_address(server):
@@ -52,7 +67,8 @@ def test_mixed_table_equals_the_estimator(serve, store):
     assert [server.json("POST", "/predict", row)[1]["prediction"] for row in rows] == expected
 
 
-def test_training_swaps_the_new_version_in(server):
+def test_training_swaps_the_new_version_in(serve):
+    server = serve()
     status, headers, content = server.request(
         "POST", "/train", b'{"data": "diabetes"}', {"Content-Type": "application/json"}
     )

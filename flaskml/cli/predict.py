@@ -60,7 +60,7 @@ def predict(
         raise click.BadParameter("The answers and what was refused cannot go to the same file.")
     with opened_store() as (store, settings), ExitStack() as stack:
         predictor = _load(store, settings, name or settings.model_name, version)
-        table = scoring.open_table(file, stack.enter_context(file.open("rb")), predictor)
+        table = stack.enter_context(scoring.open_table(file, predictor))
         method = predictor.method(method)
         out = stack.enter_context(_kept_until_whole() if strict and output is None else _written(output))
         writer = WRITERS[form or _format_of(output)](out)

@@ -83,6 +83,7 @@ def test_strategies_chart_is_accessible_xml(runs: Runs, folder: Path, model_form
     assert len(root.findall(f"{SVG}rect/{SVG}title")) == len(STRATEGIES)
 
 
+@pytest.mark.gauntlet
 @pytest.mark.parametrize(("name", "connections"), [("python", "12"), ("wrk", "2"), ("get", "2")])
 def test_load_table_compares_both_sides(runs: Runs, name: str, connections: str) -> None:
     if name not in runs:
@@ -92,10 +93,12 @@ def test_load_table_compares_both_sides(runs: Runs, name: str, connections: str)
     _assert_plausible(rows)
 
 
+@pytest.mark.gauntlet
 def test_load_says_which_client_was_used(runs: Runs) -> None:
     assert "Load client: python" in runs["python"].stdout
 
 
+@pytest.mark.gauntlet
 @pytest.mark.parametrize(
     ("name", "words"), [("broken", "B: the server ended with 1:\nno model here"), ("refused", "404")]
 )
@@ -188,6 +191,7 @@ def test_a_worker_in_a_session_of_its_own_counts_and_ends() -> None:
         assert Process.read(worker.folder).stat[0] == "Z"
 
 
+@pytest.mark.gauntlet
 def test_no_server_remains(runs: Runs) -> None:
     assert runs
     assert list(_marked_processes()) == []

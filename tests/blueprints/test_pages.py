@@ -99,7 +99,7 @@ def test_what_depends_on_accept_says_so(homes):
 
 def test_under_a_prefix_a_browser_stays_there(make_app):
     client = Client(make_app())
-    below = {"SCRIPT_NAME": "/ml"}
+    below = {"SCRIPT_NAME": "/ml", "REMOTE_ADDR": "127.0.0.1"}
     data = {"version": "1"}
     answer = client.post("/models/homes/active", data=data, headers=BROWSER, environ_overrides=below)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/ml/models/homes")

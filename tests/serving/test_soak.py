@@ -248,7 +248,7 @@ def run(instance, questions, server_name):
 @pytest.mark.parametrize(
     "number",
     [
-        1_000,
+        pytest.param(1_000, marks=pytest.mark.brief),
         pytest.param(5_000, marks=pytest.mark.thorough),
         pytest.param(200_000, marks=pytest.mark.gauntlet),
     ],

@@ -270,7 +270,11 @@ def test_what_does_not_load_or_start_replaces_nothing(service):
 
 @pytest.mark.parametrize(
     "times",
-    [1, pytest.param(20, marks=pytest.mark.thorough), pytest.param(200, marks=pytest.mark.gauntlet)],
+    [
+        pytest.param(1, marks=pytest.mark.brief),
+        pytest.param(20, marks=pytest.mark.thorough),
+        pytest.param(200, marks=pytest.mark.gauntlet),
+    ],
 )
 def test_it_stops_with_its_workers_and_loses_nothing(service, times):
     for number in range(times):
