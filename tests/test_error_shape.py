@@ -10,7 +10,7 @@ from flaskml.errors import PROBLEMS_SHOWN, FlaskmlError, Problem
 from flaskml.web import PROBLEM_LIMIT
 from tests.test_routes import ACCESS, DIGEST, GUARDED, ROUTES, concrete
 
-pytestmark = pytest.mark.contract
+pytestmark = pytest.mark.contract("flask serve")
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
