@@ -19,12 +19,11 @@ from flaskml.lean import this_request
 from flaskml.model import Current
 from flaskml.openapi import describe
 from flaskml.parsing import Rows
-from flaskml.web import limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
+from flaskml.web import FORMS, limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)
 
-URLENCODED = "application/x-www-form-urlencoded"
-MULTIPART = "multipart/form-data"
+URLENCODED, MULTIPART = FORMS
 CSV = "text/csv"
 NPY = "application/x-npy"
 ACCEPTED = f"application/json, {CSV}, {NPY}, {URLENCODED} or {MULTIPART}"

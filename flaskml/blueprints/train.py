@@ -12,6 +12,7 @@ from flaskml.openapi import describe
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web import (
+    FORMS,
     checked,
     jobs,
     limit_body,
@@ -100,7 +101,7 @@ def _require_file(upload: FileStorage | None, spec: TrainingSpec) -> None:
 def _spec(upload: FileStorage | None) -> TrainingSpec:
     if request.mimetype == "application/json":
         return checked(lambda: TrainingSpec.model_validate_json(request.get_data(), strict=True))
-    if request.mimetype not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+    if request.mimetype not in FORMS:
         raise UnsupportedMediaType(request.mimetype or "No Content-Type", "application/json or multipart/form-data")
     twice = [key or "" for key, sent in request.form.lists() if len(sent) > 1]
     if twice:
