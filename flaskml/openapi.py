@@ -114,7 +114,7 @@ def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> d
     for route in routes:
         if route.description.takes != "rows":
             operation = _operation(api, route)
-            paths.setdefault(route.path, {})[route.method] = {**operation, "parameters": list(_parameters(route.path))}
+            paths.setdefault(route.path, {})[route.method] = {**operation, "parameters": list(_parameters(api, route.path))}
             continue
         for path, manifest in _targets(api, route.path):
             name = f"{manifest.model}-{manifest.version}"
@@ -182,9 +182,13 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _parameters(path: str) -> Iterator[dict[str, Any]]:
+def _parameters(api: Api, path: str) -> Iterator[dict[str, Any]]:
+    served = api.served.get(api.default)
+    active = served.active if served else None
+    known = {"name": active.model, "version": active.version} if active else {}
     for name in re.findall(r"{(\w+)}", path):
-        yield {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]}
+        example = {"example": known[name]} if name in known else {}
+        yield {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name], **example}
 
 
 # Predictions.

@@ -65,6 +65,13 @@ def test_every_example_is_answered_as_described(client, document):
     assert tried >= 15
 
 
+def test_the_examples_of_names_and_versions_are_there(client, document):
+    for path, item in document["paths"].items():
+        known = {parameter["name"]: parameter.get("example") for parameter in item.get("get", {}).get("parameters", ())}
+        if "name" in known:
+            assert client.get(path.format_map(known)).status_code == 200
+
+
 def test_title_and_version_are_settings(make_app):
     client = make_app(API_TITLE="Houses", API_VERSION="2.1").test_client()
     assert client.get("/openapi.json").json["info"] == {"title": "Houses", "version": "2.1"}
