@@ -113,8 +113,7 @@ def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> d
     components = {"Problem": PROBLEM_SCHEMA, **schemas}
     for route in routes:
         if route.description.takes != "rows":
-            operation = _operation(api, route)
-            paths.setdefault(route.path, {})[route.method] = {**operation, "parameters": list(_parameters(api, route.path))}
+            paths.setdefault(route.path, {})[route.method] = _operation(api, route)
             continue
         for path, manifest in _targets(api, route.path):
             name = f"{manifest.model}-{manifest.version}"
@@ -149,6 +148,7 @@ def _operation(api: Api, route: Route) -> dict[str, Any]:
         "operationId": route.name,
         "tags": [described.tag],
         "summary": route.summary,
+        "parameters": list(_parameters(api, route.path)),
         "responses": {
             **{str(status): _answer(status, name) for status, name in described.answers.items()},
             **{str(status): _problem(status) for status in _errors(api, route)},
