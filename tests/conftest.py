@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from flaskml import candidates, create_app, trial
+from flaskml.files import Disk
 from flaskml.settings import read_settings
 from flaskml.state import Verdict, now
 from flaskml.store import Store, environment_key
@@ -138,13 +139,29 @@ def swift(monkeypatch):
     monkeypatch.setattr(candidates, "CALLS", candidates.TURN)
 
 
+def made_once(tmp_path_factory, name, make):
+    """An instance folder that one process of the run fills with `make`, for those beside it too."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / name
+    with Disk().lock(folder / f"{name}.lock"):
+        if not path.exists():
+            making = folder / f"{name}.{os.getpid()}"
+            make(making)
+            making.rename(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, mixed_csv):
     """An instance folder with a `default` model of one number and a `homes` model of a mixed table."""
-    path = tmp_path_factory.mktemp("trained") / "instance"
-    train_into(path)
-    train_into(path, source=Source(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
-    return path
+
+    def make(path):
+        train_into(path)
+        train_into(path, source=Source(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
+
+    return made_once(tmp_path_factory, "trained", make)
 
 
 @pytest.fixture
@@ -251,6 +268,17 @@ class Server:
         self.process.wait(30)
         self._reader.join(30)
         self.process.stderr.close()
+
+
+@contextmanager
+def server_of_a_copy(instance, folder, name="waitress-serve", **environment):
+    """A server of what is in an instance folder, for all who only ask, so that none of them needs its own."""
+    copy = shutil.copytree(instance, folder / "instance")
+    server = Server(
+        command_of(name), cwd=CHECKOUT, env={**os.environ, "FLASKML_INSTANCE_PATH": str(copy), **environment}
+    )
+    yield server
+    server.stop()
 
 
 @pytest.fixture

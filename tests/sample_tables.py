@@ -24,7 +24,7 @@ import flaskml
 from flaskml import candidates, trial
 from flaskml.store import Store
 from flaskml.training.estimators import date_parts
-from tests.conftest import CHECKOUT, Server, mixed_table, replayed
+from tests.conftest import CHECKOUT, Server, made_once, mixed_table, replayed
 from tests.servers import command_of
 
 ROWS = 220
@@ -243,11 +243,8 @@ def cases():
 @pytest.fixture(scope="session")
 def tables_store(cases, tmp_path_factory):
     """A store of all tables, each published under its own name, and of some for each runtime."""
-    instance = tmp_path_factory.mktemp("tables") / "instance"
-    with pytest.MonkeyPatch.context() as patch:
-        # The golden rows are replayed in this process, without the second that a child takes to start.
-        patch.setattr(trial, "judge", replayed)
-        patch.setattr(candidates, "CALLS", candidates.TURN)  # Which of two is faster need not be known for sure.
+
+    def make(instance):
         for name, case in cases.items():
             flaskml.publish(case.estimator, case.X, name=name, instance_path=instance)
         for name, runtime in FORCED:
@@ -255,7 +252,12 @@ def tables_store(cases, tmp_path_factory):
                 case = cases[name]
                 named = name_of(name, runtime)
                 flaskml.publish(case.estimator, case.X, name=named, instance_path=instance, runtime=runtime)
-    return Store(instance)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The golden rows are replayed in this process, without the second that a child takes to start.
+        patch.setattr(trial, "judge", replayed)
+        patch.setattr(candidates, "CALLS", candidates.TURN)  # Which of two is faster need not be known for sure.
+        return Store(made_once(tmp_path_factory, "tables", make))
 
 
 SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gauntlet))

@@ -1,27 +1,26 @@
 """The native contract against real servers, `waitress-serve wsgi:app` and `flask serve`."""
 
 import json
-import os
+import time
+from contextlib import ExitStack
 from importlib.util import find_spec
 
 import pytest
 
 from flaskml.tables import TableMaker
-from tests.conftest import CHECKOUT, HOME, Server, train_into
+from tests.conftest import HOME, server_of_a_copy, train_into
 from tests.servers import COMMANDS, command_of
 
 pytestmark = pytest.mark.contract
 
 
 @pytest.fixture(scope="module")
-def running(trained):
+def running(trained, tmp_path_factory):
     """Each server, by its name, for those who only ask."""
-    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(trained)}
     names = [name for name in COMMANDS if name != "flask serve" or find_spec("greenlet")]
-    servers = {name: Server(COMMANDS[name], cwd=CHECKOUT, env=variables) for name in names}
-    yield servers
-    for server in servers.values():
-        server.stop()
+    with ExitStack() as stack:
+        folders = {name: tmp_path_factory.mktemp("running") for name in names}
+        yield {name: stack.enter_context(server_of_a_copy(trained, folders[name], name)) for name in names}
 
 
 @pytest.fixture
@@ -109,6 +108,7 @@ def wait_for(server, path):
         job = server.json("GET", path)[1]
         if job["status"] not in ("queued", "running"):
             return job
+        time.sleep(0.1)
 
 
 @pytest.mark.contract("waitress-serve")
