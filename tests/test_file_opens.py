@@ -29,23 +29,23 @@ def hook(event, arguments):
         opened.append(str(arguments[0]))
 sys.addaudithook(hook)
 counting = True
-statuses = {client.post("/predict", json=row).status_code for _ in range(998)}
+statuses = {client.post("/predict", json=row).status_code for _ in range(int(sys.argv[3]))}
 statuses.add(client.post("/predict", json=[row] * 50).status_code)
 slot.predict(row)
-if sys.argv[3:] == ["--planted"]:
+if sys.argv[4:] == ["--planted"]:
     open(sys.executable, "rb").close()
 counting = False
 print(json.dumps([sorted(statuses), opened]))
 """
 
 
-def count(instance, name, *options):
-    return json.loads(run_python(COUNT, instance, name, *options))
+def count(instance, name, *options, times=98):
+    return json.loads(run_python(COUNT, instance, name, times, *options))
 
 
-@pytest.mark.parametrize("name", ["default", "homes"])
-def test_trained_models(instance, name):
-    assert count(instance, name) == [[200], []]
+@pytest.mark.parametrize(("name", "times"), [("default", 998), ("homes", 98)])
+def test_trained_models(instance, name, times):
+    assert count(instance, name, times=times) == [[200], []]
 
 
 def test_a_file_that_is_opened_is_counted(instance):

@@ -79,6 +79,7 @@ def test_training_swaps_the_new_version_in(serve):
     assert server.json("POST", "/predict", {"feature": 1})[0] == 422
 
 
+@pytest.mark.contract("flask serve")
 def test_training_from_a_file(serve, mixed_csv):
     server = serve()
     boundary = "frontier"
@@ -129,6 +130,7 @@ def test_a_restart_tells_the_truth_about_a_running_job(serve, tmp_path):
     assert job["status"] == "interrupted" and "send it again" in job["detail"]
 
 
+@pytest.mark.contract("waitress-serve")
 def test_a_version_trained_elsewhere_is_there_after_a_restart(serve, instance):
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "1"
     train_into(instance)

@@ -272,7 +272,7 @@ def test_what_does_not_load_or_start_replaces_nothing(service):
     "times",
     [
         pytest.param(1, marks=pytest.mark.brief),
-        pytest.param(20, marks=pytest.mark.thorough),
+        pytest.param(8, marks=pytest.mark.thorough),
         pytest.param(200, marks=pytest.mark.gauntlet),
     ],
 )
@@ -281,7 +281,7 @@ def test_it_stops_with_its_workers_and_loses_nothing(service, times):
         running = service()
         load = Load(running)
         wait_until(lambda load=load: sum(load.answers.values()) > 10)
-        time.sleep(0.013 * (number % 16))
+        time.sleep(0.026 * (number % 8))
         running.process.terminate()
         assert running.process.wait(20) == 0
         load.stop()
