@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Response, redirect, render_template, request
+from flask import Flask, Request, Response, redirect, render_template, request
 from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
@@ -211,7 +212,15 @@ def prefers_page() -> bool:
     """
     if request.method not in ("GET", "HEAD") and request.mimetype not in FORMS:
         return False
-    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+    return rather(request, "text/html")
+
+
+def rather(sent: Request, kind: str) -> bool:
+    """Whether the client would rather have `kind`, a text, than JSON; parameters, such as `charset`, do not matter."""
+    if "text/" not in sent.environ.get("HTTP_ACCEPT", ""):
+        return False
+    accepted = [(named.partition(";")[0].rstrip(), quality) for named, quality in sent.accept_mimetypes]
+    return MIMEAccept(accepted).best_match(["application/json", kind]) == kind
 
 
 def render_form(

@@ -19,7 +19,7 @@ from flaskml.lean import this_request
 from flaskml.model import Current
 from flaskml.openapi import describe
 from flaskml.parsing import Rows
-from flaskml.web import FORMS, limit_body, named_slot, prefers_page, render_form, reply, settings, slot, told
+from flaskml.web import FORMS, limit_body, named_slot, prefers_page, rather, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)
 
@@ -77,16 +77,9 @@ def answer(predictor: Current) -> Response | tuple[str, int]:
     rows = read_rows(predictor, sent, is_form=is_form)
     values = predictor.values(predictor.predict(rows, method), method, top)
     doubts = predictor.doubts.of(rows)
-    if prefers_csv(sent):
+    if rather(sent, CSV):
         return csv_reply(predictor, values, len(doubts))
     return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts] if doubts else ()))
-
-
-def prefers_csv(sent: Request) -> bool:
-    """Whether the client would rather have CSV than JSON, which only one that accepts texts can."""
-    if "text/" not in sent.environ.get("HTTP_ACCEPT", ""):
-        return False
-    return sent.accept_mimetypes.best_match(["application/json", CSV]) == CSV
 
 
 def csv_reply(predictor: Current, values: list[Any], doubts: int) -> Response:

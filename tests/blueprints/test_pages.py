@@ -91,6 +91,18 @@ def test_who_sends_json_gets_json_whatever_is_accepted(homes):
     assert answer.status_code == 200 and answer.json["active"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("accepted", "kind"),
+    [
+        ("application/json; charset=utf-8, text/html;q=0.1", "application/json"),
+        ("text/html; charset=utf-8, application/json;q=0.9", "text/html"),
+        ("*/*", "application/json"),
+    ],
+)
+def test_parameters_of_what_is_accepted_do_not_matter(homes, accepted, kind):
+    assert homes.get("/models", headers={"Accept": accepted}).mimetype == kind
+
+
 def test_what_depends_on_accept_says_so(homes):
     for path in ("/nowhere", "/models/nowhere", "/models", "/jobs"):
         for kind in ("text/html", "application/json"):

@@ -228,7 +228,7 @@ def test_csv_in_and_out(homes, home):
     assert (answer.mimetype, answer.headers["Model"], answer.headers["Model-Version"]) == ("text/csv", "homes", "1")
     assert answer.text.split("\r\n") == ["prediction", *wanted, ""]
     both = homes.post("/predict?method=predict_proba", data=body.encode(), content_type="text/csv; charset=utf-8",
-                      headers={"Accept": "text/csv"})  # fmt: skip
+                      headers={"Accept": "text/csv; header=present"})  # fmt: skip
     assert both.text.startswith("prediction:no,prediction:yes\r\n") and both.text.count("\r\n") == 3
 
 
