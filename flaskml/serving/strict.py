@@ -26,18 +26,19 @@ TRAILER_LIMIT = 8192
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 FIELD = TOKEN + rb"++:[\t -~\x80-\xff]*+"
 
-# What follows never tries twice at one place, so that it takes no longer than its input is long.
-LEAD = re.compile(rb"(?:\r\n){0,%d}+(?:\r?\Z|[!-~])" % EMPTY_LINES)
+# What follows matches in one way or in none, so that it takes no longer than its input is long. Only single characters
+# are repeated possessively: before 3.11.5, Python matches groups wrongly (https://github.com/python/cpython/issues/101955).
+LEAD = re.compile(rb"(?:\r\n){0,%d}(?:\r?\Z|[!-~])" % EMPTY_LINES)
 NEVER = re.compile(rb"[^\t\r\n -~\x80-\xff]|(?<!\r)\n|\r(?!\n|\Z)")
 START = re.compile(rb"(" + TOKEN + rb"++) ([!-~]++) HTTP/([0-9]\.[0-9])")
-FIELDS = re.compile(rb"(?:" + FIELD + rb"\r\n)*+(?:\r\n)?")
+FIELDS = re.compile(rb"(?:" + FIELD + rb"\r\n)*(?:\r\n)?")
 SINGLE = re.compile(rb"\r\n(?i:(host|content-type|content-length|transfer-encoding)):([^\r]*+)")
 SPACES = re.compile(rb"(\r\n[^:]*+:)[ \t]{2,}+")
 ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]++)[^#]*+")
 HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*+")
 LENGTH = re.compile(rb"[0-9]{1,%d}+" % LENGTH_DIGITS)
-WORD = TOKEN + rb'++|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
-SIZE = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:;" + TOKEN + rb"++(?:=(?:" + WORD + rb"))?+)*+")
+WORD = TOKEN + rb'++|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+SIZE = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:;" + TOKEN + rb"++(?:=(?:" + WORD + rb"))?)*")
 TRAILER = re.compile(FIELD)
 
 

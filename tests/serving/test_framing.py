@@ -16,6 +16,7 @@ from tests.serving.corpus import CANARY, REFUSED, RIGHT, request
 
 pytest.importorskip("greenlet")
 
+from flaskml.serving import strict
 from flaskml.serving.channel import Channel
 from flaskml.serving.framing import Blocks, Parser
 from flaskml.serving.strict import trimmed
@@ -101,6 +102,14 @@ def test_each_request_ends_where_it_should_if_it_comes_byte_by_byte():
     right = {name: case for name, case in RIGHT.items() if len(case[1]) < large}
     with serving(app) as port:
         assert faults(app, port, refused, right, size=1) == []
+
+
+def test_no_group_is_repeated_possessively():
+    """Before 3.11.5, Python matches such groups wrongly."""
+    possessive = re.compile(rb"\)(?:[*+?]|{[^}]*})\+")
+    patterns = {name: found.pattern for name, found in vars(strict).items() if isinstance(found, re.Pattern)}
+    assert len(patterns) >= 10 and possessive.search(b"(?:a|b)*+")
+    assert [name for name, pattern in patterns.items() if possessive.search(pattern)] == []
 
 
 @pytest.mark.parametrize("line", [b"X: a\nY: b", b"X: a\rY", b"X: \x00", b"X: \x7f", b"\nX", b"X: a\n\n"])
