@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Request, Response, redirect, render_template, request
+from flask import Flask, Response, redirect, render_template, request
 from pydantic import BaseModel, ValidationError
-from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
@@ -31,6 +30,7 @@ from flaskml.errors import (
 from flaskml.filters import ago, brief
 from flaskml.lean import Reply, this_app, this_request
 from flaskml.model import Absent, Current, ModelSlot
+from flaskml.negotiation import prefers_page
 from flaskml.processes import Roster
 from flaskml.publishing import trial_limits
 from flaskml.registry import Registry
@@ -49,9 +49,6 @@ PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of the pages: they load one style sheet and post forms, nothing else."""
-
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-"""The media types of what browsers send."""
 
 Body = TypeVar("Body", bound=BaseModel)
 View = TypeVar("View", bound=Callable[..., Any])
@@ -203,24 +200,6 @@ def may_block(view: View) -> View:
         return lane.get().apart(lambda: view(*arguments, **named))
 
     return cast(View, apart)
-
-
-def prefers_page() -> bool:
-    """Whether the client would rather have a page than JSON, as a browser says and a script does not.
-
-    What sends JSON, or does what no form can do, is a script, whatever it accepts.
-    """
-    if request.method not in ("GET", "HEAD") and request.mimetype not in FORMS:
-        return False
-    return rather(request, "text/html")
-
-
-def rather(sent: Request, kind: str) -> bool:
-    """Whether the client would rather have `kind`, a text, than JSON; parameters, such as `charset`, do not matter."""
-    if "text/" not in sent.environ.get("HTTP_ACCEPT", ""):
-        return False
-    accepted = [(named.partition(";")[0].rstrip(), quality) for named, quality in sent.accept_mimetypes]
-    return MIMEAccept(accepted).best_match(["application/json", kind]) == kind
 
 
 def render_form(

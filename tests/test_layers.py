@@ -75,6 +75,7 @@ STEPS = {
     "flaskml.training.jobs": 8.3,
     "flaskml.access": 9.05,
     "flaskml.lean": 9,
+    "flaskml.negotiation": 9,
     "flaskml.web": 9.1,
     "flaskml.blueprints": 10.1,
     "flaskml.cli": 10,

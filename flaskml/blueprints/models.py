@@ -10,6 +10,7 @@ from flask import Blueprint, Response, request, url_for
 from flaskml import trial
 from flaskml.bundle import environment_key
 from flaskml.errors import FlaskmlError
+from flaskml.negotiation import prefers_page
 from flaskml.openapi import describe
 from flaskml.registry import lagging
 from flaskml.schema import Feature
@@ -20,7 +21,6 @@ from flaskml.web import (
     limits,
     may_block,
     negotiated,
-    prefers_page,
     registry,
     reply,
     roster,

@@ -17,9 +17,10 @@ from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.lean import this_request
 from flaskml.model import Current
+from flaskml.negotiation import FORMS, prefers_page, rather
 from flaskml.openapi import describe
 from flaskml.parsing import Rows
-from flaskml.web import FORMS, limit_body, named_slot, prefers_page, rather, render_form, reply, settings, slot, told
+from flaskml.web import limit_body, named_slot, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)
 

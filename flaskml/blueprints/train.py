@@ -8,17 +8,16 @@ from flask import Blueprint, Response, request, url_for
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
+from flaskml.negotiation import FORMS, prefers_page
 from flaskml.openapi import describe
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web import (
-    FORMS,
     checked,
     jobs,
     limit_body,
     may_block,
     negotiated,
-    prefers_page,
     reply,
     sent_on,
     settings,

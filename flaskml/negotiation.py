@@ -1,0 +1,27 @@
+"""What clients would rather have: JSON, which is the usual, CSV or a page."""
+
+from __future__ import annotations
+
+from flask import Request, request
+from werkzeug.datastructures import MIMEAccept
+
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+"""The media types of what browsers send."""
+
+
+def prefers_page() -> bool:
+    """Whether the client would rather have a page than JSON, as a browser says and a script does not.
+
+    What sends JSON, or does what no form can do, is a script, whatever it accepts.
+    """
+    if request.method not in ("GET", "HEAD") and request.mimetype not in FORMS:
+        return False
+    return rather(request, "text/html")
+
+
+def rather(sent: Request, kind: str) -> bool:
+    """Whether the client would rather have `kind`, a text, than JSON; parameters, such as `charset`, do not matter."""
+    if "text/" not in sent.environ.get("HTTP_ACCEPT", ""):
+        return False
+    accepted = [(named.partition(";")[0].rstrip(), quality) for named, quality in sent.accept_mimetypes]
+    return MIMEAccept(accepted).best_match(["application/json", kind]) == kind
