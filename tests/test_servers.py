@@ -56,16 +56,16 @@ def test_rows(server):
     assert server.json("POST", "/predict", [])[1]["predictions"] == []
 
 
-def test_mixed_table_equals_the_estimator(serve, store):
-    server = serve(FLASKML_MODEL_NAME="homes")
+def test_mixed_table_equals_the_estimator(server, store):
     rows = [HOME, HOME | {"age": None, "home city": None}, HOME | {"note": None, "member": False, "rooms": 7.0}]
     bundle = store.load_active("homes")
     table = TableMaker(bundle.manifest.schema_).table([tuple(row.values()) for row in rows])
     expected = bundle.estimator.predict(table).tolist()
-    assert server.json("POST", "/predict", rows)[1]["predictions"] == expected
-    assert [server.json("POST", "/predict", row)[1]["prediction"] for row in rows] == expected
+    assert server.json("POST", "/models/homes/predict", rows)[1]["predictions"] == expected
+    assert [server.json("POST", "/models/homes/predict", row)[1]["prediction"] for row in rows] == expected
 
 
+@pytest.mark.contract("waitress-serve")
 def test_training_swaps_the_new_version_in(serve):
     server = serve()
     status, headers, content = server.request(
@@ -138,7 +138,14 @@ def test_a_version_trained_elsewhere_is_there_after_a_restart(serve, instance):
 
 
 @pytest.mark.contract("waitress-serve")
-@pytest.mark.parametrize("damage", ["missing", "truncated", "altered", "foreign"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "altered",
+        "missing",
+        *(pytest.param(name, marks=pytest.mark.gauntlet) for name in ("truncated", "foreign")),
+    ],
+)
 def test_damaged_store(serve, instance, damage):
     model = instance / "models/default/1/model.joblib"
     content = model.read_bytes()

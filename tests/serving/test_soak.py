@@ -249,7 +249,7 @@ def run(instance, questions, server_name):
     "number",
     [
         pytest.param(1_000, marks=pytest.mark.brief),
-        pytest.param(3_000, marks=pytest.mark.thorough),
+        pytest.param(5_000, marks=pytest.mark.thorough),
         pytest.param(200_000, marks=pytest.mark.gauntlet),
     ],
 )
@@ -258,7 +258,7 @@ def test_every_answer_under_load_is_the_estimators_own(run, questions, number):
     assert faults(questions, outcome) == {}
     assert outcome.answers.total() == number
     assert {status for *_, status, _ in outcome.swaps} <= {200, 202}, outcome.swaps
-    if number >= 3_000:
+    if number >= 5_000:
         unnamed = [(questions[index], body) for index, _, body in outcome.answers if questions[index].version is None]
         assert {(question.model, json.loads(body)["version"]) for question, body in unnamed} == {
             (name, version) for name in METHODS for version in VERSIONS
