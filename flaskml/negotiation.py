@@ -16,12 +16,12 @@ def prefers_page() -> bool:
     """
     if request.method not in ("GET", "HEAD") and request.mimetype not in FORMS:
         return False
-    return rather(request, "text/html")
+    return prefers(request, "text/html")
 
 
-def rather(sent: Request, kind: str) -> bool:
-    """Whether the client would rather have `kind`, a text, than JSON; parameters, such as `charset`, do not matter."""
-    if "text/" not in sent.environ.get("HTTP_ACCEPT", ""):
+def prefers(sent: Request, kind: str) -> bool:
+    """Whether the client would rather have `kind` than JSON; parameters of types, such as `charset`, do not matter."""
+    if sent.environ.get("HTTP_ACCEPT", "*/*") in ("*/*", "application/json"):  # As nearly all who predict say.
         return False
     accepted = [(named.partition(";")[0].rstrip(), quality) for named, quality in sent.accept_mimetypes]
     return MIMEAccept(accepted).best_match(["application/json", kind]) == kind

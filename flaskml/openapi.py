@@ -183,8 +183,8 @@ def _reference(name: str) -> dict[str, str]:
 
 
 def _parameters(api: Api, path: str) -> Iterator[dict[str, Any]]:
-    served = api.served.get(api.default)
-    active = served.active if served else None
+    served = [api.served[api.default]] if api.default in api.served else []
+    active = next((one.active for one in [*served, *api.served.values()] if one.active), None)
     known = {"name": active.model, "version": active.version} if active else {}
     for name in re.findall(r"{(\w+)}", path):
         example = {"example": known[name]} if name in known else {}

@@ -140,10 +140,10 @@ def swift(monkeypatch):
     monkeypatch.setattr(candidates, "CALLS", candidates.TURN)
 
 
-def made_once(tmp_path_factory, name, make):
-    """An instance folder that one process of the run fills with `make`, for those beside it too."""
+def made_once(tmp_path_factory, worker_id, name, make):
+    """An instance folder that one process of the run fills with `make`, for those beside it too: nobody changes it."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if worker_id != "master":
         folder = folder.parent
     path = folder / name
     with Disk().lock(folder / f"{name}.lock"):
@@ -155,14 +155,14 @@ def made_once(tmp_path_factory, name, make):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, mixed_csv):
+def trained(tmp_path_factory, worker_id, mixed_csv):
     """An instance folder with a `default` model of one number and a `homes` model of a mixed table."""
 
     def make(path):
         train_into(path)
         train_into(path, source=Source(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
 
-    return made_once(tmp_path_factory, "trained", make)
+    return made_once(tmp_path_factory, worker_id, "trained", make)
 
 
 @pytest.fixture
@@ -278,8 +278,10 @@ def server_of_a_copy(instance, folder, name="waitress-serve", **environment):
     server = Server(
         command_of(name), cwd=CHECKOUT, env={**os.environ, "FLASKML_INSTANCE_PATH": str(copy), **environment}
     )
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ FOREIGN = (lightgbm_categoricals, xgboost_categoricals)
 
 TABLES = OWN + FOREIGN
 
-FORCED = tuple((make.__name__, runtime) for make in (iris, diabetes, one_column) for runtime in ("sklearn", "onnx"))
+FORCED = tuple((make.__name__, runtime) for make in (iris, diabetes, breast_cancer) for runtime in ("sklearn", "onnx"))
 """Some of what has a graph, served by each runtime too."""
 
 HAS_GRAPHS = bool(find_spec("onnxruntime") and find_spec("skl2onnx"))
@@ -239,7 +239,7 @@ def cases():
 
 
 @pytest.fixture(scope="session")
-def tables_store(cases, tmp_path_factory):
+def tables_store(cases, tmp_path_factory, worker_id):
     """A store of all tables, each published under its own name, and of some for each runtime."""
 
     def make(instance):
@@ -255,7 +255,7 @@ def tables_store(cases, tmp_path_factory):
         # The golden rows are replayed in this process, without the second that a child takes to start.
         patch.setattr(trial, "judge", replayed)
         patch.setattr(candidates, "CALLS", candidates.TURN)  # Which of two is faster need not be known for sure.
-        return Store(made_once(tmp_path_factory, "tables", make))
+        return Store(made_once(tmp_path_factory, worker_id, "tables", make))
 
 
 SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gauntlet))

@@ -259,12 +259,13 @@ def test_pages_fit_a_telephone(site):
 
 
 def test_the_viewer_shows_every_operation(site):
+    site.prefer("dark")
     site.open("/docs")
     site.wait(lambda: len(site.all(".opblock")) >= 15)
     assert "/models/homes/predict" in site.text("#viewer")
     site.all(".opblock-summary-path")[0].click()
     site.wait(lambda: site.all(".opblock.is-open"))
-    for scheme, background in (("light", "rgba(0, 0, 0, 0)"), ("dark", "rgba(28, 32, 34, 1)")):
+    for scheme, background in (("dark", "rgba(28, 32, 34, 1)"), ("light", "rgba(0, 0, 0, 0)")):
         site.prefer(scheme)
         page = site.browser.find_element(By.TAG_NAME, "html")
         site.wait(lambda page=page, wanted=background: page.value_of_css_property("background-color") == wanted)

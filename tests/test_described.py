@@ -49,25 +49,38 @@ def run(port, part, examples, folder):
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
+DIGEST = {"FLASKML_ADMIN_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest()}
+
+
 @pytest.fixture(scope="module")
-def port(trained, tmp_path_factory):
-    """Of a server whose models are asked, and swapped, but never fewer."""
-    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    folder = tmp_path_factory.mktemp("described")
-    with server_of_a_copy(trained, folder, "flask serve", FLASKML_ADMIN_TOKEN_SHA256=digest) as server:
-        yield server.port
+def asked(trained, tmp_path_factory):
+    with server_of_a_copy(trained, tmp_path_factory.mktemp("asked"), "flask serve", **DIGEST) as server:
+        yield server
 
 
 FULL = {"predictions in JSON": 2_500, "predictions": 2_500, "reads": 5_000, "changes": 5_000}
 """Examples of an operation that make some 50,000 requests in all."""
 
 
+sizes = pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.gauntlet)], ids=["few", "full"])
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.gauntlet)], ids=["few", "full"])
-def test_every_answer_is_as_described(port, part, few, tmp_path):
-    examples = 20 if few else FULL[part]
-    done = run(port, part, examples, tmp_path)
+@pytest.mark.parametrize("part", ["predictions in JSON", "predictions", "reads"])
+@sizes
+def test_every_answer_is_as_described(asked, part, full, tmp_path):
+    check(asked, part, full, tmp_path)
+
+
+@pytest.mark.thorough
+@sizes
+def test_every_answer_to_a_change_is_as_described(serve, full, tmp_path):
+    check(serve("flask serve", **DIGEST), "changes", full, tmp_path)
+
+
+def check(server, part, full, folder):
+    examples = FULL[part] if full else 20
+    done = run(server.port, part, examples, folder)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3_000:]
     generated = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert generated and int(generated[1]) >= 2 * examples, done.stdout

@@ -126,4 +126,6 @@ def test_what_holds_the_interpreter_is_sliced(monkeypatch, share, sliced):
     warm(batcher, MAKER, [(0.5,)], ("predict",))
     assert (batcher.slices.keys() == {"predict"}) is sliced
     if sliced:
-        assert 1 <= batcher.slices["predict"] <= 128 and np.log2(batcher.slices["predict"]).is_integer()
+        size, costs = batcher.slices["predict"], batcher.costs["predict"]
+        limit = max(warming.SLICE_SECONDS, 2 * costs.of(1))
+        assert np.log2(size).is_integer() and costs.of(size) <= limit < costs.of(2 * size)

@@ -17,7 +17,7 @@ from flaskml.answers import BY_CLASS, to_csv
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.lean import this_request
 from flaskml.model import Current
-from flaskml.negotiation import FORMS, prefers_page, rather
+from flaskml.negotiation import FORMS, prefers, prefers_page
 from flaskml.openapi import describe
 from flaskml.parsing import Rows
 from flaskml.web import limit_body, named_slot, render_form, reply, settings, slot, told
@@ -78,7 +78,7 @@ def answer(predictor: Current) -> Response | tuple[str, int]:
     rows = read_rows(predictor, sent, is_form=is_form)
     values = predictor.values(predictor.predict(rows, method), method, top)
     doubts = predictor.doubts.of(rows)
-    if rather(sent, CSV):
+    if prefers(sent, CSV):
         return csv_reply(predictor, values, len(doubts))
     return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts] if doubts else ()))
 

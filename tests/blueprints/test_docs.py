@@ -71,6 +71,12 @@ def test_the_examples_of_names_and_versions_are_there(client, document):
         assert client.get(path.format_map(known)).status_code == 200
 
 
+def test_the_examples_are_of_a_model_that_answers(make_app):
+    document = make_app(MODEL_NAME="later").test_client().get("/openapi.json").json
+    (parameter,) = document["paths"]["/models/{name}"]["get"]["parameters"]
+    assert parameter["example"] in ("default", "homes")
+
+
 def test_title_and_version_are_settings(make_app):
     client = make_app(API_TITLE="Houses", API_VERSION="2.1").test_client()
     assert client.get("/openapi.json").json["info"] == {"title": "Houses", "version": "2.1"}

@@ -97,9 +97,12 @@ def test_who_sends_json_gets_json_whatever_is_accepted(homes):
         ("application/json; charset=utf-8, text/html;q=0.1", "application/json"),
         ("text/html; charset=utf-8, application/json;q=0.9", "text/html"),
         ("*/*", "application/json"),
+        ("", "application/json"),
+        ("Text/HTML, application/json;q=0.5", "text/html"),
+        ("application/json;q=0, */*", "text/html"),
     ],
 )
-def test_parameters_of_what_is_accepted_do_not_matter(homes, accepted, kind):
+def test_a_page_or_json(homes, accepted, kind):
     assert homes.get("/models", headers={"Accept": accepted}).mimetype == kind
 
 
