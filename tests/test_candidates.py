@@ -175,6 +175,7 @@ def single_precision(estimator, _):
     return {"predict.onnx": Graph(model.SerializeToString(), methods)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("estimator", "target"),
     [
@@ -330,6 +331,7 @@ sys.meta_path.insert(0, Missing())
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("missing", ["skl2onnx", "onnxruntime"])
 def test_without_the_extra_the_estimator_serves_itself(tmp_path, missing):
     code = f"""{BLOCKED}

@@ -156,6 +156,7 @@ FEW = ("mixed", "dates", "nullable", "categoricals", "whole_numbers")
 """Tables that have every kind of feature between them."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FEW)
 @ONE_SERVER
 def test_rows_and_mutants(ask, tables_store, cases, name):  # noqa: F811

@@ -79,6 +79,7 @@ def test_training_swaps_the_new_version_in(serve):
     assert server.json("POST", "/predict", {"feature": 1})[0] == 422
 
 
+@pytest.mark.thorough
 @pytest.mark.contract("flask serve")
 def test_training_from_a_file(serve, mixed_csv):
     server = serve()

@@ -115,6 +115,7 @@ def flask(*arguments, cwd, **environment):
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.thorough
 def test_outside_a_checkout_with_a_broken_app(tmp_path):
     (tmp_path / "wsgi.py").write_text("broken")
     environment = {"FLASKML_INSTANCE_PATH": str(tmp_path / "here")}
@@ -127,6 +128,7 @@ def test_outside_a_checkout_with_a_broken_app(tmp_path):
     assert "stored     here/models/iris/2" in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_long_fit_shows_its_progress_on_a_terminal(tmp_path):
     table = tmp_path / "long.csv"
     table.write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 13}.5\n" for i in range(30_000)))

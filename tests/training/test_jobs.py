@@ -44,6 +44,7 @@ def test_a_job_from_queued_to_succeeded(make_jobs, tmp_path):
     assert published == [True] and Store(tmp_path).state("flowers").active == "1"
 
 
+@pytest.mark.thorough
 def test_an_upload_is_trained_on_and_removed(make_jobs, tmp_path):
     jobs = make_jobs()
     upload = io.BytesIO(mixed_table().to_csv(index=False).encode())
@@ -109,6 +110,7 @@ def test_a_job_of_a_process_that_died_is_interrupted(make_jobs):
     assert jobs.table.get(fresh).status == "succeeded"
 
 
+@pytest.mark.thorough
 def test_a_swap_that_fails_fails_the_job(make_jobs, caplog):
     jobs = make_jobs(published=lambda: 1 / 0)
     job_id = jobs.submit(TrainingSpec())
