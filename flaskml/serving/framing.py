@@ -14,7 +14,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser
 from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
-from waitress.utilities import BadRequest
+from waitress.utilities import BadRequest, Error
 
 from flaskml.serving.refusals import BUDGET, budget
 from flaskml.serving.strict import FIELD, LEAD, NEVER, Chunks, Refused, check, trimmed
@@ -133,6 +133,8 @@ class Parser(HTTPRequestParser):
 
     blocks = Blocks()
     command = path = ""
+    header_plus = b""
+    error: Error | None = None
     environ: dict[str, str] | None = None
     """What the headers and the first line say, as a WSGI environment has it."""
 
@@ -165,17 +167,29 @@ class Parser(HTTPRequestParser):
 
     def received(self, data: bytes) -> int:
         """Takes in what belongs to the request, and returns how many bytes that was; all, once it is refused."""
-        taken = 0
-        if self.body_rcv is None and not LEAD.match(self.header_plus + data):
-            self.error = BadRequest("Start line is invalid")
-        else:
-            taken = super().received(data)
+        taken: int = self._received_in_headers(data) if self.body_rcv is None else super().received(data)
         if not (self.error or self.headers_finished) and self._cannot_end_well(len(data)):
             self.error = BadRequest("Invalid header")
         if self.error is None:
             return taken
         self.completed, self.expect_continue = True, False
         return len(data)
+
+    def _received_in_headers(self, data: bytes) -> int:
+        """The same before a body; the empty lines before a request are counted in whatever pieces they come."""
+        lead = LEAD.match(self.header_plus + data)
+        if lead is None:
+            self.error = BadRequest("Start line is invalid")
+            return 0
+        if not lead["first"]:
+            self.header_plus += data
+            return len(data)
+        passed_over = 0
+        if lead.start("first"):  # Only empty lines have come before these data.
+            passed_over = lead.start("first") - len(self.header_plus)
+            self.header_plus = b""
+        taken: int = super().received(data[passed_over:])
+        return passed_over + taken
 
     def _cannot_end_well(self, new: int) -> bool:
         """Whether the headers, of which so many bytes are new, have in them what none may have."""

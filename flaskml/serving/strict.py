@@ -28,7 +28,7 @@ FIELD = TOKEN + rb"++:[\t -~\x80-\xff]*+"
 
 # What follows matches in one way or in none, so that it takes no longer than its input is long. Only single characters
 # are repeated possessively: before 3.11.5, Python matches groups wrongly (https://github.com/python/cpython/issues/106052).
-LEAD = re.compile(rb"(?:\r\n){0,%d}(?:\r?\Z|[!-~])" % EMPTY_LINES)
+LEAD = re.compile(rb"(?:\r\n){0,%d}(?:\r?\Z|(?P<first>[!-~]))" % EMPTY_LINES)
 NEVER = re.compile(rb"[^\t\r\n -~\x80-\xff]|(?<!\r)\n|\r(?!\n|\Z)")
 START = re.compile(rb"(" + TOKEN + rb"++) ([!-~]++) HTTP/([0-9]\.[0-9])")
 FIELDS = re.compile(rb"(?:" + FIELD + rb"\r\n)*(?:\r\n)?")

@@ -104,6 +104,35 @@ def test_each_request_ends_where_it_should_if_it_comes_byte_by_byte():
         assert faults(app, port, refused, right, size=1) == []
 
 
+@pytest.mark.parametrize(
+    ("pieces", "wanted"),
+    [
+        ([b"\r\n\r\n", b"\r\n\r\n", b"\r\n"], [400]),
+        ([b"\r\n"] * 5, [400]),
+        ([b"\r", b"\n\r", b"\n\r\n\r", b"\n\r", b"\n"], [400]),
+        ([b"\r\n\r\n", b"\r\n\r\n"], [200]),
+        ([b"\r\n\r", b"\n\r\n"], [200]),
+        ([b"\r\n"], [200]),
+    ],
+)
+def test_empty_lines_are_counted_in_whatever_pieces_they_come(pieces, wanted):
+    app = Told()
+    with serving(app) as port, closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(ConnectionError):
+            for piece in (*pieces, LAST[:1], LAST[1:]):
+                client.sendall(piece)
+                time.sleep(0.02)
+        assert [status for status, _ in answers(b"".join(iter(lambda: received(client), b"")))] == wanted
+    assert app.paths == ["/last"] * wanted.count(200)
+
+
+def received(client):
+    with suppress(ConnectionError):
+        return client.recv(2**16)
+    return b""
+
+
 def test_no_group_is_repeated_possessively():
     """Before 3.11.5, Python matches such groups wrongly."""
     possessive = re.compile(rb"\)(?:[*+?]|{[^}]*})\+")

@@ -245,7 +245,7 @@ def test_idle_connections_are_closed(first, content):
             assert client.recv(2**16).endswith(b"yes")
         sender = threading.Thread(target=drip, args=(client, content))
         sender.start()
-        assert all_of(client) == b""
+        assert all_of(client)[:12] == (b"HTTP/1.0 400" if content == SLOW["line ends"] else b"")  # Not so many of them.
         sender.join(20)
 
 
