@@ -81,6 +81,12 @@ class Api:
     served: Mapping[str, Served] = field(default_factory=dict)
     """By the names of the models."""
 
+    @property
+    def example(self) -> Manifest | None:
+        """A version that answers, of the default model if it has one."""
+        names = sorted(self.served, key=lambda name: name != self.default)
+        return next((active for name in names if (active := self.served[name].active)), None)
+
 
 _DESCRIBED: dict[Callable[..., Any], Description] = {}
 
@@ -183,9 +189,7 @@ def _reference(name: str) -> dict[str, str]:
 
 
 def _parameters(api: Api, path: str) -> Iterator[dict[str, Any]]:
-    served = [api.served[api.default]] if api.default in api.served else []
-    active = next((one.active for one in [*served, *api.served.values()] if one.active), None)
-    known = {"name": active.model, "version": active.version} if active else {}
+    known = {"name": api.example.model, "version": api.example.version} if api.example else {}
     for name in re.findall(r"{(\w+)}", path):
         example = {"example": known[name]} if name in known else {}
         yield {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name], **example}

@@ -271,13 +271,16 @@ class Server:
         self.process.stderr.close()
 
 
+def start_server(instance, name, *options, cwd=CHECKOUT, **environment):
+    """A server from the checkout on an instance folder."""
+    variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
+    return Server((*command_of(name), *options), cwd=cwd, env=variables)
+
+
 @contextmanager
 def server_of_a_copy(instance, folder, name="waitress-serve", **environment):
     """A server of what is in an instance folder, for all who only ask, so that none of them needs its own."""
-    copy = shutil.copytree(instance, folder / "instance")
-    server = Server(
-        command_of(name), cwd=CHECKOUT, env={**os.environ, "FLASKML_INSTANCE_PATH": str(copy), **environment}
-    )
+    server = start_server(shutil.copytree(instance, folder / "instance"), name, **environment)
     try:
         yield server
     finally:
@@ -289,9 +292,8 @@ def serve(instance, server_name):
     """Starts a server from the checkout on the test's instance folder: `waitress-serve` unless told otherwise."""
     servers = []
 
-    def start(name=server_name or "waitress-serve", *options, cwd=CHECKOUT, **environment):
-        variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
-        servers.append(Server((*command_of(name), *options), cwd=cwd, env=variables))
+    def start(name=server_name or "waitress-serve", *options, **how):
+        servers.append(start_server(instance, name, *options, **how))
         return servers[-1]
 
     yield start

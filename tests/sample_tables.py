@@ -1,6 +1,5 @@
 """Fitted estimators with the tables that they were fitted on, of every kind that people have."""
 
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -24,8 +23,7 @@ import flaskml
 from flaskml import candidates, trial
 from flaskml.store import Store
 from flaskml.training.estimators import date_parts
-from tests.conftest import CHECKOUT, Server, made_once, mixed_table, replayed
-from tests.servers import command_of
+from tests.conftest import made_once, mixed_table, replayed, start_server
 
 ROWS = 220
 """More than the largest batch that is asked for."""
@@ -264,8 +262,7 @@ SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gaunt
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, tables_store):
     """A server of all tables: the engine, which batches; in the gauntlet the other too."""
-    settings = {"INSTANCE_PATH": str(tables_store.instance_path), "MODEL_NAME": "iris", "MAX_BODY": str(2**23)}
-    variables = {f"FLASKML_{name}": value for name, value in settings.items()}
-    server = Server(command_of(request.param), cwd=CHECKOUT, env={**os.environ, **variables})
+    settings = {"FLASKML_MODEL_NAME": "iris", "FLASKML_MAX_BODY": str(2**23)}
+    server = start_server(tables_store.instance_path, request.param, **settings)
     yield server
     server.stop()

@@ -181,12 +181,13 @@ class Parser(HTTPRequestParser):
         if lead is None:
             self.error = BadRequest("Start line is invalid")
             return 0
-        if not lead["first"]:
+        start = lead.start("first")
+        if start < 0:
             self.header_plus += data
             return len(data)
         passed_over = 0
-        if lead.start("first"):  # Only empty lines have come before these data.
-            passed_over = lead.start("first") - len(self.header_plus)
+        if start > 0:  # Only empty lines have come before these data.
+            passed_over = start - len(self.header_plus)
             self.header_plus = b""
         taken: int = super().received(data[passed_over:])
         return passed_over + taken

@@ -40,12 +40,19 @@ class Told:
 
 def exchange(port, content, size=2**20, timeout=5):
     """What a server sends until it closes, if content is sent to it in pieces of a size."""
+    return exchange_pieces(port, [content[start : start + size] for start in range(0, len(content), size)], timeout)
+
+
+def exchange_pieces(port, pieces, timeout=5, pause=0):
+    """The same of pieces, with a pause in seconds after each, so that it comes alone."""
     with closing(socket.create_connection(("127.0.0.1", port), timeout=timeout)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         received = bytearray()
         with suppress(ConnectionError):  # It may have closed before it read all.
-            for start in range(0, len(content), size):
-                client.sendall(content[start : start + size])
+            for piece in pieces:
+                client.sendall(piece)
+                if pause:
+                    time.sleep(pause)
         with suppress(ConnectionError):
             while part := client.recv(2**16):
                 received += part
@@ -117,20 +124,10 @@ def test_each_request_ends_where_it_should_if_it_comes_byte_by_byte():
 )
 def test_empty_lines_are_counted_in_whatever_pieces_they_come(pieces, wanted):
     app = Told()
-    with serving(app) as port, closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with suppress(ConnectionError):
-            for piece in (*pieces, LAST[:1], LAST[1:]):
-                client.sendall(piece)
-                time.sleep(0.02)
-        assert [status for status, _ in answers(b"".join(iter(lambda: received(client), b"")))] == wanted
+    with serving(app) as port:
+        received = exchange_pieces(port, [*pieces, LAST[:1], LAST[1:]], pause=0.02)
+        assert [status for status, _ in answers(received)] == wanted
     assert app.paths == ["/last"] * wanted.count(200)
-
-
-def received(client):
-    with suppress(ConnectionError):
-        return client.recv(2**16)
-    return b""
 
 
 def test_no_group_is_repeated_possessively():
