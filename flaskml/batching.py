@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from flaskml.answers import Answer
+from flaskml.codecs.answers import Answer
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flaskml.schema import Schema
+from flaskml.schema.features import Schema
 
 FORMAT = 1
 """The number of the on-disk format that this code writes.

@@ -22,7 +22,7 @@ from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes import sklearn
 from flaskml.runtimes.foreign import ForeignGraph
 from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, OnnxRuntime, open_session
-from flaskml.schema import EXACT, Table
+from flaskml.schema.features import EXACT, Table
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 

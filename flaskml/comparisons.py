@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flaskml.answers import Answer
+from flaskml.codecs.answers import Answer
 from flaskml.golden import ABSOLUTE, some_rows
-from flaskml.schema import Schema, Table
+from flaskml.schema.features import Schema, Table
 
 COMPARED = 4_000
 """Rows of the sample on which answers are compared at most."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from flaskml.schema import Schema, Table, Value
-from flaskml.tables import TableMaker, plain_rows, plain_value
+from flaskml.schema.features import Schema, Table, Value
+from flaskml.schema.tables import TableMaker, plain_rows, plain_value
 
 GOLDEN_FILE = "golden.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaskml.parsing import TEXT_LIMIT
-from flaskml.schema import Feature, Schema
+from flaskml.codecs.parser import TEXT_LIMIT
+from flaskml.schema.features import Feature, Schema
 
 COLUMNS_SHOWN = 1_000
 """Columns of the widest row that is written out; a document with more would be larger than tools can show."""

@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic_core import to_json
 
-from flaskml.answers import Answer, encoded, values
 from flaskml.batching import Batcher
 from flaskml.bundle import Bundle, Manifest
-from flaskml.doubts import Doubts
+from flaskml.codecs.answers import Answer, encoded, values
+from flaskml.codecs.parser import Parser, Rows
+from flaskml.codecs.range_warnings import Doubts
 from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotAnswerable, VersionNotServed
-from flaskml.parsing import Parser, Rows
 from flaskml.runtimes import open_runtime
-from flaskml.schema import Schema
+from flaskml.schema.features import Schema
 from flaskml.warming import MADE_UP, made_up, warm
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from flaskml import diagnosis
+from flaskml.codecs import validation_report as diagnosis
+from flaskml.codecs.parser import Rows
+from flaskml.codecs.text_values import open_csv
 from flaskml.errors import FlaskmlError, InvalidInput, MissingExtra, NotParseable, Problem
 from flaskml.model import Predictor
-from flaskml.parsing import Rows
-from flaskml.texts import open_csv
 
 CHUNK = 2_000
 """Rows that are read and predicted at once."""

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flaskml.answers import values
 from flaskml.archive import is_large
 from flaskml.bundle import Manifest, environment_key
-from flaskml.children import child_group
+from flaskml.child_process import child_group
+from flaskml.codecs.answers import values
 from flaskml.errors import FlaskmlError, VersionRejected
 from flaskml.model import open_predictor
 from flaskml.state import State, Verdict, now

@@ -14,8 +14,8 @@ from itertools import cycle, islice
 from typing import Any
 
 from flaskml.batching import Batcher
-from flaskml.parsing import Maker, Rows
-from flaskml.schema import Feature, Schema, Value
+from flaskml.codecs.parser import Maker, Rows
+from flaskml.schema.features import Feature, Schema, Value
 
 SIZES = 11
 """Powers of two up to which batches are timed, from one row on: to 1,024."""

@@ -32,7 +32,7 @@ from flaskml.bundle import Facts
 from flaskml.errors import FlaskmlError
 from flaskml.files import STAGING
 from flaskml.golden import Golden
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
 from flaskml.state import UNUSED, State
 from flaskml.store import LOCK_FILE, Store
 from tests.conftest import CHECKOUT, accept

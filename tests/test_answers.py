@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.answers import class_name, encoded, to_csv, values
+from flaskml.codecs.answers import class_name, encoded, to_csv, values
 
 SHARES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from flaskml.arrays import read_array
+from flaskml.codecs.npy import read_array
 from flaskml.errors import NotParseable
 
 

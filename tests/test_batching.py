@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from flaskml.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs, joined
-from flaskml.parsing import Rows
-from flaskml.schema import Feature, Schema
-from flaskml.tables import TableMaker
+from flaskml.codecs.parser import Rows
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import TableMaker
 
 MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="float")), layout="array"))
 

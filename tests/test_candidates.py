@@ -15,10 +15,10 @@ from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
 from flaskml import candidates, comparisons
-from flaskml.answers import Answer
 from flaskml.archive import Contents
 from flaskml.bundle import Bundle, Measurement
 from flaskml.candidates import choose, timed
+from flaskml.codecs.answers import Answer
 from flaskml.comparisons import Comparison, extreme_rows, far_rows, is_same, rows_at_changes, scale
 from flaskml.errors import NotPublishable
 from flaskml.runtimes import open_runtime

@@ -2,10 +2,10 @@
 
 import pytest
 
-from flaskml.doubts import Doubts
+from flaskml.codecs.parser import Parser
+from flaskml.codecs.range_warnings import Doubts
 from flaskml.errors import PROBLEMS_SHOWN
-from flaskml.parsing import Parser
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
 
 AGE = Feature(name="age", kind="float", minimum=18.0, maximum=80.0, nullable=True)
 ROOMS = Feature(name="rooms", kind="integer", minimum=1, maximum=9)

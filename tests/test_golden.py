@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from flaskml.golden import ROWS_KEPT, Golden, plain, record, same
-from flaskml.learning import learn
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.from_sample import learn
 
 SCHEMA = Schema(features=(Feature(name="x", kind="float"),), layout="array")
 

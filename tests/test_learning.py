@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.corrections import corrected, retyped
+from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidSchema
-from flaskml.learning import as_array, dates_read, learn
-from flaskml.parsing import Parser
-from flaskml.schema import Feature
-from flaskml.tables import plain_rows
+from flaskml.schema.corrections import corrected, retyped
+from flaskml.schema.features import Feature
+from flaskml.schema.from_sample import as_array, dates_read, learn
+from flaskml.schema.tables import plain_rows
 from tests.conftest import mixed_table
 
 

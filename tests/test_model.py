@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from flaskml.batching import Batcher
+from flaskml.codecs.parser import Rows
 from flaskml.errors import InvalidInput, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.model import Absent, ModelSlot, describe, open_predictor
-from flaskml.parsing import Rows
 
 
 @pytest.fixture

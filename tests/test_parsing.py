@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flaskml.codecs.parser import TEXT_LIMIT, Parser
+from flaskml.codecs.text_values import read_text
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, TooManyRows
-from flaskml.parsing import TEXT_LIMIT, Parser
-from flaskml.schema import Feature, Schema
-from flaskml.texts import read_text
+from flaskml.schema.features import Feature, Schema
 
 FEATURES = (
     Feature(name="a", kind="float"),
@@ -120,7 +120,7 @@ def test_a_row_with_many_unknown_names_is_refused_soon():
         Schema(features=tuple(Feature(name=f"m{i}", kind="float") for i in range(100)), layout="array"), max_rows=5
     )
     searched = []
-    import flaskml.diagnosis as diagnosis
+    import flaskml.codecs.validation_report as diagnosis
 
     search, diagnosis.nearest = diagnosis.nearest, lambda *words: searched.append(words) or ""
     try:

@@ -15,7 +15,7 @@ from flaskml.files import Disk
 from flaskml.golden import Golden
 from flaskml.model import Absent, ModelSlot, Predictor
 from flaskml.registry import Registry
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
 from flaskml.state import Verdict, now
 from flaskml.store import Store, environment_key
 from flaskml.trial import Limits, ensure_accepted

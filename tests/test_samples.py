@@ -21,8 +21,8 @@ from flaskml.samples import (
     with_unknown_tried,
     working_methods,
 )
-from flaskml.schema import LARGEST
-from flaskml.tables import TableMaker
+from flaskml.schema.features import LARGEST
+from flaskml.schema.tables import TableMaker
 
 NUMBERS = np.random.default_rng(2).normal(size=(60, 3))
 FRAME = pd.DataFrame(NUMBERS, columns=["a", "b", "c"])

@@ -5,9 +5,9 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidInput
-from flaskml.parsing import Parser
-from flaskml.schema import LARGEST, Feature, Schema
+from flaskml.schema.features import LARGEST, Feature, Schema
 
 
 @pytest.mark.parametrize(

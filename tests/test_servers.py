@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from flaskml.tables import TableMaker
+from flaskml.schema.tables import TableMaker
 from tests.conftest import HOME, server_of_a_copy, train_into
 from tests.servers import COMMANDS, command_of
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.learning import as_array, learn
-from flaskml.parsing import Parser
-from flaskml.schema import Feature, Schema
-from flaskml.tables import TableMaker, plain_rows
+from flaskml.codecs.parser import Parser
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.from_sample import as_array, learn
+from flaskml.schema.tables import TableMaker, plain_rows
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from flaskml import warming
 from flaskml.batching import Batcher
-from flaskml.parsing import Parser
-from flaskml.schema import Feature, Schema
-from flaskml.tables import TableMaker
+from flaskml.codecs.parser import Parser
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import TableMaker
 from flaskml.warming import HELD, MADE_UP, PROBED, SIZES, made_up, share_held, warm
 
 SCHEMA = Schema(

@@ -13,7 +13,7 @@ from flaskml.errors import FlaskmlError
 from flaskml.negotiation import prefers_page
 from flaskml.openapi import describe
 from flaskml.registry import lagging
-from flaskml.schema import Feature
+from flaskml.schema.features import Feature
 from flaskml.state import Choice, State
 from flaskml.web import (
     checked,

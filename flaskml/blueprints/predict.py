@@ -13,13 +13,13 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
 from flaskml.access import changes_nothing
-from flaskml.answers import BY_CLASS, to_csv
+from flaskml.codecs.answers import BY_CLASS, to_csv
+from flaskml.codecs.parser import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.lean import this_request
 from flaskml.model import Current
 from flaskml.negotiation import FORMS, prefers, prefers_page
 from flaskml.openapi import describe
-from flaskml.parsing import Rows
 from flaskml.web import limit_body, named_slot, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)

@@ -146,7 +146,7 @@ class _CsvWriter:
 
     def write(self, values: list[Any]) -> None:
         """A line for each value; one that is None has an empty one."""
-        from flaskml.answers import cells, csv_line
+        from flaskml.codecs.answers import cells, csv_line
 
         for value in values:
             flat = {} if value is None else cells(value, "prediction")
@@ -163,7 +163,7 @@ class _CsvWriter:
             self._begin(["prediction"])
 
     def _begin(self, header: list[str]) -> None:
-        from flaskml.answers import csv_line
+        from flaskml.codecs.answers import csv_line
 
         self._header = header
         self._out.write(csv_line(header))
@@ -179,7 +179,7 @@ class _JsonWriter:
 
     def write(self, values: list[Any]) -> None:
         """A line for each value; one that is None has null."""
-        from flaskml.answers import encoded
+        from flaskml.codecs.answers import encoded
 
         self._out.writelines(b'{"prediction":%b}\n' % encoded(value) for value in values)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from flaskml.answers import Answer
-from flaskml.parsing import Maker
+from flaskml.codecs.answers import Answer
+from flaskml.codecs.parser import Maker
 
 
 class Runtime(Protocol):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaskml.corrections import corrected, retyped
-from flaskml.learning import as_array, dates_read, learn
-from flaskml.schema import Schema, Table
+from flaskml.schema.corrections import corrected, retyped
+from flaskml.schema.features import Schema, Table
+from flaskml.schema.from_sample import as_array, dates_read, learn
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaskml.bundle import Task
-from flaskml.schema import Schema
+from flaskml.schema.features import Schema
 
 if TYPE_CHECKING:
     import pandas as pd

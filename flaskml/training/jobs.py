@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from flaskml.children import child_group, end_group
+from flaskml.child_process import child_group, end_group
 from flaskml.errors import StorageFailed
 from flaskml.files import Disk
 from flaskml.processes import Roster

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from flaskml.bundle import Facts, Manifest, RuntimeName, Score, Task
 from flaskml.errors import InvalidTraining
 from flaskml.publishing import name_of, open_store, publish_version
-from flaskml.schema import Table
+from flaskml.schema.features import Table
 from flaskml.settings import MODEL_NAME, Settings
 from flaskml.training.columns import as_fitted
 from flaskml.training.datasets import BUILT_IN, Dataset, built_in, read_csv

@@ -25,11 +25,11 @@ import pandas as pd
 from harness import short_number
 from pydantic import ConfigDict, FiniteFloat, RootModel, Strict, TypeAdapter, create_model
 
+from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidInput
-from flaskml.learning import as_array, learn
-from flaskml.parsing import Parser
-from flaskml.schema import Schema, Value
-from flaskml.tables import plain_rows
+from flaskml.schema.features import Schema, Value
+from flaskml.schema.from_sample import as_array, learn
+from flaskml.schema.tables import plain_rows
 
 SEED = 42
 FEATURES = 20

@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression
 
 from flaskml import publish
 from flaskml.json_schema import feature_schema
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
 
 RAMP = np.linspace(0, 1, 40)[:, None]
 

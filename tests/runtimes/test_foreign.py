@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import flaskml
-from flaskml.answers import values
+from flaskml.codecs.answers import values
 from flaskml.errors import NotPublishable
 from flaskml.model import open_predictor
 from flaskml.publishing import name_of, task_of

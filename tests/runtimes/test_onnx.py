@@ -13,7 +13,7 @@ from flaskml.bundle import environment_key
 from flaskml.errors import DamagedFile, NotPublishable
 from flaskml.model import open_predictor
 from flaskml.runtimes.onnx import OnnxRuntime, open_session
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
 from flaskml.store import Store
 from tests.conftest import run_python
 from tests.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case

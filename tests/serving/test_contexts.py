@@ -10,9 +10,9 @@ from flask import Flask, current_app, g, request, stream_with_context
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from flaskml.batching import Batcher, lane
-from flaskml.parsing import Rows
-from flaskml.schema import Feature, Schema
-from flaskml.tables import TableMaker
+from flaskml.codecs.parser import Rows
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import TableMaker
 from tests.servers import IN_THREADS
 
 MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))

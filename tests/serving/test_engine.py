@@ -17,11 +17,11 @@ import pytest
 from flask import Flask, g, request
 
 from flaskml.batching import Batcher, lane
+from flaskml.codecs.parser import Rows
 from flaskml.errors import EngineNotHere
-from flaskml.parsing import Rows
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import TableMaker
 from flaskml.serving import check_waitress, make_engine
-from flaskml.tables import TableMaker
 from tests.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")

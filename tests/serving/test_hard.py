@@ -11,9 +11,9 @@ import pytest
 from flask import Flask, request
 
 from flaskml.batching import Batcher, lane
-from flaskml.parsing import Rows
-from flaskml.schema import Feature, Schema
-from flaskml.tables import TableMaker
+from flaskml.codecs.parser import Rows
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import TableMaker
 from tests.servers import IN_THREADS, serving
 
 MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))

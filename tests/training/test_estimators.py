@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from flaskml.schema import Feature, Schema
+from flaskml.schema.features import Feature, Schema
 from flaskml.training.estimators import BOOSTING_FROM, build, infer_task
 
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidTraining
-from flaskml.parsing import Parser
 from flaskml.store import Store
 from flaskml.training.trainer import STAGES, Source, TrainingSpec, fit, train
 from tests.conftest import ignore, mixed_table, settings_for

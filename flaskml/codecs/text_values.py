@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
-from flaskml.schema import Feature, Value
+from flaskml.schema.features import Feature, Value
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)

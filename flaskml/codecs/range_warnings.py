@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from flaskml.codecs.parser import Rows
 from flaskml.errors import PROBLEMS_SHOWN, Problem
-from flaskml.parsing import Rows
-from flaskml.schema import Feature, Schema, Value, moment
+from flaskml.schema.features import Feature, Schema, Value, moment
 
 FEW = 4
 """Rows up to which looking at one value after the other is faster than numpy is with all."""

@@ -16,12 +16,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
-from flaskml import diagnosis
-from flaskml.arrays import read_array
+from flaskml.codecs import validation_report as diagnosis
+from flaskml.codecs.npy import read_array
+from flaskml.codecs.text_values import as_browsers_write, read_csv, read_text
 from flaskml.errors import InvalidInput, Problem, TooManyRows
-from flaskml.schema import EXACT, Feature, Schema, Value
-from flaskml.tables import TableMaker, moment_checker, plain_value
-from flaskml.texts import as_browsers_write, read_csv, read_text
+from flaskml.schema.features import EXACT, Feature, Schema, Value
+from flaskml.schema.tables import TableMaker, moment_checker, plain_value
 
 TEXT_LIMIT = 100_000
 """Characters in one text value, so that a vectorizer's work on one request is bounded."""

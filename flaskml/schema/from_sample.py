@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaskml.errors import InvalidSchema
-from flaskml.schema import Feature, Kind, Marker, Schema
-from flaskml.tables import plain_value
+from flaskml.schema.features import Feature, Kind, Marker, Schema
+from flaskml.schema.tables import plain_value
 
 if TYPE_CHECKING:
     import pandas as pd

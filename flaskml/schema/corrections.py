@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from flaskml.errors import InvalidSchema, nearest
-from flaskml.schema import Feature, Kind, Schema
+from flaskml.schema.features import Feature, Kind, Schema
 
 if TYPE_CHECKING:
     import pandas as pd

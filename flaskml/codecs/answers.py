@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic_core import to_json
 
-from flaskml.tables import plain_value
+from flaskml.schema.tables import plain_value
 
 Answer: TypeAlias = "np.ndarray | list[np.ndarray]"
 """Shape (rows,), or (rows, columns); for several outputs some methods give a list of such, one for each."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from flaskml.schema import Feature, Schema, Table, Value
+from flaskml.schema.features import Feature, Schema, Table, Value
 
 if TYPE_CHECKING:
     import pandas as pd

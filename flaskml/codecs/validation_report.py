@@ -14,8 +14,8 @@ from typing import Any
 from pydantic_core import ErrorDetails, ValidationError
 
 from flaskml.errors import PROBLEMS_SHOWN, InvalidInput, NotParseable, Problem, nearest
-from flaskml.schema import Feature, Schema
-from flaskml.tables import moment_checker
+from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import moment_checker
 
 DIGITS = 400
 """Digits beyond which a JSON integer is larger than any float; Python would also take a quadratic time to read it."""
