@@ -26,7 +26,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     from flaskml.processes import Roster, Watcher
     from flaskml.publishing import open_store, trial_limits
     from flaskml.registry import Registry
-    from flaskml.serving.plain import announce
+    from flaskml.server.start_line import announce
     from flaskml.training.jobs import Jobs
 
     settings, values = web.flask_settings(config)

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from flaskml.errors import Draining
 from flaskml.openapi import describe
-from flaskml.serving.status import KEY
+from flaskml.server.policy import KEY
 from flaskml.web import reply, slot
 
 bp = Blueprint("health", __name__)

@@ -9,8 +9,8 @@ from http.client import HTTPConnection, HTTPException
 import pytest
 from flask import Flask, request
 
-from flaskml.serving import make_engine
-from flaskml.serving.status import KEY, Policy
+from flaskml.server import make_engine
+from flaskml.server.policy import KEY, Policy
 from flaskml.web import may_block
 
 pytest.importorskip("greenlet")

@@ -21,12 +21,12 @@ from flaskml.codecs.parser import Rows
 from flaskml.errors import EngineNotHere
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
-from flaskml.serving import check_waitress, make_engine
+from flaskml.server import check_waitress, make_engine
 from tests.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 
-from flaskml.serving.framing import BLOCK_LIMIT, BLOCKS_KEPT, Blocks, Parser
+from flaskml.server.http_parser import BLOCK_LIMIT, BLOCKS_KEPT, Blocks, Parser
 
 MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 SPARE = ContextVar("spare", default="clean")
@@ -399,7 +399,7 @@ def parsed(adj, block, blocks):
 
 
 def test_another_waitress_is_refused(monkeypatch):
-    monkeypatch.setattr("flaskml.serving.version", lambda _: "4.0.0")
+    monkeypatch.setattr("flaskml.server.version", lambda _: "4.0.0")
     with pytest.raises(EngineNotHere, match=r"waitress 4\.0\.0 is installed"):
         check_waitress()
 

@@ -16,10 +16,10 @@ from tests.serving.corpus import CANARY, REFUSED, RIGHT, request
 
 pytest.importorskip("greenlet")
 
-from flaskml.serving import strict
-from flaskml.serving.channel import Channel
-from flaskml.serving.framing import Blocks, Parser
-from flaskml.serving.strict import trimmed
+from flaskml.server import http_validation as strict
+from flaskml.server.connection import Channel
+from flaskml.server.http_parser import Blocks, Parser
+from flaskml.server.http_validation import trimmed
 
 LAST = request(b"Connection: close", start=b"GET /last HTTP/1.1")
 """What is asked after all that is right; its answer is the last one, and comes whole, if both sides counted alike."""

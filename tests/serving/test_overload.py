@@ -15,8 +15,8 @@ from tests.servers import serving
 
 pytest.importorskip("greenlet")
 
-from flaskml.serving.refusals import budget
-from flaskml.serving.status import Policy
+from flaskml.server.error_responses import budget
+from flaskml.server.policy import Policy
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from flaskml.serving.plain import StartLine, announce
+from flaskml.server.start_line import StartLine, announce
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ from tests.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 
-from flaskml.serving.channel import Channel
-from flaskml.serving.deadlines import Deadlines
-from flaskml.serving.status import Policy
+from flaskml.server.connection import Channel
+from flaskml.server.deadlines import Deadlines
+from flaskml.server.policy import Policy
 
 PART = bytes(2**20)
 
@@ -222,7 +222,7 @@ def test_a_body_that_comes_at_a_good_rate_has_more_time():
 
 
 def test_what_came_while_the_loop_was_held_up_is_not_late(monkeypatch):
-    monkeypatch.setattr("flaskml.serving.loop.STOOD_STILL", 1.2)
+    monkeypatch.setattr("flaskml.server.loop.STOOD_STILL", 1.2)
     body = bytes(2**19)
     with (
         serving(Large(), **within(request=1, rate=1e9)) as port,
@@ -359,7 +359,7 @@ def test_who_goes_on_sending_after_a_refusal_is_cut_off():
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1])))
-from flaskml.serving import connections_possible
+from flaskml.server import connections_possible
 print(connections_possible(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

@@ -28,8 +28,8 @@ APP = """
 import os, signal, sys, time
 from pathlib import Path
 from flask import Flask
-from flaskml.serving import make_engine
-from flaskml.serving.workers import Supervisor, listen
+from flaskml.server import make_engine
+from flaskml.server.supervisor import Supervisor, listen
 from flaskml.web import may_block
 
 word = Path(sys.argv[1])

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from flaskml.errors import EngineNotHere
-from flaskml.serving.status import Policy
+from flaskml.server.policy import Policy
 
 if TYPE_CHECKING:
-    from flaskml.serving.loop import Loop
+    from flaskml.server.loop import Loop
 
 LIMITS: dict[str, Any] = {
     "connection_limit": 10_000,
@@ -65,7 +65,7 @@ def make_engine(
     check_waitress()
     from waitress.adjustments import Adjustments
 
-    from flaskml.serving.loop import TcpEngine, UnixEngine
+    from flaskml.server.loop import TcpEngine, UnixEngine
 
     if unix_socket is not None:
         adj = Adjustments(unix_socket=unix_socket, **{**LIMITS, **limits})

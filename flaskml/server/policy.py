@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flaskml.serving.deadlines import Deadlines
+from flaskml.server.deadlines import Deadlines
 
 KEY = "flaskml.server"
 """Where in the WSGI environment it is found."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 from waitress.channel import HTTPChannel
 
-from flaskml.serving import refusals
-from flaskml.serving.framing import Parser
-from flaskml.serving.strict import RequestTimeout
-from flaskml.serving.task import Task, template
+from flaskml.server import error_responses as refusals
+from flaskml.server.http_parser import Parser
+from flaskml.server.http_validation import RequestTimeout
+from flaskml.server.wsgi_task import Task, template
 
 if TYPE_CHECKING:
-    from flaskml.serving.loop import Loop
+    from flaskml.server.loop import Loop
 
 
 AT_ONCE = struct.pack("ii", 1, 0)

@@ -16,7 +16,7 @@ from typing import Any
 from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.task import WSGITask, hop_by_hop
 
-from flaskml.serving.status import KEY
+from flaskml.server.policy import KEY
 
 HEADS_KEPT = 512
 """Beginnings of answers that are kept; all are dropped when there are more."""

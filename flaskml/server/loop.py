@@ -15,11 +15,11 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
-from flaskml.serving.channel import Channel
-from flaskml.serving.greenlets import Greenlets
-from flaskml.serving.refusals import LATE, OVERLOADED
-from flaskml.serving.status import Policy, Status
-from flaskml.serving.task import Clock, Heads
+from flaskml.server.connection import Channel
+from flaskml.server.error_responses import LATE, OVERLOADED
+from flaskml.server.greenlets import Greenlets
+from flaskml.server.policy import Policy, Status
+from flaskml.server.wsgi_task import Clock, Heads
 
 STARTED_AT_ONCE = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""

@@ -16,8 +16,8 @@ from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
 from waitress.utilities import BadRequest, Error
 
-from flaskml.serving.refusals import BUDGET, budget
-from flaskml.serving.strict import FIELD, LEAD, NEVER, Chunks, Refused, check, trimmed
+from flaskml.server.error_responses import BUDGET, budget
+from flaskml.server.http_validation import FIELD, LEAD, NEVER, Chunks, Refused, check, trimmed
 
 BLOCKS_KEPT = 256
 """Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
