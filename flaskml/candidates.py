@@ -16,13 +16,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flaskml.bundle import Facts, Measurement, RuntimeName
 from flaskml.comparisons import MANY, NUMERIC, Comparison, Compute, repeated
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes import sklearn
 from flaskml.runtimes.foreign import ForeignGraph
 from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, OnnxRuntime, open_session
 from flaskml.schema.features import EXACT, Table
+from flaskml.store.manifest import Facts, Measurement, RuntimeName
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from flaskml.codecs.answers import Answer
-from flaskml.golden import ABSOLUTE, some_rows
 from flaskml.schema.features import Schema, Table
+from flaskml.store.golden_rows import ABSOLUTE, some_rows
 
 COMPARED = 4_000
 """Rows of the sample on which answers are compared at most."""

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic_core import to_json
 
 from flaskml.batching import Batcher
-from flaskml.bundle import Bundle, Manifest
 from flaskml.codecs.answers import Answer, encoded, values
 from flaskml.codecs.parser import Parser, Rows
 from flaskml.codecs.range_warnings import Doubts
 from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.runtimes import open_runtime
 from flaskml.schema.features import Schema
+from flaskml.store.manifest import Bundle, Manifest
 from flaskml.warming import MADE_UP, made_up, warm
 
 logger = logging.getLogger(__name__)

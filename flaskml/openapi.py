@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from flaskml.bundle import Manifest
 from flaskml.codecs.text_values import write_csv
 from flaskml.json_schema import PROBLEM_SCHEMA, WARNINGS, list_schema, row_schema
+from flaskml.store.manifest import Manifest
 
 View = TypeVar("View", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from flaskml.files import Disk, lock_file
+from flaskml.store.disk import Disk, lock_file
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from flaskml.errors import Busy, DamagedFile, FlaskmlError, Unavailable, VersionNotFound
 from flaskml.model import Absent, ModelSlot, Predictor, open_predictor
 from flaskml.processes import PATIENCE, Member, Roster
-from flaskml.state import UNUSED, State
-from flaskml.store import Store
+from flaskml.store.model_store import Store
+from flaskml.store.state import UNUSED, State
 from flaskml.trial import Limits, ensure_accepted
 
 logger = logging.getLogger(__name__)

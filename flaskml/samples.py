@@ -14,12 +14,12 @@ from pydantic_core import PydanticSerializationError
 
 from flaskml.codecs.answers import encoded, values
 from flaskml.errors import InvalidSchema, NotPublishable
-from flaskml.golden import largest, plain, same, some_rows
 from flaskml.runtimes.sklearn import classes_of, forget_names, methods_of, numpy_answer
 from flaskml.schema.corrections import corrected
 from flaskml.schema.features import LARGEST, Feature, Schema, Table
 from flaskml.schema.from_sample import as_array, learn
 from flaskml.schema.tables import TableMaker, plain_rows
+from flaskml.store.golden_rows import largest, plain, same, some_rows
 
 if TYPE_CHECKING:
     import pandas as pd

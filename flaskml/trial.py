@@ -16,14 +16,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flaskml.archive import is_large
-from flaskml.bundle import Manifest, environment_key
 from flaskml.child_process import child_group
 from flaskml.codecs.answers import values
 from flaskml.errors import FlaskmlError, VersionRejected
 from flaskml.model import open_predictor
-from flaskml.state import State, Verdict, now
-from flaskml.store import Store
+from flaskml.store.manifest import Manifest, environment_key
+from flaskml.store.model_store import Store
+from flaskml.store.state import State, Verdict, now
+from flaskml.store.version_folder import is_large
 
 SIZES_ALLOWED = 4
 """How many times the size of its file a model may take: read, unpickled, and copied once by its own compiled parts."""

@@ -35,7 +35,7 @@ from flaskml.processes import Roster
 from flaskml.publishing import trial_limits
 from flaskml.registry import Registry
 from flaskml.settings import MODEL_NAME, Settings, load_settings
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from flaskml.training.jobs import Jobs
 from flaskml.trial import Limits
 

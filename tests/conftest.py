@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 
 from flaskml import candidates, create_app, trial
-from flaskml.files import Disk
 from flaskml.settings import read_settings
-from flaskml.state import Verdict, now
-from flaskml.store import Store, environment_key
+from flaskml.store.disk import Disk
+from flaskml.store.model_store import Store, environment_key
+from flaskml.store.state import Verdict, now
 from flaskml.training.trainer import BUILT_IN_SOURCE, Source, TrainingSpec, train
 from tests.servers import COMMANDS, client_over_socket, command_of
 

@@ -26,15 +26,15 @@ from pathlib import Path
 import pytest
 from sklearn.dummy import DummyRegressor
 
-from flaskml import files
-from flaskml.archive import Contents
-from flaskml.bundle import Facts
 from flaskml.errors import FlaskmlError
-from flaskml.files import STAGING
-from flaskml.golden import Golden
 from flaskml.schema.features import Feature, Schema
-from flaskml.state import UNUSED, State
-from flaskml.store import LOCK_FILE, Store
+from flaskml.store import disk as files
+from flaskml.store.disk import STAGING
+from flaskml.store.golden_rows import Golden
+from flaskml.store.manifest import Facts
+from flaskml.store.model_store import LOCK_FILE, Store
+from flaskml.store.state import UNUSED, State
+from flaskml.store.version_folder import Contents
 from tests.conftest import CHECKOUT, accept
 
 NAME = "default"

@@ -23,9 +23,9 @@ from sklearn.impute import SimpleImputer
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
-from flaskml.bundle import Facts
 from flaskml.publishing import complete, task_of
 from flaskml.samples import understand
+from flaskml.store.manifest import Facts
 
 RNG = np.random.default_rng(5)
 ROWS = RNG.normal(size=(240, 4))

@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import flaskml
 from flaskml import candidates, trial
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from flaskml.training.estimators import date_parts
 from tests.conftest import made_once, mixed_table, replayed, start_server
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from flaskml.bundle import FORMAT, Manifest, environment
+from flaskml.store.manifest import FORMAT, Manifest, environment
 
 
 def test_what_a_version_records(instance):

@@ -15,8 +15,6 @@ from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
 from flaskml import candidates, comparisons
-from flaskml.archive import Contents
-from flaskml.bundle import Bundle, Measurement
 from flaskml.candidates import choose, timed
 from flaskml.codecs.answers import Answer
 from flaskml.comparisons import Comparison, extreme_rows, far_rows, is_same, rows_at_changes, scale
@@ -25,7 +23,9 @@ from flaskml.runtimes import open_runtime
 from flaskml.runtimes.conversion import Graph, rename
 from flaskml.runtimes.onnx import open_session
 from flaskml.runtimes.sklearn import SklearnRuntime, numpy_answer
-from flaskml.store import Store
+from flaskml.store.manifest import Bundle, Measurement
+from flaskml.store.model_store import Store
+from flaskml.store.version_folder import Contents
 from tests.conftest import run_python
 from tests.numeric_cases import QUANTITY, ROWS, THREE, TWO, WITH_GRAPH, WITHOUT_GRAPH, case, facts_of, few
 
@@ -339,7 +339,7 @@ import flaskml
 import numpy as np
 from sklearn.linear_model import LinearRegression
 from flaskml.errors import NotPublishable
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from pathlib import Path
 X = np.random.default_rng(0).normal(size=(40, 2))
 estimator = LinearRegression().fit(X, X[:, 0])

@@ -11,7 +11,7 @@ from sklearn.preprocessing import OneHotEncoder
 import flaskml
 from flaskml import create_app
 from flaskml.errors import FlaskmlError
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.conftest import stop
 
 ROWS = 40

@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("fcntl", reason="processes are forked and killed as on Linux")
 
 from flaskml.errors import FlaskmlError
-from flaskml.files import Disk
-from flaskml.signing import KEY_FILE
-from flaskml.store import Store
+from flaskml.store.disk import Disk
+from flaskml.store.model_store import Store
+from flaskml.store.signing import KEY_FILE
 from tests.conftest import accept, run_python
 from tests.crashes import (
     COMMANDS,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from flaskml.errors import DamagedFile
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.test_registry import canary_store
 
 PLACES = ["", "default", "default/1", "default/1/model.joblib", "default/1/manifest.json", "default/1/golden.json"]

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.archive import Contents
-from flaskml.bundle import Facts
-from flaskml.golden import record
-from flaskml.store import Store
+from flaskml.store.golden_rows import record
+from flaskml.store.manifest import Facts
+from flaskml.store.model_store import Store
+from flaskml.store.version_folder import Contents
 from flaskml.training.columns import as_fitted
 from tests.conftest import accept, run_python
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flaskml.files import STAGING, Disk, lock_file
+from flaskml.store.disk import STAGING, Disk, lock_file
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.golden import ROWS_KEPT, Golden, plain, record, same
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.from_sample import learn
+from flaskml.store.golden_rows import ROWS_KEPT, Golden, plain, record, same
 
 SCHEMA = Schema(features=(Feature(name="x", kind="float"),), layout="array")
 

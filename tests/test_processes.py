@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from flaskml.files import Disk
 from flaskml.processes import Roster, Watcher
+from flaskml.store.disk import Disk
 from tests.conftest import CHECKOUT
 
 MEMBER = """

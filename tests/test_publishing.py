@@ -27,8 +27,8 @@ import flaskml
 from flaskml import create_app
 from flaskml.cli.models import models
 from flaskml.errors import FlaskmlError, NotPublishable, VersionRejected
-from flaskml.golden import ROWS_KEPT
-from flaskml.store import Store, environment_key
+from flaskml.store.golden_rows import ROWS_KEPT
+from flaskml.store.model_store import Store, environment_key
 from tests.conftest import CHECKOUT, stop
 
 pytestmark = pytest.mark.thorough

@@ -8,16 +8,16 @@ import pytest
 from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app, trial
-from flaskml.archive import Contents
-from flaskml.bundle import Facts
 from flaskml.errors import Busy, NoActiveVersion, Unavailable
-from flaskml.files import Disk
-from flaskml.golden import Golden
 from flaskml.model import Absent, ModelSlot, Predictor
 from flaskml.registry import Registry
 from flaskml.schema.features import Feature, Schema
-from flaskml.state import Verdict, now
-from flaskml.store import Store, environment_key
+from flaskml.store.disk import Disk
+from flaskml.store.golden_rows import Golden
+from flaskml.store.manifest import Facts
+from flaskml.store.model_store import Store, environment_key
+from flaskml.store.state import Verdict, now
+from flaskml.store.version_folder import Contents
 from flaskml.trial import Limits, ensure_accepted
 from tests.conftest import accept, stop
 from tests.test_store import Canary
@@ -78,7 +78,7 @@ def elsewhere(monkeypatch):
     """From now on the process runs in an environment that no version was tried in."""
 
     def move():
-        for module in ("flaskml.store", "flaskml.trial"):
+        for module in ("flaskml.store.model_store", "flaskml.trial"):
             monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
 
     return move

@@ -20,7 +20,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from flaskml.bundle import environment
 from flaskml.errors import (
     FlaskmlError,
     ModelNotFound,
@@ -30,7 +29,8 @@ from flaskml.errors import (
     VersionNotFound,
     VersionRejected,
 )
-from flaskml.store import Store, environment_key
+from flaskml.store.manifest import environment
+from flaskml.store.model_store import Store, environment_key
 from tests.conftest import accept
 from tests.test_registry import constant, put
 
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
 def asked_once(monkeypatch):
     """What is installed is read from files each time it is asked for, which would take most of the time here."""
     found = environment()
-    monkeypatch.setattr("flaskml.archive.environment", lambda: found)
+    monkeypatch.setattr("flaskml.store.version_folder.environment", lambda: found)
 
 
 def run(machine, examples, steps, **options):

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from flaskml.errors import DamagedFile
-from flaskml.files import Disk
-from flaskml.signing import KEY_BYTES, Signer
-from flaskml.store import Store
+from flaskml.store.disk import Disk
+from flaskml.store.model_store import Store
+from flaskml.store.signing import KEY_BYTES, Signer
 from tests.test_registry import canary_store, constant, put
 
 

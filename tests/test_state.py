@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flaskml.errors import NothingToRollBackTo, VersionInUse
-from flaskml.state import UNUSED, State, Verdict, now
+from flaskml.store.state import UNUSED, State, Verdict, now
 
 STORED = [str(number) for number in range(1, 10)]
 

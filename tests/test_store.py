@@ -10,8 +10,6 @@ import threading
 import pytest
 from sklearn.dummy import DummyRegressor
 
-from flaskml.archive import Contents
-from flaskml.bundle import Facts
 from flaskml.errors import (
     DamagedFile,
     InvalidName,
@@ -20,8 +18,10 @@ from flaskml.errors import (
     StorageFailed,
     VersionNotFound,
 )
-from flaskml.files import STAGING, Disk
-from flaskml.store import Store
+from flaskml.store.disk import STAGING, Disk
+from flaskml.store.manifest import Facts
+from flaskml.store.model_store import Store
+from flaskml.store.version_folder import Contents
 from tests.conftest import accept
 
 

@@ -17,11 +17,11 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from flaskml import publish
-from flaskml.archive import Contents
-from flaskml.bundle import Facts
-from flaskml.files import Disk
-from flaskml.signing import Signer
-from flaskml.store import Store
+from flaskml.store.disk import Disk
+from flaskml.store.manifest import Facts
+from flaskml.store.model_store import Store
+from flaskml.store.signing import Signer
+from flaskml.store.version_folder import Contents
 from tests.conftest import CHECKOUT, Server, accept
 from tests.load import Activation, Answer, Load, activating, failed, mixed, stale
 

@@ -11,9 +11,9 @@ import pytest
 
 from flaskml import trial
 from flaskml.errors import DamagedFile, VersionNotFound, VersionRejected
-from flaskml.golden import Golden
-from flaskml.state import Verdict, now
-from flaskml.store import Store, environment_key
+from flaskml.store.golden_rows import Golden
+from flaskml.store.model_store import Store, environment_key
+from flaskml.store.state import Verdict, now
 from flaskml.trial import Limits, ensure_accepted, judge
 from tests.conftest import accept
 from tests.test_registry import GOLDEN, Trials, canary_store, constant, put
@@ -224,7 +224,7 @@ def test_a_version_that_was_not_tried_cannot_become_active(store):
 def test_a_new_environment_tries_anew(store, trials, monkeypatch):
     version = put(store, constant(7))
     accept(store, "default", version)
-    for module in ("flaskml.store", "flaskml.trial"):
+    for module in ("flaskml.store.model_store", "flaskml.trial"):
         monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
     trials.rejected.add(version)
     with pytest.raises(VersionRejected):

@@ -13,7 +13,7 @@ from flaskml.access import guards
 from flaskml.lean import this_app
 from flaskml.model import ModelSlot
 from flaskml.openapi import Api, Route, Served, describe, description_of, document
-from flaskml.state import Choice
+from flaskml.store.state import Choice
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web import registry, reply, settings
 

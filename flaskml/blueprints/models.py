@@ -8,13 +8,13 @@ from typing import Any
 from flask import Blueprint, Response, request, url_for
 
 from flaskml import trial
-from flaskml.bundle import environment_key
 from flaskml.errors import FlaskmlError
 from flaskml.negotiation import prefers_page
 from flaskml.openapi import describe
 from flaskml.registry import lagging
 from flaskml.schema.features import Feature
-from flaskml.state import Choice, State
+from flaskml.store.manifest import environment_key
+from flaskml.store.state import Choice, State
 from flaskml.web import (
     checked,
     limit_body,

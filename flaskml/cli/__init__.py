@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from flaskml.settings import Settings
-    from flaskml.store import Store
+    from flaskml.store.model_store import Store
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import click
 from flaskml.cli import next_command, opened_store, runtime_option, schema_option
 
 if TYPE_CHECKING:
-    from flaskml.bundle import RuntimeName
     from flaskml.settings import Settings
-    from flaskml.state import State
-    from flaskml.store import Store
+    from flaskml.store.manifest import RuntimeName
+    from flaskml.store.model_store import Store
+    from flaskml.store.state import State
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 

@@ -15,7 +15,7 @@ import click
 from flaskml.cli import errors_told, next_command, runtime_option, schema_option, shortest
 
 if TYPE_CHECKING:
-    from flaskml.bundle import Manifest
+    from flaskml.store.manifest import Manifest
     from flaskml.training.trainer import Stage, Training, TrainingSpec
 
 FEATURES_NAMED = 6

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flaskml.bundle import Bundle
     from flaskml.runtimes.base import Runtime
+    from flaskml.store.manifest import Bundle
 
 RUNTIMES: Mapping[str, str] = {
     "sklearn": "flaskml.runtimes.sklearn",

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.bundle import Task
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.conversion import fit_column, rename
 from flaskml.runtimes.onnx import INPUT, open_session
+from flaskml.store.manifest import Task
 
 METHODS = ("predict", "predict_proba")
 """What outputs answer, by their order."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.bundle import Bundle
 from flaskml.codecs.answers import Answer
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.base import Runtime
 from flaskml.schema.features import Schema
 from flaskml.schema.tables import TableMaker
+from flaskml.store.manifest import Bundle
 
 DERIVED = {"predict_log_proba": "predict_proba"}
 """The method that is the logarithm of another."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.bundle import METHODS, Bundle
 from flaskml.codecs.answers import Answer, class_name
 from flaskml.errors import NotPublishable
 from flaskml.schema.features import Layout, Schema, Table
 from flaskml.schema.tables import TableMaker
+from flaskml.store.manifest import METHODS, Bundle
 
 
 class SklearnRuntime:

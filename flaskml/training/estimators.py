@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaskml.bundle import Task
 from flaskml.schema.features import Schema
+from flaskml.store.manifest import Task
 
 if TYPE_CHECKING:
     import pandas as pd

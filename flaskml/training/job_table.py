@@ -16,7 +16,7 @@ from typing import Any
 
 from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
 from flaskml.processes import Roster
-from flaskml.state import now
+from flaskml.store.state import now
 from flaskml.training.trainer import TrainingSpec
 
 JOBS_KEPT = 1_000

@@ -16,9 +16,9 @@ from typing import IO, Any, TypeAlias
 
 from flaskml.child_process import child_group, end_group
 from flaskml.errors import StorageFailed
-from flaskml.files import Disk
 from flaskml.processes import Roster
 from flaskml.settings import Settings
+from flaskml.store.disk import Disk
 from flaskml.training.job_table import JobTable
 from flaskml.training.messages import Message, Order
 from flaskml.training.trainer import TrainingSpec

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from flaskml.bundle import Score
 from flaskml.settings import Settings
+from flaskml.store.manifest import Score
 from flaskml.training.trainer import TrainingSpec
 
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from flaskml.bundle import Facts, Manifest, RuntimeName, Score, Task
 from flaskml.errors import InvalidTraining
 from flaskml.publishing import name_of, open_store, publish_version
 from flaskml.schema.features import Table
 from flaskml.settings import MODEL_NAME, Settings
+from flaskml.store.manifest import Facts, Manifest, RuntimeName, Score, Task
 from flaskml.training.columns import as_fitted
 from flaskml.training.datasets import BUILT_IN, Dataset, built_in, read_csv
 from flaskml.training.estimators import build, infer_task

@@ -31,8 +31,8 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.svm import SVR
 
 from flaskml import publish
-from flaskml.bundle import MODEL_FILE
-from flaskml.store import Store, environment_key
+from flaskml.store.manifest import MODEL_FILE
+from flaskml.store.model_store import Store, environment_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = ("waitress-serve", "--listen=127.0.0.1:{port}", "wsgi:app")

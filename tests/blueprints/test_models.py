@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.conftest import accept, stop, train_into
 
 pytestmark = pytest.mark.contract
@@ -187,8 +187,8 @@ def test_no_text_of_a_row_leaves(homes, store, home):
 
 
 def test_a_rejected_version_is_not_activated(client, store, two, monkeypatch):
-    from flaskml.state import Verdict, now
-    from flaskml.store import environment_key
+    from flaskml.store.model_store import environment_key
+    from flaskml.store.state import Verdict, now
 
     bad = Verdict(accepted=False, reason="it answered golden row 3 otherwise than in training.", at=now(), row=3)
     store.change("default", lambda state: state.judge("2", environment_key(), bad))

@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from flaskml.cli.models import models
 from flaskml.model import open_predictor
 from flaskml.processes import Roster
-from flaskml.store import Store, environment_key
+from flaskml.store.model_store import Store, environment_key
 from tests.conftest import CHECKOUT
 from tests.test_registry import constant, put
 from tests.test_store import Canary

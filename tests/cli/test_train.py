@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from flaskml.cli.train import train
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.conftest import CHECKOUT
 
 

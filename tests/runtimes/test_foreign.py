@@ -16,7 +16,7 @@ from flaskml.errors import NotPublishable
 from flaskml.model import open_predictor
 from flaskml.publishing import name_of, task_of
 from flaskml.runtimes.foreign import ForeignGraph
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.numeric_cases import NAMES, QUANTITY, ROWS, THREE, TWO, few
 
 onnx = pytest.importorskip("onnx")

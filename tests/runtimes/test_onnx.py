@@ -9,12 +9,12 @@ from sklearn.linear_model import LinearRegression
 from sklearn.naive_bayes import GaussianNB
 
 import flaskml
-from flaskml.bundle import environment_key
 from flaskml.errors import DamagedFile, NotPublishable
 from flaskml.model import open_predictor
 from flaskml.runtimes.onnx import OnnxRuntime, open_session
 from flaskml.schema.features import Feature, Schema
-from flaskml.store import Store
+from flaskml.store.manifest import environment_key
+from flaskml.store.model_store import Store
 from tests.conftest import run_python
 from tests.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case
 from tests.test_candidates import BLOCKED

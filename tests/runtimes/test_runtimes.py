@@ -11,12 +11,12 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from flaskml import candidates
-from flaskml.archive import Contents
 from flaskml.candidates import choose
 from flaskml.comparisons import is_same
 from flaskml.runtimes import RUNTIMES, open_runtime
 from flaskml.runtimes.foreign import ForeignGraph
-from flaskml.store import Store
+from flaskml.store.model_store import Store
+from flaskml.store.version_folder import Contents
 from tests.conftest import run_python
 from tests.numeric_cases import QUANTITY, ROWS, case, facts_of
 
@@ -199,7 +199,7 @@ COUNT = """
 import json, sys, threading
 from pathlib import Path
 from flaskml.runtimes import open_runtime
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 bundle = Store(Path(sys.argv[1])).load(sys.argv[2], "1")
 runtime, row = open_runtime(bundle), [0.5, -0.5, 0.25, 1.0]
 seen, counting, before = [], True, threading.active_count()

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import pytest
 
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.load import Load, failed, mixed
 from tests.serving.test_workers import children, wait_until
 from tests.test_swap import OFFSETS, instance, two_versions  # noqa: F401 - fixtures

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import flaskml
 from flaskml import trial
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from tests.conftest import CHECKOUT, Server, replayed
 from tests.servers import command_of
 from tests.test_same_answers import by_class, differs, largest, plain

@@ -6,7 +6,7 @@ import pytest
 
 from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
 from flaskml.processes import Roster
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from flaskml.training.jobs import Jobs
 from flaskml.training.trainer import TrainingSpec
 from tests.conftest import mixed_table, settings_for

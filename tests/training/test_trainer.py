@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidTraining
-from flaskml.store import Store
+from flaskml.store.model_store import Store
 from flaskml.training.trainer import STAGES, Source, TrainingSpec, fit, train
 from tests.conftest import ignore, mixed_table, settings_for
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_bytes
 
 from flaskml.errors import DamagedFile
-from flaskml.files import Disk
+from flaskml.store.disk import Disk
 
 KEY_FILE = "signing.key"
 KEY_BYTES = 32

@@ -18,13 +18,22 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from flaskml.bundle import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Bundle, Facts, FileRecord, Manifest, environment
-from flaskml.custody import Custody
 from flaskml.errors import DamagedFile, FlaskmlError
-from flaskml.files import Disk
-from flaskml.golden import GOLDEN_FILE, Golden
-from flaskml.signing import Signer
-from flaskml.state import now
+from flaskml.store.disk import Disk
+from flaskml.store.golden_rows import GOLDEN_FILE, Golden
+from flaskml.store.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SIGNATURE_FILE,
+    Bundle,
+    Facts,
+    FileRecord,
+    Manifest,
+    environment,
+)
+from flaskml.store.permissions import Custody
+from flaskml.store.signing import Signer
+from flaskml.store.state import now
 
 MAPPED_FROM = 2**20
 """Bytes from which a model file is mapped; a mapped array costs each call a little, and a small one is soon read."""

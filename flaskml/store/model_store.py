@@ -18,9 +18,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from flaskml.archive import Archive, Contents
-from flaskml.bundle import Bundle, Facts, Manifest, environment_key
-from flaskml.custody import Custody
 from flaskml.errors import (
     FlaskmlError,
     InvalidAlias,
@@ -31,11 +28,14 @@ from flaskml.errors import (
     VersionNotFound,
     VersionRejected,
 )
-from flaskml.files import STAGING, Disk
-from flaskml.golden import Golden
 from flaskml.settings import MODEL_NAME
-from flaskml.signing import KEY_FILE, Signer
-from flaskml.state import UNUSED, State
+from flaskml.store.disk import STAGING, Disk
+from flaskml.store.golden_rows import Golden
+from flaskml.store.manifest import Bundle, Facts, Manifest, environment_key
+from flaskml.store.permissions import Custody
+from flaskml.store.signing import KEY_FILE, Signer
+from flaskml.store.state import UNUSED, State
+from flaskml.store.version_folder import Archive, Contents
 
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
