@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.runtimes.foreign import ForeignGraph
+from flaskml.runtimes.onnx_import import ForeignGraph
 from flaskml.training.datasets import read_table
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.candidates import choose
 from flaskml.codecs.parser import Parser
 from flaskml.codecs.range_warnings import Doubts
 from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
-from flaskml.runtimes.foreign import ForeignGraph
+from flaskml.runtimes.onnx_import import ForeignGraph
+from flaskml.runtimes.selection import choose
 from flaskml.runtimes.sklearn import classes_of, methods_of
 from flaskml.samples import asked, check_way_back, understand, with_magnitude_tried, with_unknown_tried, working_methods
 from flaskml.schema.features import Table

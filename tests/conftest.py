@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml import candidates, create_app, trial
+from flaskml import create_app, trial
+from flaskml.runtimes import selection as candidates
 from flaskml.settings import read_settings
 from flaskml.store.disk import Disk
 from flaskml.store.model_store import Store, environment_key

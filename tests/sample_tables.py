@@ -20,7 +20,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import flaskml
-from flaskml import candidates, trial
+from flaskml import trial
+from flaskml.runtimes import selection as candidates
 from flaskml.store.model_store import Store
 from flaskml.training.estimators import date_parts
 from tests.conftest import made_once, mixed_table, replayed, start_server

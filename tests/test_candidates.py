@@ -14,14 +14,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
-from flaskml import candidates, comparisons
-from flaskml.candidates import choose, timed
 from flaskml.codecs.answers import Answer
-from flaskml.comparisons import Comparison, extreme_rows, far_rows, is_same, rows_at_changes, scale
 from flaskml.errors import NotPublishable
+from flaskml.runtimes import equivalence as comparisons
 from flaskml.runtimes import open_runtime
-from flaskml.runtimes.conversion import Graph, rename
+from flaskml.runtimes import selection as candidates
+from flaskml.runtimes.equivalence import Comparison, extreme_rows, far_rows, is_same, rows_at_changes, scale
 from flaskml.runtimes.onnx import open_session
+from flaskml.runtimes.onnx_export.conversion import Graph, rename
+from flaskml.runtimes.selection import choose, timed
 from flaskml.runtimes.sklearn import SklearnRuntime, numpy_answer
 from flaskml.store.manifest import Bundle, Measurement
 from flaskml.store.model_store import Store
@@ -118,7 +119,7 @@ def notes(choice):
 
 def plant(monkeypatch, make):
     """Has the converter give what `make` makes of an estimator and of the true graphs."""
-    from flaskml.runtimes import conversion
+    from flaskml.runtimes.onnx_export import conversion
 
     true = conversion.graphs_of
     monkeypatch.setattr(conversion, "graphs_of", lambda estimator, *rest: make(estimator, true(estimator, *rest)))

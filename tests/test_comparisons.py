@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from flaskml.comparisons import FARTHER, PAIRS, Comparison, extreme_rows, far_rows, is_same, rows_at_changes, scale
+from flaskml.runtimes.equivalence import (
+    FARTHER,
+    PAIRS,
+    Comparison,
+    extreme_rows,
+    far_rows,
+    is_same,
+    rows_at_changes,
+    scale,
+)
 from flaskml.schema.features import Feature, Schema
 
 LARGEST = np.finfo(np.float64).max

@@ -13,8 +13,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("skl2onnx")
 pytest.importorskip("onnxruntime")
 
-from flaskml.runtimes.conversion import graphs_of  # noqa: E402 - only where the extra is installed
 from flaskml.runtimes.onnx import open_session  # noqa: E402
+from flaskml.runtimes.onnx_export.conversion import graphs_of  # noqa: E402 - only where the extra is installed
 
 ALL = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 

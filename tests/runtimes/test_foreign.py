@@ -15,7 +15,7 @@ from flaskml.codecs.answers import values
 from flaskml.errors import NotPublishable
 from flaskml.model import open_predictor
 from flaskml.publishing import name_of, task_of
-from flaskml.runtimes.foreign import ForeignGraph
+from flaskml.runtimes.onnx_import import ForeignGraph
 from flaskml.store.model_store import Store
 from tests.numeric_cases import NAMES, QUANTITY, ROWS, THREE, TWO, few
 
@@ -208,7 +208,7 @@ def sparse_outside():
 def test_numbers_in_other_files_are_refused_before_any_is_read(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numbers.bin").write_bytes(np.full((1, 2), 7, dtype=np.float32).tobytes())
-    monkeypatch.setattr("flaskml.runtimes.foreign.open_session", lambda graph: pytest.fail("it was loaded"))
+    monkeypatch.setattr("flaskml.runtimes.onnx_import.open_session", lambda graph: pytest.fail("it was loaded"))
     with pytest.raises(NotPublishable, match="in other files; save it as one file"):
         foreign(make())
 

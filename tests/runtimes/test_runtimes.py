@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from flaskml import candidates
-from flaskml.candidates import choose
-from flaskml.comparisons import is_same
 from flaskml.runtimes import RUNTIMES, open_runtime
-from flaskml.runtimes.foreign import ForeignGraph
+from flaskml.runtimes import selection as candidates
+from flaskml.runtimes.equivalence import is_same
+from flaskml.runtimes.onnx_import import ForeignGraph
+from flaskml.runtimes.selection import choose
 from flaskml.store.model_store import Store
 from flaskml.store.version_folder import Contents
 from tests.conftest import run_python

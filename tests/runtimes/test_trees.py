@@ -18,8 +18,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("skl2onnx")
 pytest.importorskip("onnxruntime")
 
-from flaskml.runtimes.conversion import graphs_of  # noqa: E402 - only where the extra is installed
 from flaskml.runtimes.onnx import open_session  # noqa: E402
+from flaskml.runtimes.onnx_export.conversion import graphs_of  # noqa: E402 - only where the extra is installed
 
 METHODS = ("predict", "predict_proba", "decision_function")
 

@@ -16,11 +16,11 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flaskml.comparisons import MANY, NUMERIC, Comparison, Compute, repeated
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes import sklearn
-from flaskml.runtimes.foreign import ForeignGraph
+from flaskml.runtimes.equivalence import MANY, NUMERIC, Comparison, Compute, repeated
 from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, OnnxRuntime, open_session
+from flaskml.runtimes.onnx_import import ForeignGraph
 from flaskml.schema.features import EXACT, Table
 from flaskml.store.manifest import Facts, Measurement, RuntimeName
 
@@ -172,7 +172,7 @@ def _of_estimator(runtime: RuntimeName, estimator: Any, facts: Facts) -> Candida
 
 def _of_graphs(estimator: Any, facts: Facts, table: Table, comparison: Comparison) -> Candidate:
     """Graphs for the methods that they answer as the estimator does, which answers the others."""
-    from flaskml.runtimes.conversion import graphs_of
+    from flaskml.runtimes.onnx_export.conversion import graphs_of
 
     _refuse_untakable(estimator, table)
     graphs = graphs_of(estimator, np.asarray(table[:MANY]), facts.methods)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from flaskml.errors import FlaskmlError, MissingExtra, NotPublishable
-from flaskml.runtimes import linear, trees
 from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, INPUT, open_session
-from flaskml.runtimes.writing import Writer
+from flaskml.runtimes.onnx_export import linear, trees
+from flaskml.runtimes.onnx_export.graph_writer import Writer
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 """The versions of the operators that skl2onnx writes; those of trees are newer (`trees`)."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.runtimes.conversion import fit_column, rename
 from flaskml.runtimes.onnx import INPUT, open_session
+from flaskml.runtimes.onnx_export.conversion import fit_column, rename
 from flaskml.store.manifest import Task
 
 METHODS = ("predict", "predict_proba")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flaskml.errors import NotPublishable
-from flaskml.runtimes.writing import Writer
+from flaskml.runtimes.onnx_export.graph_writer import Writer
 
 DOMAIN = "flaskml.trees"
 """The domain of nodes that are to be TreeEnsembles."""

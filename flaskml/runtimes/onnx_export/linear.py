@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.runtimes.writing import Writer
+from flaskml.runtimes.onnx_export.graph_writer import Writer
 
 
 def _classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
