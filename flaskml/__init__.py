@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flaskml.model import ModelSlot
+    from flaskml.inference.predictor import ModelSlot
     from flaskml.publishing import publish as publish
 
 
@@ -21,8 +21,8 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     """
     from flaskml import web
     from flaskml.blueprints import BLUEPRINTS
+    from flaskml.inference.predictor import describe
     from flaskml.lean import Lean
-    from flaskml.model import describe
     from flaskml.processes import Roster, Watcher
     from flaskml.publishing import open_store, trial_limits
     from flaskml.registry import Registry

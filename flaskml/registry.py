@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flaskml.errors import Busy, DamagedFile, FlaskmlError, Unavailable, VersionNotFound
-from flaskml.model import Absent, ModelSlot, Predictor, open_predictor
+from flaskml.inference.predictor import Absent, ModelSlot, Predictor, open_predictor
 from flaskml.processes import PATIENCE, Member, Roster
 from flaskml.store.model_store import Store
 from flaskml.store.state import UNUSED, State

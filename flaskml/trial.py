@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from flaskml.child_process import child_group
 from flaskml.codecs.answers import values
 from flaskml.errors import FlaskmlError, VersionRejected
-from flaskml.model import open_predictor
+from flaskml.inference.predictor import open_predictor
 from flaskml.store.manifest import Manifest, environment_key
 from flaskml.store.model_store import Store
 from flaskml.store.state import State, Verdict, now

@@ -16,7 +16,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from flaskml import access
-from flaskml.batching import lane
 from flaskml.errors import (
     PROBLEMS_SHOWN,
     FlaskmlError,
@@ -28,8 +27,9 @@ from flaskml.errors import (
     TooLarge,
 )
 from flaskml.filters import ago, brief
+from flaskml.inference.batching import lane
+from flaskml.inference.predictor import Absent, Current, ModelSlot
 from flaskml.lean import Reply, this_app, this_request
-from flaskml.model import Absent, Current, ModelSlot
 from flaskml.negotiation import prefers_page
 from flaskml.processes import Roster
 from flaskml.publishing import trial_limits

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from flaskml.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs, joined
 from flaskml.codecs.parser import Rows
+from flaskml.inference.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs, joined
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
 

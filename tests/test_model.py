@@ -8,10 +8,10 @@ import weakref
 import numpy as np
 import pytest
 
-from flaskml.batching import Batcher
 from flaskml.codecs.parser import Rows
 from flaskml.errors import InvalidInput, NoActiveVersion, NotAnswerable, VersionNotServed
-from flaskml.model import Absent, ModelSlot, describe, open_predictor
+from flaskml.inference.batching import Batcher
+from flaskml.inference.predictor import Absent, ModelSlot, describe, open_predictor
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app, trial
 from flaskml.errors import Busy, NoActiveVersion, Unavailable
-from flaskml.model import Absent, ModelSlot, Predictor
+from flaskml.inference.predictor import Absent, ModelSlot, Predictor
 from flaskml.registry import Registry
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.disk import Disk

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from flaskml import warming
-from flaskml.batching import Batcher
 from flaskml.codecs.parser import Parser
+from flaskml.inference import warmup as warming
+from flaskml.inference.batching import Batcher
+from flaskml.inference.warmup import HELD, MADE_UP, PROBED, SIZES, made_up, share_held, warm
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
-from flaskml.warming import HELD, MADE_UP, PROBED, SIZES, made_up, share_held, warm
 
 SCHEMA = Schema(
     features=(

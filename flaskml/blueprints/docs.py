@@ -10,8 +10,8 @@ from flask import Blueprint, Response, render_template, request
 from werkzeug.routing import Rule
 
 from flaskml.access import guards
+from flaskml.inference.predictor import ModelSlot
 from flaskml.lean import this_app
-from flaskml.model import ModelSlot
 from flaskml.openapi import Api, Route, Served, describe, description_of, document
 from flaskml.store.state import Choice
 from flaskml.training.trainer import TrainingSpec

@@ -16,8 +16,8 @@ from flaskml.access import changes_nothing
 from flaskml.codecs.answers import BY_CLASS, to_csv
 from flaskml.codecs.parser import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
+from flaskml.inference.predictor import Current
 from flaskml.lean import this_request
-from flaskml.model import Current
 from flaskml.negotiation import FORMS, prefers, prefers_page
 from flaskml.openapi import describe
 from flaskml.web import limit_body, named_slot, render_form, reply, settings, slot, told

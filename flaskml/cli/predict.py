@@ -19,8 +19,8 @@ from flaskml.cli import opened_store
 
 if TYPE_CHECKING:
     from flaskml.errors import Problem
-    from flaskml.model import Predictor
-    from flaskml.scoring import Scored, Table
+    from flaskml.inference.file_scoring import Scored, Table
+    from flaskml.inference.predictor import Predictor
 
 TOLD = 20
 """Problems that are told; a file of refusals has all."""
@@ -54,7 +54,7 @@ def predict(
     The answer has a line for each row, in order; that of a row which the model refuses is empty, and the reason is
     told at the end.
     """
-    from flaskml import scoring
+    from flaskml.inference import file_scoring as scoring
 
     if output and refused and output.resolve() == refused.resolve():
         raise click.BadParameter("The answers and what was refused cannot go to the same file.")
@@ -76,7 +76,7 @@ def predict(
 
 def _load(store: Any, settings: Any, name: str, version: str | None) -> Predictor:
     """The predictor of a version, which has been tried in this environment or is now."""
-    from flaskml.model import open_predictor
+    from flaskml.inference.predictor import open_predictor
     from flaskml.publishing import trial_limits
     from flaskml.trial import ensure_accepted
 

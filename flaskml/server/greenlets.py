@@ -22,8 +22,8 @@ from typing import TypeAlias
 
 from greenlet import getcurrent, greenlet
 
-from flaskml.batching import BATCH_ROWS, Batcher, Call, Result, Rows, Threads, lane
 from flaskml.codecs.answers import Answer
+from flaskml.inference.batching import BATCH_ROWS, Batcher, Call, Result, Rows, Threads, lane
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from flaskml.cli.models import models
-from flaskml.model import open_predictor
+from flaskml.inference.predictor import open_predictor
 from flaskml.processes import Roster
 from flaskml.store.model_store import Store, environment_key
 from tests.conftest import CHECKOUT

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 import flaskml
 from flaskml.codecs.answers import values
 from flaskml.errors import NotPublishable
-from flaskml.model import open_predictor
+from flaskml.inference.predictor import open_predictor
 from flaskml.publishing import name_of, task_of
 from flaskml.runtimes.onnx_import import ForeignGraph
 from flaskml.store.model_store import Store

@@ -10,7 +10,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import flaskml
 from flaskml.errors import DamagedFile, NotPublishable
-from flaskml.model import open_predictor
+from flaskml.inference.predictor import open_predictor
 from flaskml.runtimes.onnx import OnnxRuntime, open_session
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.manifest import environment_key

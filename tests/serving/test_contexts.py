@@ -9,8 +9,8 @@ import pytest
 from flask import Flask, current_app, g, request, stream_with_context
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from flaskml.batching import Batcher, lane
 from flaskml.codecs.parser import Rows
+from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
 from tests.servers import IN_THREADS

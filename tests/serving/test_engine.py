@@ -16,9 +16,9 @@ from http.client import HTTPConnection
 import pytest
 from flask import Flask, g, request
 
-from flaskml.batching import Batcher, lane
 from flaskml.codecs.parser import Rows
 from flaskml.errors import EngineNotHere
+from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
 from flaskml.server import check_waitress, make_engine

@@ -10,8 +10,8 @@ from http.client import HTTPConnection
 import pytest
 from flask import Flask, request
 
-from flaskml.batching import Batcher, lane
 from flaskml.codecs.parser import Rows
+from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
 from tests.servers import IN_THREADS, serving

@@ -281,7 +281,7 @@ def test_every_answer_under_load_is_the_estimators_own(run, questions, number):
 
 SWAPPING = """
 import runpy, sys
-from flaskml.batching import Batcher
+from flaskml.inference.batching import Batcher
 
 together = Batcher.together
 

@@ -13,8 +13,8 @@ from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
-from flaskml.batching import Batcher
 from flaskml.codecs.parser import Maker, Rows
+from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema, Value
 
 SIZES = 11

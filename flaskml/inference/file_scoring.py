@@ -17,7 +17,7 @@ from flaskml.codecs import validation_report as diagnosis
 from flaskml.codecs.parser import Rows
 from flaskml.codecs.text_values import open_csv
 from flaskml.errors import FlaskmlError, InvalidInput, MissingExtra, NotParseable, Problem
-from flaskml.model import Predictor
+from flaskml.inference.predictor import Predictor
 
 CHUNK = 2_000
 """Rows that are read and predicted at once."""

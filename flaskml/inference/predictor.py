@@ -10,15 +10,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic_core import to_json
 
-from flaskml.batching import Batcher
 from flaskml.codecs.answers import Answer, encoded, values
 from flaskml.codecs.parser import Parser, Rows
 from flaskml.codecs.range_warnings import Doubts
 from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotAnswerable, VersionNotServed
+from flaskml.inference.batching import Batcher
+from flaskml.inference.warmup import MADE_UP, made_up, warm
 from flaskml.runtimes import open_runtime
 from flaskml.schema.features import Schema
 from flaskml.store.manifest import Bundle, Manifest
-from flaskml.warming import MADE_UP, made_up, warm
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""One version in memory: the predictor, its slot, batching, warm-up, and the scoring of files."""
