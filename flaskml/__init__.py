@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flaskml.inference.predictor import ModelSlot
-    from flaskml.publishing import publish as publish
+    from flaskml.publishing.publish import publish as publish
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | None = None) -> Flask:
@@ -24,7 +24,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     from flaskml.inference.predictor import describe
     from flaskml.lean import Lean
     from flaskml.processes import Roster, Watcher
-    from flaskml.publishing import open_store, trial_limits
+    from flaskml.publishing.publish import open_store, trial_limits
     from flaskml.registry import Registry
     from flaskml.server.start_line import announce
     from flaskml.training.jobs import Jobs
@@ -56,7 +56,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
 def __getattr__(name: str) -> Any:
     """`publish`, imported when it is first asked for: it brings scikit-learn's world with it."""
     if name == "publish":
-        from flaskml.publishing import publish
+        from flaskml.publishing.publish import publish
 
         return publish
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from flaskml.errors import Busy, DamagedFile, FlaskmlError, Unavailable, VersionNotFound
 from flaskml.inference.predictor import Absent, ModelSlot, Predictor, open_predictor
 from flaskml.processes import PATIENCE, Member, Roster
+from flaskml.publishing.trial import Limits, ensure_accepted
 from flaskml.store.model_store import Store
 from flaskml.store.state import UNUSED, State
-from flaskml.trial import Limits, ensure_accepted
 
 logger = logging.getLogger(__name__)
 

@@ -32,12 +32,12 @@ from flaskml.inference.predictor import Absent, Current, ModelSlot
 from flaskml.lean import Reply, this_app, this_request
 from flaskml.negotiation import prefers_page
 from flaskml.processes import Roster
-from flaskml.publishing import trial_limits
+from flaskml.publishing.publish import trial_limits
+from flaskml.publishing.trial import Limits
 from flaskml.registry import Registry
 from flaskml.settings import MODEL_NAME, Settings, load_settings
 from flaskml.store.model_store import Store
 from flaskml.training.jobs import Jobs
-from flaskml.trial import Limits
 
 PROBLEM_LIMIT = 16 * 1024
 """Bytes of an error's body: whatever was sent, the answer to it stays small."""

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml import create_app, trial
+from flaskml import create_app
+from flaskml.publishing import trial
 from flaskml.runtimes import selection as candidates
 from flaskml.settings import read_settings
 from flaskml.store.disk import Disk

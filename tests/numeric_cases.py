@@ -23,8 +23,8 @@ from sklearn.impute import SimpleImputer
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
-from flaskml.publishing import complete, task_of
-from flaskml.samples import understand
+from flaskml.publishing.inspection import understand
+from flaskml.publishing.publish import complete, task_of
 from flaskml.store.manifest import Facts
 
 RNG = np.random.default_rng(5)

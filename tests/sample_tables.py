@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import flaskml
-from flaskml import trial
+from flaskml.publishing import trial
 from flaskml.runtimes import selection as candidates
 from flaskml.store.model_store import Store
 from flaskml.training.estimators import date_parts

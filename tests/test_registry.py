@@ -7,9 +7,11 @@ import shutil
 import pytest
 from sklearn.dummy import DummyRegressor
 
-from flaskml import create_app, trial
+from flaskml import create_app
 from flaskml.errors import Busy, NoActiveVersion, Unavailable
 from flaskml.inference.predictor import Absent, ModelSlot, Predictor
+from flaskml.publishing import trial
+from flaskml.publishing.trial import Limits, ensure_accepted
 from flaskml.registry import Registry
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.disk import Disk
@@ -18,7 +20,6 @@ from flaskml.store.manifest import Facts
 from flaskml.store.model_store import Store, environment_key
 from flaskml.store.state import Verdict, now
 from flaskml.store.version_folder import Contents
-from flaskml.trial import Limits, ensure_accepted
 from tests.conftest import accept, stop
 from tests.test_store import Canary
 
@@ -78,7 +79,7 @@ def elsewhere(monkeypatch):
     """From now on the process runs in an environment that no version was tried in."""
 
     def move():
-        for module in ("flaskml.store.model_store", "flaskml.trial"):
+        for module in ("flaskml.store.model_store", "flaskml.publishing.trial"):
             monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
 
     return move

@@ -12,8 +12,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeRegressor
 
 from flaskml.errors import InvalidSchema, NotPublishable
-from flaskml.runtimes.sklearn import methods_of
-from flaskml.samples import (
+from flaskml.publishing.inspection import (
     answers_alike,
     check_way_back,
     understand,
@@ -21,6 +20,7 @@ from flaskml.samples import (
     with_unknown_tried,
     working_methods,
 )
+from flaskml.runtimes.sklearn import methods_of
 from flaskml.schema.features import LARGEST
 from flaskml.schema.tables import TableMaker
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flaskml import trial
 from flaskml.errors import DamagedFile, VersionNotFound, VersionRejected
+from flaskml.publishing import trial
+from flaskml.publishing.trial import Limits, ensure_accepted, judge
 from flaskml.store.golden_rows import Golden
 from flaskml.store.model_store import Store, environment_key
 from flaskml.store.state import Verdict, now
-from flaskml.trial import Limits, ensure_accepted, judge
 from tests.conftest import accept
 from tests.test_registry import GOLDEN, Trials, canary_store, constant, put
 
@@ -162,7 +162,9 @@ def is_running(pid):
 
 def test_a_trial_ends_in_time_even_if_nobody_waits_for_it(store, odd):
     order = trial.order_for(store, "default", put(store, odd.Hanging()), Limits(seconds=1))
-    child = subprocess.run([sys.executable, "-m", "flaskml.trial"], input=order.model_dump_json().encode(), timeout=60)
+    child = subprocess.run(
+        [sys.executable, "-m", "flaskml.publishing.trial"], input=order.model_dump_json().encode(), timeout=60
+    )
     assert child.returncode == -signal.SIGALRM
 
 
@@ -224,7 +226,7 @@ def test_a_version_that_was_not_tried_cannot_become_active(store):
 def test_a_new_environment_tries_anew(store, trials, monkeypatch):
     version = put(store, constant(7))
     accept(store, "default", version)
-    for module in ("flaskml.store.model_store", "flaskml.trial"):
+    for module in ("flaskml.store.model_store", "flaskml.publishing.trial"):
         monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
     trials.rejected.add(version)
     with pytest.raises(VersionRejected):

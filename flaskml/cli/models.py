@@ -90,7 +90,8 @@ def add(
     as_json: bool,
 ) -> None:
     """Publish the estimator in FILE (.joblib, .skops or .onnx) as the next version of a model."""
-    from flaskml import adding, publishing
+    from flaskml.publishing import importers as adding
+    from flaskml.publishing import publish as publishing
 
     if file.suffix not in adding.RUNS_NOTHING and not trust:
         click.confirm(
@@ -126,8 +127,8 @@ def add(
 @as_json
 def activate(name: str, version: str, as_json: bool) -> None:
     """Make VERSION the one that answers; returns when every serving process does."""
-    from flaskml import trial
-    from flaskml.publishing import trial_limits
+    from flaskml.publishing import trial
+    from flaskml.publishing.publish import trial_limits
 
     with opened_store() as (store, settings):
         limits = trial_limits(settings)
@@ -140,8 +141,8 @@ def activate(name: str, version: str, as_json: bool) -> None:
 @as_json
 def rollback(name: str, as_json: bool) -> None:
     """Make the version active again that was so before the last activation."""
-    from flaskml import trial
-    from flaskml.publishing import trial_limits
+    from flaskml.publishing import trial
+    from flaskml.publishing.publish import trial_limits
 
     with opened_store() as (store, settings):
         _after(store, settings, name, trial.roll_back(store, name, trial_limits(settings)), as_json)
@@ -179,8 +180,8 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
     """Let ALIAS, such as stable, mean VERSION; the version then answers under its own number too."""
     if delete is (version is not None):
         raise click.UsageError("Give a version, or --delete.")
-    from flaskml.publishing import trial_limits
-    from flaskml.trial import ensure_accepted
+    from flaskml.publishing.publish import trial_limits
+    from flaskml.publishing.trial import ensure_accepted
 
     with opened_store() as (store, settings):
         if version is None:

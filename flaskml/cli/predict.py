@@ -77,8 +77,8 @@ def predict(
 def _load(store: Any, settings: Any, name: str, version: str | None) -> Predictor:
     """The predictor of a version, which has been tried in this environment or is now."""
     from flaskml.inference.predictor import open_predictor
-    from flaskml.publishing import trial_limits
-    from flaskml.trial import ensure_accepted
+    from flaskml.publishing.publish import trial_limits
+    from flaskml.publishing.trial import ensure_accepted
 
     chosen = version or store.state(name).active
     if chosen is None:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flaskml.errors import InvalidTraining
-from flaskml.publishing import name_of, open_store, publish_version
+from flaskml.publishing.publish import name_of, open_store, publish_version
 from flaskml.schema.features import Table
 from flaskml.settings import MODEL_NAME, Settings
 from flaskml.store.manifest import Facts, Manifest, RuntimeName, Score, Task

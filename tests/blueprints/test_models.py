@@ -192,7 +192,7 @@ def test_a_rejected_version_is_not_activated(client, store, two, monkeypatch):
 
     bad = Verdict(accepted=False, reason="it answered golden row 3 otherwise than in training.", at=now(), row=3)
     store.change("default", lambda state: state.judge("2", environment_key(), bad))
-    monkeypatch.setattr("flaskml.trial.judge", lambda *_: bad)  # Who asks for it has it tried once more.
+    monkeypatch.setattr("flaskml.publishing.trial.judge", lambda *_: bad)  # Who asks for it has it tried once more.
     answer = client.put("/models/default/active", json={"version": "2"})
     assert answer.status_code == 409 and "golden row 3" in answer.json["detail"]
     assert client.get("/readyz").json["version"] == "1"

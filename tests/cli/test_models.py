@@ -50,7 +50,7 @@ def flask_models(instance, monkeypatch):
 @pytest.fixture
 def two(store, trials):  # noqa: F811
     """A second version of the default model, accepted and not active."""
-    from flaskml.trial import Limits, ensure_accepted
+    from flaskml.publishing.trial import Limits, ensure_accepted
 
     put(store, constant(7))
     ensure_accepted(store, "default", "2", Limits())

@@ -14,7 +14,7 @@ import flaskml
 from flaskml.codecs.answers import values
 from flaskml.errors import NotPublishable
 from flaskml.inference.predictor import open_predictor
-from flaskml.publishing import name_of, task_of
+from flaskml.publishing.publish import name_of, task_of
 from flaskml.runtimes.onnx_import import ForeignGraph
 from flaskml.store.model_store import Store
 from tests.numeric_cases import NAMES, QUANTITY, ROWS, THREE, TWO, few

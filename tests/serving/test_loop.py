@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from flaskml.trial import Limits, ensure_accepted
+from flaskml.publishing.trial import Limits, ensure_accepted
 from tests.test_registry import constant, put
 from tests.test_trial import trials  # noqa: F401 - a fixture
 

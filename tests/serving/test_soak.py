@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import flaskml
-from flaskml import trial
+from flaskml.publishing import trial
 from flaskml.store.model_store import Store
 from tests.conftest import CHECKOUT, Server, replayed
 from tests.servers import command_of

@@ -17,17 +17,24 @@ import numpy as np
 from flaskml.codecs.parser import Parser
 from flaskml.codecs.range_warnings import Doubts
 from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
+from flaskml.publishing.inspection import (
+    asked,
+    check_way_back,
+    understand,
+    with_magnitude_tried,
+    with_unknown_tried,
+    working_methods,
+)
+from flaskml.publishing.trial import Limits, activate_accepted, ensure_accepted
 from flaskml.runtimes.onnx_import import ForeignGraph
 from flaskml.runtimes.selection import choose
 from flaskml.runtimes.sklearn import classes_of, methods_of
-from flaskml.samples import asked, check_way_back, understand, with_magnitude_tried, with_unknown_tried, working_methods
 from flaskml.schema.features import Table
 from flaskml.settings import Settings, load_settings
 from flaskml.store.golden_rows import Golden, record, some_rows
 from flaskml.store.manifest import Facts, Manifest, RuntimeName, Score, Task
 from flaskml.store.model_store import Store
 from flaskml.store.version_folder import Contents
-from flaskml.trial import Limits, activate_accepted, ensure_accepted
 
 
 def publish(

@@ -1,7 +1,7 @@
 """The trial of a version: a child process loads it and replays its golden rows before it may serve.
 
 Whatever the version does to the child, crash, hang, eat memory or answer wrongly, the parent goes on and has a verdict.
-`python -m flaskml.trial` is the child; it reads one `Order` from standard input and writes one `Verdict`.
+`python -m flaskml.publishing.trial` is the child; it reads one `Order` from standard input and writes one `Verdict`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def roll_back(store: Store, name: str, limits: Limits) -> State:
 def judge(store: Store, name: str, version: str, limits: Limits) -> Verdict:
     """Tries the version in a child process."""
     order = order_for(store, name, version, limits)
-    command = [sys.executable, "-m", "flaskml.trial"]
+    command = [sys.executable, "-m", "flaskml.publishing.trial"]
     try:
         # What it writes as its errors may hold values of rows, and there may be any amount of it.
         with child_group(command, threads=1, stderr=subprocess.DEVNULL) as child:
