@@ -21,11 +21,11 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     """
     from flaskml import web
     from flaskml.blueprints import BLUEPRINTS
+    from flaskml.hot_reload.registry import Registry
+    from flaskml.hot_reload.roster import Roster, Watcher
     from flaskml.inference.predictor import describe
     from flaskml.lean import Lean
-    from flaskml.processes import Roster, Watcher
     from flaskml.publishing.publish import open_store, trial_limits
-    from flaskml.registry import Registry
     from flaskml.server.start_line import announce
     from flaskml.training.jobs import Jobs
 

@@ -27,14 +27,14 @@ from flaskml.errors import (
     TooLarge,
 )
 from flaskml.filters import ago, brief
+from flaskml.hot_reload.registry import Registry
+from flaskml.hot_reload.roster import Roster
 from flaskml.inference.batching import lane
 from flaskml.inference.predictor import Absent, Current, ModelSlot
 from flaskml.lean import Reply, this_app, this_request
 from flaskml.negotiation import prefers_page
-from flaskml.processes import Roster
 from flaskml.publishing.publish import trial_limits
 from flaskml.publishing.trial import Limits
-from flaskml.registry import Registry
 from flaskml.settings import MODEL_NAME, Settings, load_settings
 from flaskml.store.model_store import Store
 from flaskml.training.jobs import Jobs

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from flaskml.processes import Roster, Watcher
+from flaskml.hot_reload.roster import Roster, Watcher
 from flaskml.store.disk import Disk
 from tests.conftest import CHECKOUT
 
 MEMBER = """
 import sys
 from pathlib import Path
-from flaskml.processes import Roster
+from flaskml.hot_reload.roster import Roster
 roster = Roster(Path(sys.argv[1]))
 print(roster.enter(), flush=True)
 sys.stdin.read()

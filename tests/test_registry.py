@@ -9,10 +9,10 @@ from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app
 from flaskml.errors import Busy, NoActiveVersion, Unavailable
+from flaskml.hot_reload.registry import Registry
 from flaskml.inference.predictor import Absent, ModelSlot, Predictor
 from flaskml.publishing import trial
 from flaskml.publishing.trial import Limits, ensure_accepted
-from flaskml.registry import Registry
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.disk import Disk
 from flaskml.store.golden_rows import Golden
@@ -241,7 +241,7 @@ class Clock:
 
 def test_what_could_not_be_shown_is_tried_again_after_a_while(small, caplog, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("flaskml.registry.time", clock)
+    monkeypatch.setattr("flaskml.hot_reload.registry.time", clock)
     registry = registry_of(small)
     registry.expect("default")
     accept(small, "default", put(small, constant(8)))

@@ -126,7 +126,7 @@ def test_the_checks_find_what_they_look_for():
 
 
 LYING = """
-from flaskml.registry import Registry
+from flaskml.hot_reload.registry import Registry
 from waitress.runner import run
 
 def refresh(registry):

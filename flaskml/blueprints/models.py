@@ -8,10 +8,10 @@ from typing import Any
 from flask import Blueprint, Response, request, url_for
 
 from flaskml.errors import FlaskmlError
+from flaskml.hot_reload.registry import lagging
 from flaskml.negotiation import prefers_page
 from flaskml.openapi import describe
 from flaskml.publishing import trial
-from flaskml.registry import lagging
 from flaskml.schema.features import Feature
 from flaskml.store.manifest import environment_key
 from flaskml.store.state import Choice, State

@@ -149,8 +149,8 @@ def rollback(name: str, as_json: bool) -> None:
 
 
 def _after(store: Store, settings: Settings, name: str, state: State, as_json: bool) -> None:
-    from flaskml.processes import Roster
-    from flaskml.registry import lagging
+    from flaskml.hot_reload.registry import lagging
+    from flaskml.hot_reload.roster import Roster
 
     late = [member.pid for member in lagging(store, Roster(settings.instance_path), name, state)]
     shown = {"name": name, "active": state.active, "generation": state.generation, "lagging": late}

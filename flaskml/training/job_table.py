@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import Any
 
 from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
-from flaskml.processes import Roster
+from flaskml.hot_reload.roster import Roster
 from flaskml.store.state import now
 from flaskml.training.trainer import TrainingSpec
 

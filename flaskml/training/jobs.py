@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 
 from flaskml.child_process import child_group, end_group
 from flaskml.errors import StorageFailed
-from flaskml.processes import Roster
+from flaskml.hot_reload.roster import Roster
 from flaskml.settings import Settings
 from flaskml.store.disk import Disk
 from flaskml.training.job_table import JobTable

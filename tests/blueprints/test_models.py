@@ -127,7 +127,7 @@ def test_an_idle_process_compares_before_its_first_answer(make_app, two):
 
 def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
 
-    monkeypatch.setattr("flaskml.registry.PATIENCE", 0.3)
+    monkeypatch.setattr("flaskml.hot_reload.registry.PATIENCE", 0.3)
     other = make_app()
     other.test_client().get("/livez")
     other.extensions["watcher"]._stopped.set()

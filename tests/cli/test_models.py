@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from flaskml.cli.models import models
+from flaskml.hot_reload.roster import Roster
 from flaskml.inference.predictor import open_predictor
-from flaskml.processes import Roster
 from flaskml.store.model_store import Store, environment_key
 from tests.conftest import CHECKOUT
 from tests.test_registry import constant, put
@@ -362,7 +362,7 @@ def test_rollback(flask_models, two):
 
 
 def test_a_process_that_lags_is_named(flask_models, two, instance, monkeypatch):
-    monkeypatch.setattr("flaskml.registry.PATIENCE", 0.2)
+    monkeypatch.setattr("flaskml.hot_reload.registry.PATIENCE", 0.2)
     other = Roster(instance)
     other.enter()
     try:

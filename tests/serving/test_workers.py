@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
 from flaskml import publish
-from flaskml.registry import LARGE
+from flaskml.hot_reload.registry import LARGE
 from tests.conftest import CHECKOUT
 
 pytest.importorskip("greenlet")

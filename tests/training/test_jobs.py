@@ -5,7 +5,7 @@ import io
 import pytest
 
 from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
-from flaskml.processes import Roster
+from flaskml.hot_reload.roster import Roster
 from flaskml.store.model_store import Store
 from flaskml.training.jobs import Jobs
 from flaskml.training.trainer import TrainingSpec

@@ -1,0 +1,1 @@
+"""Processes follow the store without a restart: the registry of slots, the roster, the watcher."""
