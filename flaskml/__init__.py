@@ -19,15 +19,15 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     used instead of loading a model. With no intact model it still makes an app, whose predictions answer 503. It starts
     no thread and runs no prediction. Raises `InvalidSetting`.
     """
-    from flaskml import web
     from flaskml.blueprints import BLUEPRINTS
     from flaskml.hot_reload.registry import Registry
     from flaskml.hot_reload.roster import Roster, Watcher
     from flaskml.inference.predictor import describe
-    from flaskml.lean import Lean
     from flaskml.publishing.publish import open_store, trial_limits
     from flaskml.server.start_line import announce
     from flaskml.training.jobs import Jobs
+    from flaskml.web import setup as web
+    from flaskml.web.lean import Lean
 
     settings, values = web.flask_settings(config)
     app = Lean(__name__, instance_path=str(settings.instance_path))

@@ -7,10 +7,10 @@ import json
 import pytest
 from flask import Blueprint, Request, Response
 
-from flaskml.access import changes_nothing
 from flaskml.errors import InvalidInput, Problem
-from flaskml.lean import LeanRequest
-from flaskml.web import PROBLEM_LIMIT
+from flaskml.web.access import changes_nothing
+from flaskml.web.lean import LeanRequest
+from flaskml.web.setup import PROBLEM_LIMIT
 
 pytestmark = pytest.mark.contract
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from flaskml.errors import Draining
-from flaskml.openapi import describe
 from flaskml.server.policy import KEY
-from flaskml.web import reply, slot
+from flaskml.web.openapi import describe
+from flaskml.web.setup import reply, slot
 
 bp = Blueprint("health", __name__)
 

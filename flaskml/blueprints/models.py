@@ -9,13 +9,13 @@ from flask import Blueprint, Response, request, url_for
 
 from flaskml.errors import FlaskmlError
 from flaskml.hot_reload.registry import lagging
-from flaskml.negotiation import prefers_page
-from flaskml.openapi import describe
 from flaskml.publishing import trial
 from flaskml.schema.features import Feature
 from flaskml.store.manifest import environment_key
 from flaskml.store.state import Choice, State
-from flaskml.web import (
+from flaskml.web.negotiation import prefers_page
+from flaskml.web.openapi import describe
+from flaskml.web.setup import (
     checked,
     limit_body,
     limits,

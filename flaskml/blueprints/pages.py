@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, request
 
-from flaskml.web import named_slot, render_form, slot
+from flaskml.web.setup import named_slot, render_form, slot
 
 bp = Blueprint("pages", __name__)
 

@@ -12,15 +12,15 @@ from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
-from flaskml.access import changes_nothing
 from flaskml.codecs.answers import BY_CLASS, to_csv
 from flaskml.codecs.parser import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
 from flaskml.inference.predictor import Current
-from flaskml.lean import this_request
-from flaskml.negotiation import FORMS, prefers, prefers_page
-from flaskml.openapi import describe
-from flaskml.web import limit_body, named_slot, render_form, reply, settings, slot, told
+from flaskml.web.access import changes_nothing
+from flaskml.web.lean import this_request
+from flaskml.web.negotiation import FORMS, prefers, prefers_page
+from flaskml.web.openapi import describe
+from flaskml.web.setup import limit_body, named_slot, render_form, reply, settings, slot, told
 
 bp = Blueprint("predict", __name__)
 

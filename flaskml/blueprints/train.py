@@ -8,11 +8,11 @@ from flask import Blueprint, Response, request, url_for
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
-from flaskml.negotiation import FORMS, prefers_page
-from flaskml.openapi import describe
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
-from flaskml.web import (
+from flaskml.web.negotiation import FORMS, prefers_page
+from flaskml.web.openapi import describe
+from flaskml.web.setup import (
     checked,
     jobs,
     limit_body,

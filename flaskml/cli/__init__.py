@@ -31,8 +31,8 @@ def errors_told() -> Iterator[None]:
 @contextmanager
 def opened_store() -> Iterator[tuple[Store, Settings]]:
     """The store of this folder and its settings; errors in the block are told."""
-    from flaskml import web
     from flaskml.publishing.publish import open_store
+    from flaskml.web import setup as web
 
     sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
     with errors_told():

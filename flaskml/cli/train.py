@@ -35,8 +35,8 @@ def train(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> None:
 
     The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
     """
-    from flaskml import web
     from flaskml.training import trainer
+    from flaskml.web import setup as web
 
     with errors_told():
         settings, _ = web.flask_settings()

@@ -10,8 +10,8 @@ from openapi_spec_validator import validate
 from sklearn.linear_model import LinearRegression
 
 from flaskml import publish
-from flaskml.json_schema import feature_schema
 from flaskml.schema.features import Feature, Schema
+from flaskml.web.json_schema import feature_schema
 
 RAMP = np.linspace(0, 1, 40)[:, None]
 

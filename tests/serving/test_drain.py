@@ -11,7 +11,7 @@ from flask import Flask, request
 
 from flaskml.server import make_engine
 from flaskml.server.policy import KEY, Policy
-from flaskml.web import may_block
+from flaskml.web.setup import may_block
 
 pytest.importorskip("greenlet")
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from flask import Flask
 from flaskml.server import make_engine
 from flaskml.server.supervisor import Supervisor, listen
-from flaskml.web import may_block
+from flaskml.web.setup import may_block
 
 word = Path(sys.argv[1])
 

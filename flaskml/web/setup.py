@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from flaskml import access
 from flaskml.errors import (
     PROBLEMS_SHOWN,
     FlaskmlError,
@@ -26,18 +25,19 @@ from flaskml.errors import (
     TokenRequired,
     TooLarge,
 )
-from flaskml.filters import ago, brief
 from flaskml.hot_reload.registry import Registry
 from flaskml.hot_reload.roster import Roster
 from flaskml.inference.batching import lane
 from flaskml.inference.predictor import Absent, Current, ModelSlot
-from flaskml.lean import Reply, this_app, this_request
-from flaskml.negotiation import prefers_page
 from flaskml.publishing.publish import trial_limits
 from flaskml.publishing.trial import Limits
 from flaskml.settings import MODEL_NAME, Settings, load_settings
 from flaskml.store.model_store import Store
 from flaskml.training.jobs import Jobs
+from flaskml.web import access
+from flaskml.web.lean import Reply, this_app, this_request
+from flaskml.web.negotiation import prefers_page
+from flaskml.web.template_filters import ago, brief
 
 PROBLEM_LIMIT = 16 * 1024
 """Bytes of an error's body: whatever was sent, the answer to it stays small."""

@@ -13,8 +13,8 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from flaskml.codecs.text_values import write_csv
-from flaskml.json_schema import PROBLEM_SCHEMA, WARNINGS, list_schema, row_schema
 from flaskml.store.manifest import Manifest
+from flaskml.web.json_schema import PROBLEM_SCHEMA, WARNINGS, list_schema, row_schema
 
 View = TypeVar("View", bound=Callable[..., Any])
 

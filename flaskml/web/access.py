@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from flask import current_app, request
 
 from flaskml.errors import AccessDenied, TokenRequired
-from flaskml.lean import this_app, this_request
+from flaskml.web.lean import this_app, this_request
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing by their definition (RFC 9110, section 9.2.1). Every other one is guarded."""

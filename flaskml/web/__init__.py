@@ -1,0 +1,1 @@
+"""The parts of the app that the blueprints share; the first package that imports Flask."""
