@@ -23,7 +23,7 @@ from flaskml.store.disk import Disk
 from flaskml.store.model_store import Store, environment_key
 from flaskml.store.state import Verdict, now
 from flaskml.training.trainer import BUILT_IN_SOURCE, Source, TrainingSpec, train
-from tests.servers import COMMANDS, client_over_socket, command_of
+from tests.support.servers import COMMANDS, client_over_socket, command_of
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

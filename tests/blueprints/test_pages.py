@@ -9,7 +9,7 @@ from werkzeug.test import Client
 
 from flaskml import create_app
 from tests.conftest import stop
-from tests.sample_tables import OWN, cases, tables_store  # noqa: F401 - fixtures
+from tests.support.sample_tables import OWN, cases, tables_store  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.contract
 

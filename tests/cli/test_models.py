@@ -22,9 +22,9 @@ from flaskml.hot_reload.roster import Roster
 from flaskml.inference.predictor import open_predictor
 from flaskml.store.model_store import Store, environment_key
 from tests.conftest import CHECKOUT
-from tests.test_registry import constant, put
-from tests.test_store import Canary
-from tests.test_trial import trials  # noqa: F401 - a fixture
+from tests.hot_reload.test_registry import constant, put
+from tests.publishing.test_trial import trials  # noqa: F401 - a fixture
+from tests.store.test_model_store import Canary
 
 pytestmark = pytest.mark.thorough
 

@@ -16,8 +16,8 @@ from flaskml.schema.features import Feature, Schema
 from flaskml.store.manifest import environment_key
 from flaskml.store.model_store import Store
 from tests.conftest import run_python
-from tests.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case
-from tests.test_candidates import BLOCKED
+from tests.runtimes.test_selection import BLOCKED
+from tests.support.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skl2onnx")

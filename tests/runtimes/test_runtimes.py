@@ -18,7 +18,7 @@ from flaskml.runtimes.selection import choose
 from flaskml.store.model_store import Store
 from flaskml.store.version_folder import Contents
 from tests.conftest import run_python
-from tests.numeric_cases import QUANTITY, ROWS, case, facts_of
+from tests.support.numeric_cases import QUANTITY, ROWS, case, facts_of
 
 
 def publish(store, name, estimator, X, runtime):

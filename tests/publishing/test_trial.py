@@ -1,0 +1,298 @@
+"""The trial of a version before it may serve."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flaskml.errors import DamagedFile, VersionNotFound, VersionRejected
+from flaskml.publishing import trial
+from flaskml.publishing.trial import Limits, ensure_accepted, judge
+from flaskml.store.golden_rows import Golden
+from flaskml.store.model_store import Store, environment_key
+from flaskml.store.state import Verdict, now
+from tests.conftest import accept
+from tests.hot_reload.test_registry import GOLDEN, Trials, canary_store, constant, put
+
+pytestmark = pytest.mark.thorough
+
+
+ODD = '''
+import os, signal, subprocess, sys, threading, time
+import numpy as np
+
+class Seven:
+    """Answers 7, after what a subclass does first; the process that trained it does none of that."""
+
+    def predict(self, table):
+        self.first()
+        return np.full(len(table), 7.0)
+
+    def first(self):
+        pass
+
+class Chatty(Seven):
+    def first(self):
+        print('{"accepted": false}')
+        os.write(1, b"noise")
+        threading.Thread(target=time.sleep, args=(600,)).start()
+
+class Crashing(Seven):
+    def first(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+class Leaving(Seven):
+    def __setstate__(self, state):
+        sys.exit(0)
+
+    def __getstate__(self):
+        return {"x": 1}
+
+class Hanging(Seven):
+    def first(self):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+
+class Spawning(Seven):
+    def first(self):
+        with open(os.environ["CHILDREN"], "a") as file:
+            print(subprocess.Popen(["sleep", "600"]).pid, file=file)
+
+class Raising(Seven):
+    def first(self):
+        raise KeyError("secret value")
+
+class Hungry(Seven):
+    def first(self):
+        np.ones(2**29)
+
+class HungryToLoad(Seven):
+    def __getstate__(self):
+        return {"x": 1}
+
+    def __setstate__(self, state):
+        self.held = np.ones(2**29)
+
+class Alone(Seven):
+    def predict(self, table):
+        return np.full(len(table), 7.0 if len(table) > 1 else 8.0)
+'''
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """A module of estimators that go wrong, which a child process can import too."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "odd_estimators.py").write_text(ODD)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    import odd_estimators
+
+    yield odd_estimators
+    del sys.modules["odd_estimators"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "instance")
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    trials = Trials()
+    monkeypatch.setattr(trial, "judge", trials)
+    return trials
+
+
+def try_out(store, estimator, *, golden=GOLDEN, **limits):
+    """What a real child says of the estimator."""
+    return judge(store, "default", put(store, estimator, golden=golden), Limits(**limits))
+
+
+def test_a_good_version_is_accepted_whatever_it_prints_and_leaves_running(store, odd):
+    verdict = try_out(store, odd.Chatty())
+    assert verdict.accepted and verdict.reason == "2 golden rows answered as in training." and not verdict.mapped
+
+
+def test_a_wrong_answer_is_told_with_its_row_and_both_answers(store, odd):
+    verdict = try_out(store, odd.Alone())
+    assert not verdict.accepted and (verdict.row, verdict.expected, verdict.answered) == (0, 7.0, 8.0)
+    assert verdict.reason == "it answered golden row 0 alone otherwise than among others."
+
+
+def test_a_crash_ends_the_child_alone(store, odd):
+    verdict = try_out(store, odd.Crashing())
+    assert not verdict.accepted and "its process died (exit code -11)" in verdict.reason
+
+
+def test_a_version_that_leaves_quietly_is_not_accepted(store, odd):
+    verdict = try_out(store, odd.Leaving())
+    assert not verdict.accepted and "its process died (exit code 0)" in verdict.reason
+
+
+def test_a_version_that_hangs_is_ended(store, odd):
+    verdict = try_out(store, odd.Hanging(), seconds=2.5)
+    assert not verdict.accepted
+    assert verdict.reason == "it took longer than 2.5 seconds (setting TRIAL_TIMEOUT)."
+
+
+def test_what_a_version_starts_ends_with_its_trial(store, odd, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHILDREN", str(tmp_path / "children"))
+    assert try_out(store, odd.Spawning()).accepted
+    started = [int(pid) for pid in (tmp_path / "children").read_text().split()]
+    assert started
+    deadline = time.monotonic() + 10  # What is killed is gone a moment later.
+    while any(map(is_running, started)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(is_running, started))
+
+
+def is_running(pid):
+    """Whether a process runs; one that was killed and not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_trial_ends_in_time_even_if_nobody_waits_for_it(store, odd):
+    order = trial.order_for(store, "default", put(store, odd.Hanging()), Limits(seconds=1))
+    child = subprocess.run(
+        [sys.executable, "-m", "flaskml.publishing.trial"], input=order.model_dump_json().encode(), timeout=60
+    )
+    assert child.returncode == -signal.SIGALRM
+
+
+@pytest.mark.parametrize("estimator", ["Hungry", "HungryToLoad"])
+def test_a_version_that_eats_memory_is_stopped(store, odd, estimator):
+    verdict = try_out(store, getattr(odd, estimator)(), memory=2**28)
+    assert not verdict.accepted and "TRIAL_MEMORY" in verdict.reason
+
+
+def test_what_a_version_raises_is_told_without_its_words(store, odd):
+    manifest = store.manifest("default", put(store, odd.Raising()))
+    verdict = trial._replay(store, manifest, mapped=False)
+    assert not verdict.accepted and "it raised KeyError" in verdict.reason and "secret" not in verdict.reason
+
+
+def test_a_large_version_is_tried_as_it_will_be_mapped(store):
+    import numpy as np
+    from sklearn.neighbors import KNeighborsRegressor
+
+    rng = np.random.default_rng(0)
+    rows = rng.random((70_000, 1))
+    model = KNeighborsRegressor(1, algorithm="brute").fit(rows, rows[:, 0] * 2)
+    golden = Golden(rows=tuple((float(row),) for row in rows[:3, 0]), answers=tuple(2 * float(r) for r in rows[:3, 0]))
+    version = put(store, model, golden=golden)
+    ensure_accepted(store, "default", version, Limits())
+    assert store.state("default").verdict(version, environment_key()).mapped
+    mapped = store.load("default", version).estimator._fit_X
+    while not isinstance(mapped, np.memmap):
+        mapped = mapped.base
+    assert not mapped.flags.writeable
+
+
+def test_the_verdict_is_kept(store, trials):
+    version = put(store, constant(7))
+    for _ in range(3):
+        ensure_accepted(store, "default", version, Limits())
+    assert trials.asked == [("default", "1")]
+    ensure_accepted(Store(store.instance_path), "default", version, Limits())
+    assert trials.asked == [("default", "1")]
+
+
+def test_a_rejection_is_kept_and_raised_each_time(store, trials):
+    version = put(store, constant(7))
+    trials.rejected.add(version)
+    for _ in range(2):
+        with pytest.raises(VersionRejected, match="said so by the test") as refused:
+            ensure_accepted(store, "default", version, Limits())
+        assert refused.value.status == 409
+    assert trials.asked == [("default", "1")] and store.state("default").active is None
+    with pytest.raises(VersionRejected):
+        store.activate("default", version, "all the same")
+
+
+def test_a_version_that_was_not_tried_cannot_become_active(store):
+    with pytest.raises(VersionRejected, match="it has had no trial here"):
+        store.activate("default", put(store, constant(7)), "too soon")
+
+
+def test_a_new_environment_tries_anew(store, trials, monkeypatch):
+    version = put(store, constant(7))
+    accept(store, "default", version)
+    for module in ("flaskml.store.model_store", "flaskml.publishing.trial"):
+        monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
+    trials.rejected.add(version)
+    with pytest.raises(VersionRejected):
+        ensure_accepted(store, "default", version, Limits())
+    with pytest.raises(VersionRejected):
+        store.activate("default", version, "as before")
+    assert trials.asked == [("default", "1")]
+    monkeypatch.undo()
+    ensure_accepted(store, "default", version, Limits())
+
+
+def test_a_limit_that_was_raised_lets_a_version_be_tried_again(store, monkeypatch):
+    version = put(store, constant(7))
+    asked = []
+
+    def slow(store, name, version, limits):
+        asked.append(limits.seconds)
+        done = limits.seconds > 10
+        return Verdict(accepted=done, reason="it took longer (setting TRIAL_TIMEOUT).", at=now())
+
+    monkeypatch.setattr(trial, "judge", slow)
+    with pytest.raises(VersionRejected, match="TRIAL_TIMEOUT"):
+        ensure_accepted(store, "default", version, Limits(seconds=1))
+    ensure_accepted(store, "default", version, Limits(seconds=100))
+    assert asked == [1, 100]
+
+
+def test_two_trials_at_once_both_end_with_the_verdict(store, trials):
+    version = put(store, constant(7))
+    threads = [threading.Thread(target=ensure_accepted, args=(store, "default", version, Limits())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.state("default").verdict(version, environment_key()).accepted
+
+
+def test_what_is_not_there_is_not_tried(store, trials):
+    put(store, constant(7))
+    for version in ("2", "x", "../1"):
+        with pytest.raises(VersionNotFound):
+            ensure_accepted(store, "default", version, Limits())
+    assert not trials.asked
+
+
+@pytest.mark.parametrize("change", ["model.joblib", "golden.json", "manifest.json", "manifest.sig", "key", "mode"])
+def test_no_child_is_started_for_what_was_changed(tmp_path, trials, change):
+    store, nest = canary_store(tmp_path)
+    folder = store.root / "default/1"
+    store.change("default", lambda state: state.model_copy(update={"verdicts": {}}))
+    if change == "mode":
+        (folder / "golden.json").chmod(0o666)
+    elif change == "key":
+        (store.instance_path / "signing.key").write_bytes(bytes(32))
+    else:
+        content = (folder / change).read_bytes()
+        (folder / change).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(DamagedFile, match="models/default/1/"):
+        ensure_accepted(Store(store.instance_path), "default", "1", Limits())
+    assert not trials.asked and not nest.exists()
+
+
+def test_the_child_itself_unpickles_nothing_that_was_changed(tmp_path):
+    store, nest = canary_store(tmp_path)
+    model = store.root / "default/1/model.joblib"
+    model.write_bytes(model.read_bytes() + b" ")
+    verdict = judge(store, "default", "1", Limits())
+    assert not verdict.accepted and "models/default/1/model.joblib: it holds" in verdict.reason
+    assert not nest.exists()
