@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flaskml.inference.predictor import ModelSlot
+    from flaskml.inference.slot import ModelSlot
     from flaskml.publishing.publish import publish as publish
 
 
@@ -21,8 +21,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     """
     from flaskml.blueprints import BLUEPRINTS
     from flaskml.hot_reload.registry import Registry
-    from flaskml.hot_reload.roster import Roster, Watcher
-    from flaskml.inference.predictor import describe
+    from flaskml.hot_reload.roster import Roster
+    from flaskml.hot_reload.watcher import Watcher
+    from flaskml.inference.slot import describe
     from flaskml.publishing.publish import open_store, trial_limits
     from flaskml.server.start_line import announce
     from flaskml.training.jobs import Jobs

@@ -7,7 +7,7 @@ import pytest
 
 from flaskml import errors
 from flaskml.errors import PROBLEMS_SHOWN, FlaskmlError, Problem
-from flaskml.web.setup import PROBLEM_LIMIT
+from flaskml.web.replies import PROBLEM_LIMIT
 from tests.test_routes import ACCESS, DIGEST, GUARDED, ROUTES, concrete
 
 pytestmark = pytest.mark.contract("flask serve")

@@ -1,8 +1,11 @@
-"""What an import costs."""
+"""What an import costs, and which packages may import Flask."""
 
 from shutil import rmtree
 
+import pytest
+
 from tests.conftest import run_python
+from tests.support.packages import MODULES, PACKAGES, imports_of, package_of
 
 HEAVY = ("sklearn", "pandas", "scipy", "flask", "numpy")
 
@@ -34,3 +37,10 @@ app = create_app({"INSTANCE_PATH": sys.argv[1]})
 print(app.test_client().post("/predict", json={"feature": 1}).status_code)
 """
     assert run_python(code, instance) == "200\n"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_the_web_and_what_builds_on_it_imports_flask(module):
+    used = {imported.split(".")[0] for imported in imports_of(MODULES[module])} & {"flask", "werkzeug", "click"}
+    order = list(PACKAGES)
+    assert not used or order.index(package_of(module)) >= order.index("web")

@@ -7,7 +7,7 @@ import pytest
 
 from flaskml import create_app
 from flaskml.errors import InvalidSetting
-from flaskml.inference.predictor import ModelSlot
+from flaskml.inference.slot import ModelSlot
 from tests.conftest import run_python, stop
 
 

@@ -13,7 +13,7 @@ from flaskml.cli.predict import predict
 from flaskml.cli.train import train
 from flaskml.settings import Settings, setting_names
 from tests.conftest import CHECKOUT
-from tests.test_layers import MODULES
+from tests.support.packages import PACKAGES
 from tests.test_routes import ROUTES
 
 README = (CHECKOUT / "README.md").read_text()
@@ -76,10 +76,9 @@ def test_every_route_stands_in_the_table():
     assert named == routes
 
 
-def test_the_map_names_every_package():
-    named = set(re.findall(r"^  (\w+)/ ", section("The map"), re.MULTILINE))
-    packages = {module.split(".")[1] for module in MODULES if module.count(".") > 1}
-    assert packages <= named
+def test_the_map_names_every_package_in_order():
+    named = re.findall(r"^  (\w+)(?:/|\.py) ", section("The map"), re.MULTILINE)
+    assert named == list(PACKAGES)
 
 
 @pytest.mark.parametrize("line", re.findall(r"^flask ((?:train|models|predict) .*)$", README, re.MULTILINE))

@@ -9,13 +9,14 @@ from typing import Any
 from flask import Blueprint, Response, render_template, request
 from werkzeug.routing import Rule
 
-from flaskml.inference.predictor import ModelSlot
+from flaskml.inference.slot import ModelSlot
 from flaskml.store.state import Choice
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.access import guards
+from flaskml.web.current import registry, settings
 from flaskml.web.lean import this_app
 from flaskml.web.openapi import Api, Route, Served, describe, description_of, document
-from flaskml.web.setup import registry, reply, settings
+from flaskml.web.replies import reply
 
 bp = Blueprint("docs", __name__)
 

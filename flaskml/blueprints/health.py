@@ -6,8 +6,9 @@ from flask import Blueprint, Response, request
 
 from flaskml.errors import Draining
 from flaskml.server.policy import KEY
+from flaskml.web.current import slot
 from flaskml.web.openapi import describe
-from flaskml.web.setup import reply, slot
+from flaskml.web.replies import reply
 
 bp = Blueprint("health", __name__)
 

@@ -13,22 +13,12 @@ from flaskml.publishing import trial
 from flaskml.schema.features import Feature
 from flaskml.store.manifest import environment_key
 from flaskml.store.state import Choice, State
+from flaskml.web.bodies import checked, limit_body, validated
+from flaskml.web.current import limits, registry, roster, settings, store
+from flaskml.web.lean import may_block
 from flaskml.web.negotiation import prefers_page
 from flaskml.web.openapi import describe
-from flaskml.web.setup import (
-    checked,
-    limit_body,
-    limits,
-    may_block,
-    negotiated,
-    registry,
-    reply,
-    roster,
-    sent_on,
-    settings,
-    store,
-    validated,
-)
+from flaskml.web.replies import negotiated, reply, sent_on
 
 bp = Blueprint("models", __name__)
 

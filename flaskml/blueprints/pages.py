@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, request
 
-from flaskml.web.setup import named_slot, render_form, slot
+from flaskml.web.current import named_slot, slot
+from flaskml.web.pages import render_form
 
 bp = Blueprint("pages", __name__)
 

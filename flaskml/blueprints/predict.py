@@ -15,12 +15,15 @@ from werkzeug.http import parse_options_header
 from flaskml.codecs.answers import BY_CLASS, to_csv
 from flaskml.codecs.parser import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
-from flaskml.inference.predictor import Current
+from flaskml.inference.slot import Current
 from flaskml.web.access import changes_nothing
+from flaskml.web.bodies import limit_body
+from flaskml.web.current import named_slot, settings, slot
 from flaskml.web.lean import this_request
 from flaskml.web.negotiation import FORMS, prefers, prefers_page
 from flaskml.web.openapi import describe
-from flaskml.web.setup import limit_body, named_slot, render_form, reply, settings, slot, told
+from flaskml.web.pages import render_form
+from flaskml.web.replies import reply, told
 
 bp = Blueprint("predict", __name__)
 

@@ -10,19 +10,12 @@ from werkzeug.datastructures import FileStorage
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
+from flaskml.web.bodies import checked, limit_body
+from flaskml.web.current import jobs, settings, slot
+from flaskml.web.lean import may_block
 from flaskml.web.negotiation import FORMS, prefers_page
 from flaskml.web.openapi import describe
-from flaskml.web.setup import (
-    checked,
-    jobs,
-    limit_body,
-    may_block,
-    negotiated,
-    reply,
-    sent_on,
-    settings,
-    slot,
-)
+from flaskml.web.replies import negotiated, reply, sent_on
 
 bp = Blueprint("train", __name__)
 

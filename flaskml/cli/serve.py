@@ -63,7 +63,7 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
     # Pandas imports pyarrow where that is installed; its allocator would start a thread, which no forked worker has.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
-    from flaskml.server import has_engine
+    from flaskml.server.engine import has_engine
 
     if unix_socket and (workers or 1) > 1:
         raise click.UsageError("Several workers listen on a port; leave --unix-socket or --workers away.")
@@ -97,7 +97,7 @@ def _app(info: ScriptInfo) -> Any:
 
 def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place: Any) -> None:
     """Serves in this process until it is told to stop; calls `ready` once it accepts."""
-    from flaskml.server import connections_possible, make_engine
+    from flaskml.server.engine import connections_possible, make_engine
     from flaskml.server.policy import Policy
 
     app.extensions["watcher"].join()
@@ -122,7 +122,7 @@ def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place:
 
 
 def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> None:
-    from flaskml.server import LIMITS
+    from flaskml.server.engine import LIMITS
     from flaskml.server.supervisor import Supervisor, Work, listen
     from flaskml.settings import load_settings
 

@@ -17,8 +17,9 @@ import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml.codecs import validation_report as diagnosis
+from flaskml.codecs.csv_tables import read_csv
 from flaskml.codecs.npy import read_array
-from flaskml.codecs.text_values import as_browsers_write, read_csv, read_text
+from flaskml.codecs.text_values import as_browsers_write, read_text
 from flaskml.errors import InvalidInput, Problem, TooManyRows
 from flaskml.schema.features import EXACT, Feature, Schema, Value
 from flaskml.schema.tables import TableMaker, moment_checker, plain_value

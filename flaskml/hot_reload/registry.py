@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from flaskml.errors import Busy, DamagedFile, FlaskmlError, Unavailable, VersionNotFound
 from flaskml.hot_reload.roster import PATIENCE, Member, Roster
-from flaskml.inference.predictor import Absent, ModelSlot, Predictor, open_predictor
+from flaskml.inference.predictor import Predictor, open_predictor
+from flaskml.inference.slot import Absent, ModelSlot
 from flaskml.publishing.trial import Limits, ensure_accepted
 from flaskml.store.model_store import Store
 from flaskml.store.state import UNUSED, State

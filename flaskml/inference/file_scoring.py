@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from flaskml.codecs import validation_report as diagnosis
+from flaskml.codecs.csv_tables import open_csv
 from flaskml.codecs.parser import Rows
-from flaskml.codecs.text_values import open_csv
 from flaskml.errors import FlaskmlError, InvalidInput, MissingExtra, NotParseable, Problem
 from flaskml.inference.predictor import Predictor
 

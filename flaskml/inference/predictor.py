@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from pydantic_core import to_json
@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from flaskml.codecs.answers import Answer, encoded, values
 from flaskml.codecs.parser import Parser, Rows
 from flaskml.codecs.range_warnings import Doubts
-from flaskml.errors import FlaskmlError, MethodNotOffered, NoActiveVersion, NotAnswerable, VersionNotServed
+from flaskml.errors import MethodNotOffered, NotAnswerable
 from flaskml.inference.batching import Batcher
 from flaskml.inference.warmup import MADE_UP, made_up, warm
 from flaskml.runtimes import open_runtime
@@ -84,62 +84,6 @@ class Predictor:
         return b"".join((start, encoded(value), self.signature[:-1], b',"warnings":', encoded(warnings), b"}"))
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """Stands where a predictor would, and answers every question with the reason why there is none."""
-
-    reason: FlaskmlError
-
-    def __getattr__(self, _: str) -> Any:
-        # One error is raised again and again: its traceback must not gather the frames of all who met it.
-        raise self.reason.with_traceback(None)
-
-
-Current: TypeAlias = Predictor | Absent
-"""What a slot holds. Both answer to the same names; one of them always with an error."""
-
-
-class ModelSlot:
-    """Holds one model's current predictor. Reading `current` once is all that a request needs; a swap replaces it."""
-
-    __slots__ = ("current", "name", "versions")
-
-    def __init__(self, name: str, current: Current | None = None) -> None:
-        self.name = name
-        self.current: Current = current or Absent(NoActiveVersion(name, ()))
-        self.versions: Mapping[str, Predictor] = {}
-        """The predictors that answer when a version is named: the current one and those with an alias."""
-
-    def __repr__(self) -> str:
-        return f"<ModelSlot {describe(self.current)}>"
-
-    @property
-    def serving(self) -> Manifest | None:
-        """What the current version records about itself; None if there is no model."""
-        return self.current.manifest if isinstance(self.current, Predictor) else None
-
-    def swap(self, current: Current, versions: Mapping[str, Predictor] | None = None) -> None:
-        """Puts `current` in place for all who read from now on; who has read the old one finishes with it."""
-        self.versions = versions or {}
-        self.current = current
-
-    def version(self, version: str) -> Predictor:
-        """The predictor of a version that is active or has an alias. Raises `VersionNotServed` for any other."""
-        predictor = self.versions.get(version)
-        if predictor is None:
-            raise VersionNotServed(self.name, version)
-        return predictor
-
-    def predict(self, rows: Any, method: str | None = None) -> Answer:
-        """One prediction per row, as an array: shape (rows,), or (rows, outputs); or what another method answers.
-
-        `rows` is a mapping (one row), a list of mappings or of lists, a 2-D array or a DataFrame.
-        Raises `InvalidInput` naming row and feature.
-        """
-        predictor = self.current
-        return predictor.predict(predictor.parser.parse_table(rows), predictor.method(method))
-
-
 def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
     """The predictor of a bundle: all that can be computed before the first request is computed here."""
     manifest = bundle.manifest
@@ -153,12 +97,3 @@ def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
         doubts=Doubts(manifest.schema_),
         signature=b"," + signature[1:],
     )
-
-
-def describe(current: Current) -> str:
-    """The current predictor in a few words, for the start line and for people."""
-    if isinstance(current, Absent):
-        return f"no model ({current.reason.detail})"
-    manifest = current.manifest
-    score = f" ({manifest.score})" if manifest.score else ""
-    return f"{manifest.model} version {manifest.version}{score}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaskml.codecs.csv_tables import read_table
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.onnx_import import ForeignGraph
-from flaskml.training.datasets import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,19 +6,17 @@ import select
 import socket
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from greenlet import getcurrent, greenlet
 from waitress.channel import HTTPChannel
 
 from flaskml.server import error_responses as refusals
+from flaskml.server.deadlines import Deadlines
+from flaskml.server.greenlets import Greenlets
 from flaskml.server.http_parser import Parser
 from flaskml.server.http_validation import RequestTimeout
 from flaskml.server.wsgi_task import Task, template
-
-if TYPE_CHECKING:
-    from flaskml.server.loop import Loop
-
 
 AT_ONCE = struct.pack("ii", 1, 0)
 """With SO_LINGER, has the kernel forget what was not sent when the connection closes, and say so to the client."""
@@ -29,6 +27,24 @@ LINGER_SECONDS = 2.0
 
 LINGER_BYTES = 64 * 2**20
 """How much of it; a client that was told so and sends more is cut off."""
+
+
+class ConnectionOwner(Protocol):
+    """The part of the event loop that a connection uses."""
+
+    now: float
+    deadlines: Deadlines
+    epoll: Any
+    calls: Greenlets
+
+    def add_task(self, channel: Any) -> None:
+        """Takes in that the connection has a request to serve, or to refuse."""
+
+    def touch(self, channel: Any) -> None:
+        """Takes in that the connection may wait for other events."""
+
+    def forget(self, channel: Any) -> None:
+        """Takes in that the connection is about to be closed."""
 
 
 class NoLock:
@@ -61,7 +77,7 @@ class Channel(HTTPChannel):
     events = 0
     """What the loop is told of: the flags of epoll."""
 
-    def __init__(self, server: Loop, *arguments: Any, **named: Any) -> None:
+    def __init__(self, server: ConnectionOwner, *arguments: Any, **named: Any) -> None:
         self._in_need_of_room: greenlet | None = None
         self._dropped: int | None = None
         super().__init__(server, *arguments, **named)

@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flaskml.codecs.csv_tables import read_table
 from flaskml.errors import InvalidTraining, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-_READING: dict[str, Any] = {
-    "encoding": "utf-8-sig",
-    "compression": None,  # Not inferred from a name: a small file must not become a large table.
-    "on_bad_lines": "error",
-    "keep_default_na": False,
-}
-
-GAPS = frozenset({"NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"})
-"""Words that stand for a gap in a column of numbers. Only nothing stands for one in a column of texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,43 +41,6 @@ def built_in(name: str) -> Dataset:
 def read_csv(source: Path, name: str, target: str | None) -> Dataset:
     """The data set in a CSV file. Raises `InvalidTraining` saying what is wrong with it."""
     return _dataset(read_table(source, name), name, target)
-
-
-def read_table(source: Path, name: str) -> pd.DataFrame:
-    """The table of a CSV file with a header, in UTF-8. Raises `InvalidTraining` saying what is wrong with it."""
-    import pandas as pd
-
-    try:
-        # A first row with more fields than the header is an error here; below it would move every column by one.
-        head = pd.read_csv(source, header=None, nrows=2, dtype=str, **_READING)
-        table = pd.read_csv(source, low_memory=False, na_values=[""], **_READING)
-    except OSError as error:
-        raise InvalidTraining(f"{name} cannot be read ({error.strerror}).") from error
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InvalidTraining(f"{name} is not a CSV table in UTF-8 ({str(error).strip()[:200]}).") from error
-    _refuse_equal_names(head.iloc[0].tolist(), name)
-    table.columns = table.columns.map(str)
-    mended: pd.DataFrame = table.apply(_numbers_with_gaps)
-    return mended
-
-
-def _refuse_equal_names(header: list[str], name: str) -> None:
-    """Of two columns with one name, the second would be read under another and hide what it is."""
-    twice = {column for column in header if column and header.count(column) > 1}
-    if twice:
-        raise InvalidTraining(f'{name} has more than one column called "{_cut(min(twice))}".')
-
-
-def _numbers_with_gaps(column: pd.Series) -> pd.Series:
-    """A column of numbers in which gaps are written in words; in a column of texts such a word is a text."""
-    import pandas as pd
-
-    if column.dtype.kind in "biuf" or not column.isin(GAPS).any():
-        return column
-    try:
-        return pd.to_numeric(column.mask(column.isin(GAPS)))
-    except (ValueError, TypeError):
-        return column
 
 
 def _cut(text: object) -> str:

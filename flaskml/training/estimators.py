@@ -8,15 +8,19 @@ import numpy as np
 
 from flaskml.schema.features import Schema
 from flaskml.store.manifest import Task
+from flaskml.training.transformers import date_parts
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 CLASSES_KEPT = 20
 """Whole numbers with at most this many distinct values are read as class labels."""
 
+
 BOOSTING_FROM = 1_000
 """Rows from which boosted trees are fitted; below, they overfit and a linear model is better and ten times faster."""
+
 
 WORDS_KEPT = 500
 """Words of a text column that become features."""
@@ -114,26 +118,6 @@ def _dates() -> Any:
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
     return make_pipeline(FunctionTransformer(date_parts), SimpleImputer(strategy="median"), StandardScaler())
-
-
-def date_parts(frame: pd.DataFrame) -> np.ndarray:
-    """Four numbers for each datetime of a frame, NaN for a missing one: shape (rows, 4 * columns).
-
-    They are seconds since 1970, the month, the day of the week and the hour, which models can compute with. Stored
-    models name this function by its place: it stays here, and goes on returning the same.
-    """
-    parts = []
-    for _, column in frame.items():
-        moments = column.dt
-        parts += [_seconds(column), moments.month, moments.day_of_week, moments.hour]
-    return np.column_stack([np.asarray(part, dtype=np.float64) for part in parts])
-
-
-def _seconds(column: pd.Series) -> pd.Series:
-    """Seconds since 1970 in UTC."""
-    import pandas as pd
-
-    return (column - pd.Timestamp(0, tz="UTC" if column.dt.tz else None)).dt.total_seconds()
 
 
 def _words() -> Any:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, wraps
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flask import Flask, Request, Response, current_app, request, request_tearing_down
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.datastructures import Headers
 from werkzeug.routing import MapAdapter, Rule
 from werkzeug.sansio.utils import get_content_length
+
+from flaskml.inference.batching import lane
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -219,3 +221,16 @@ class Lean(Flask):
         else:
             told = exc[0] if exc else sys.exc_info()[1]
             request_tearing_down.send(self, _async_wrapper=self.ensure_sync, exc=told)
+
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def may_block(view: View) -> View:
+    """Marks a view that waits for files or other processes, so that it holds up nobody where all share a thread."""
+
+    @wraps(view)
+    def apart(*arguments: Any, **named: Any) -> Any:
+        return lane.get().apart(lambda: view(*arguments, **named))
+
+    return cast(View, apart)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from flaskml.codecs.text_values import write_csv
+from flaskml.codecs.csv_tables import write_csv
 from flaskml.store.manifest import Manifest
 from flaskml.web.json_schema import PROBLEM_SCHEMA, WARNINGS, list_schema, row_schema
 

@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 
 from flaskml.errors import PROBLEMS_SHOWN
-from flaskml.web.setup import PROBLEM_LIMIT
+from flaskml.web.replies import PROBLEM_LIMIT
 from tests.conftest import train_into
 
 pytestmark = pytest.mark.contract

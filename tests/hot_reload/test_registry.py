@@ -10,7 +10,8 @@ from sklearn.dummy import DummyRegressor
 from flaskml import create_app
 from flaskml.errors import Busy, NoActiveVersion, Unavailable
 from flaskml.hot_reload.registry import Registry
-from flaskml.inference.predictor import Absent, ModelSlot, Predictor
+from flaskml.inference.predictor import Predictor
+from flaskml.inference.slot import Absent, ModelSlot
 from flaskml.publishing import trial
 from flaskml.publishing.trial import Limits, ensure_accepted
 from flaskml.schema.features import Feature, Schema

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from flaskml.hot_reload.roster import Roster, Watcher
+from flaskml.hot_reload.roster import Roster
+from flaskml.hot_reload.watcher import Watcher
 from flaskml.store.disk import Disk
 from tests.conftest import CHECKOUT
 

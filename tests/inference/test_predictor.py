@@ -11,7 +11,8 @@ import pytest
 from flaskml.codecs.parser import Rows
 from flaskml.errors import InvalidInput, NoActiveVersion, NotAnswerable, VersionNotServed
 from flaskml.inference.batching import Batcher
-from flaskml.inference.predictor import Absent, ModelSlot, describe, open_predictor
+from flaskml.inference.predictor import open_predictor
+from flaskml.inference.slot import Absent, ModelSlot, describe
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from flaskml.errors import EngineNotHere
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import TableMaker
-from flaskml.server import check_waitress, make_engine
+from flaskml.server.engine import check_waitress, make_engine
 from tests.support.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")

@@ -9,9 +9,9 @@ from http.client import HTTPConnection, HTTPException
 import pytest
 from flask import Flask, request
 
-from flaskml.server import make_engine
+from flaskml.server.engine import make_engine
 from flaskml.server.policy import KEY, Policy
-from flaskml.web.setup import may_block
+from flaskml.web.lean import may_block
 
 pytest.importorskip("greenlet")
 

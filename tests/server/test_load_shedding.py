@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 import pytest
 from flask import Flask
 
-from flaskml.web.setup import may_block
+from flaskml.web.lean import may_block
 from tests.support.servers import serving
 
 pytest.importorskip("greenlet")

@@ -359,7 +359,7 @@ def test_who_goes_on_sending_after_a_refusal_is_cut_off():
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1])))
-from flaskml.server import connections_possible
+from flaskml.server.engine import connections_possible
 print(connections_possible(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

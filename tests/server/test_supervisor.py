@@ -28,7 +28,7 @@ APP = """
 import os, signal, sys, time
 from pathlib import Path
 from flask import Flask
-from flaskml.server import make_engine
+from flaskml.server.engine import make_engine
 from flaskml.server.supervisor import Supervisor, listen
 from flaskml.web.setup import may_block
 

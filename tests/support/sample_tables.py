@@ -23,7 +23,7 @@ import flaskml
 from flaskml.publishing import trial
 from flaskml.runtimes import selection as candidates
 from flaskml.store.model_store import Store
-from flaskml.training.estimators import date_parts
+from flaskml.training.transformers import date_parts
 from tests.conftest import made_once, mixed_table, replayed, start_server
 
 ROWS = 220

@@ -12,7 +12,7 @@ from waitress import create_server
 from waitress.wasyncore import close_all
 from werkzeug.test import Client
 
-from flaskml.server import make_engine
+from flaskml.server.engine import make_engine
 
 COMMANDS = {
     "waitress-serve": (sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"),

@@ -10,7 +10,7 @@ from flask import Blueprint, Request, Response
 from flaskml.errors import InvalidInput, Problem
 from flaskml.web.access import changes_nothing
 from flaskml.web.lean import LeanRequest
-from flaskml.web.setup import PROBLEM_LIMIT
+from flaskml.web.replies import PROBLEM_LIMIT
 
 pytestmark = pytest.mark.contract
 

@@ -5,7 +5,7 @@ import sys
 
 from flask import Flask, Response, jsonify
 
-from flaskml.server import make_engine
+from flaskml.server.engine import make_engine
 
 app = Flask(__name__)
 

@@ -1,0 +1,151 @@
+"""CSV tables: the readers of requests and files, and the writer of examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flaskml.errors import InvalidTraining
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
+from flaskml.schema.features import Value
+
+
+def read_csv(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
+    """The header of a table and its rows, at most so many, each with its texts by column.
+
+    In a table of one column a blank line is a row, but at the end. A line with more or fewer fields than the header is
+    a problem instead of a row. Raises `NotParseable`, `InvalidInput` or `TooManyRows`.
+    """
+    with _told_as_ours():
+        header, records = open_csv(io.StringIO(body.decode("utf-8-sig"), newline=""))
+        rows = list(islice(records, most + 1))
+    if len(rows) > most:
+        raise TooManyRows(most)
+    return header, rows
+
+
+def write_csv(rows: Sequence[Mapping[str, Value]]) -> str:
+    """A table of such rows, all of the same columns."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(rows[0])
+    writer.writerows([_written(value) for value in row.values()] for row in rows)
+    return file.getvalue()
+
+
+def _written(value: Value) -> Value:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def open_csv(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
+    """The same of a table of any length; its rows are read when asked for, and may raise `NotParseable` then."""
+    reader = csv.reader(lines, strict=True)
+    with _told_as_ours():
+        header = next(reader, None)
+    if not header:
+        raise NotParseable("it is empty; send a header with the names of the features")
+    twice = [name[:100] for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise InvalidInput([Problem(None, name, f'"{name}" is in the header more than once') for name in twice])
+    return header, _records(reader, header)
+
+
+@contextmanager
+def _told_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise NotParseable(f"byte {error.start} is not UTF-8") from None
+    except csv.Error as error:
+        raise NotParseable(f"it is no CSV ({error})") from None
+
+
+def _records(reader: Iterator[list[str]], header: list[str]) -> Iterator[dict[str, str] | Problem]:
+    """The lines that are rows, with their texts by column."""
+    number = -1
+    try:
+        for number, line in enumerate(_rows(reader, blank_is_row=len(header) == 1)):
+            yield _record(number, header, line)
+    except UnicodeDecodeError:  # Of a file, only that it is behind that row is known.
+        raise NotParseable(f"what follows row {number} is not UTF-8") from None
+    except csv.Error as error:
+        raise NotParseable(f"it is no CSV behind row {number} ({error})") from None
+
+
+def _rows(lines: Iterator[list[str]], *, blank_is_row: bool) -> Iterator[list[str]]:
+    """The lines that are rows; blank ones are only if others follow."""
+    blank = 0
+    for line in lines:
+        if line:
+            yield from [[""]] * blank
+            yield line
+            blank = 0
+        else:
+            blank += blank_is_row
+
+
+def _record(number: int, header: list[str], line: list[str]) -> dict[str, str] | Problem:
+    if len(line) != len(header):
+        return Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")
+    return dict(zip(header, line, strict=True))
+
+
+_READING: dict[str, Any] = {
+    "encoding": "utf-8-sig",
+    "compression": None,  # Not inferred from a name: a small file must not become a large table.
+    "on_bad_lines": "error",
+    "keep_default_na": False,
+}
+
+
+GAPS = frozenset({"NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"})
+"""Words that stand for a gap in a column of numbers. Only nothing stands for one in a column of texts."""
+
+
+def read_table(source: Path, name: str) -> pd.DataFrame:
+    """The table of a CSV file with a header, in UTF-8. Raises `InvalidTraining` saying what is wrong with it."""
+    import pandas as pd
+
+    try:
+        # A first row with more fields than the header is an error here; below it would move every column by one.
+        head = pd.read_csv(source, header=None, nrows=2, dtype=str, **_READING)
+        table = pd.read_csv(source, low_memory=False, na_values=[""], **_READING)
+    except OSError as error:
+        raise InvalidTraining(f"{name} cannot be read ({error.strerror}).") from error
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InvalidTraining(f"{name} is not a CSV table in UTF-8 ({str(error).strip()[:200]}).") from error
+    _refuse_equal_names(head.iloc[0].tolist(), name)
+    table.columns = table.columns.map(str)
+    mended: pd.DataFrame = table.apply(_numbers_with_gaps)
+    return mended
+
+
+def _refuse_equal_names(header: list[str], name: str) -> None:
+    """Of two columns with one name, the second would be read under another and hide what it is."""
+    twice = {column for column in header if column and header.count(column) > 1}
+    if twice:
+        raise InvalidTraining(f'{name} has more than one column called "{min(twice)[:40]}".')
+
+
+def _numbers_with_gaps(column: pd.Series) -> pd.Series:
+    """A column of numbers in which gaps are written in words; in a column of texts such a word is a text."""
+    import pandas as pd
+
+    if column.dtype.kind in "biuf" or not column.isin(GAPS).any():
+        return column
+    try:
+        return pd.to_numeric(column.mask(column.isin(GAPS)))
+    except (ValueError, TypeError):
+        return column

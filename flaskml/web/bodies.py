@@ -1,0 +1,53 @@
+"""Request bodies: size limits, and JSON validated by pydantic models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ValidationError
+
+from flaskml.errors import (
+    PROBLEMS_SHOWN,
+    InvalidInput,
+    NotParseable,
+    Problem,
+    TooLarge,
+)
+from flaskml.web.current import settings
+from flaskml.web.lean import this_request
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def validated(kind: type[Body]) -> Body:
+    """The JSON body as a `kind`. Raises `NotParseable`, or `InvalidInput` naming each key that is wrong."""
+    limit_body(settings().max_body, "MAX_BODY")
+    return checked(lambda: kind.model_validate_json(request.get_data()))
+
+
+def checked(validate: Callable[[], Body]) -> Body:
+    """What `validate` returns, with pydantic's errors as ours."""
+    try:
+        return validate()
+    except ValidationError as error:
+        error_kinds = {detail["type"] for detail in error.errors(include_url=False, include_input=False)}
+        problems = [_key_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
+    if problems[0].feature is None and error_kinds & {"json_invalid", "json_type"}:
+        raise NotParseable(problems[0].detail)
+    raise InvalidInput(problems[:PROBLEMS_SHOWN], more=len(problems) > PROBLEMS_SHOWN)
+
+
+def _key_problem(detail: Any) -> Problem:
+    """What pydantic says of one key; a key is none of our words, so it is cut."""
+    key = str(detail["loc"][0])[:100] if detail["loc"] else None
+    return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
+
+
+def limit_body(limit: int, setting: str) -> None:
+    """Refuses a declared body of more than `limit` bytes, and lets none grow beyond it while it is read."""
+    sent = this_request()
+    sent.max_content_length = limit
+    if (sent.content_length or 0) > limit:
+        raise TooLarge(limit, setting)
