@@ -23,9 +23,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     from flaskml.hot_reload.registry import Registry
     from flaskml.hot_reload.roster import Roster
     from flaskml.hot_reload.watcher import Watcher
-    from flaskml.inference.slot import describe
+    from flaskml.inference.slot import describe_current
     from flaskml.publishing.publish import open_store, trial_limits
-    from flaskml.server.start_line import announce
+    from flaskml.server.start_line import name_model_in_startup_log
     from flaskml.training.jobs import Jobs
     from flaskml.web import setup as web
     from flaskml.web.lean import Lean
@@ -48,9 +48,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     app.url_map.converters.update(model_name=web.ModelNameConverter, version=web.VersionConverter)
     for blueprint in BLUEPRINTS:  # After the converters that their routes use.
         app.register_blueprint(blueprint)
-    web.install(app)
+    web.install_hooks(app)
     web.compile_templates(app)
-    announce(lambda: describe(slot.current))
+    name_model_in_startup_log(lambda: describe_current(slot.current))
     return app
 
 

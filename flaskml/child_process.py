@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def child_group(
+def start_child(
     command: Sequence[str], *, threads: int, stderr: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child with pipes for its input and output; at the end it is killed, with all that it has started.
@@ -28,10 +28,10 @@ def child_group(
         try:
             yield child
         finally:
-            end_group(child)
+            kill_group(child)
 
 
-def end_group(child: subprocess.Popen[bytes]) -> None:
+def kill_group(child: subprocess.Popen[bytes]) -> None:
     """Kills a child that leads a group, and all that it has started, which may outlive it."""
     if sys.platform == "win32":
         child.kill()

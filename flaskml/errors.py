@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-COMPARED = 500
+MAX_COMPARED_NAMES = 500
 """Names beyond which none is offered for a wrong one: comparing all takes longer than the hint is worth."""
 
-PROBLEMS_SHOWN = 20
+MAX_PROBLEMS = 20
 """How many problems of one input are told: enough to mend a table by, few enough to read and to send."""
 
 
@@ -26,10 +26,10 @@ class Problem:
     detail: str
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence that offers the known name closest to `name`, or nothing if none is close."""
     names = list(known)
-    if len(names) > COMPARED:
+    if len(names) > MAX_COMPARED_NAMES:
         return ""
     matches = get_close_matches(name[:100], names, n=1)
     return f'; did you mean "{matches[0]}"?' if matches else ""
@@ -80,8 +80,8 @@ class InvalidInput(FlaskmlError):
     title = "Input not acceptable"
 
     def __init__(self, problems: Sequence[Problem], *, more: bool = False) -> None:
-        more = more or len(problems) > PROBLEMS_SHOWN
-        problems = problems[:PROBLEMS_SHOWN]
+        more = more or len(problems) > MAX_PROBLEMS
+        problems = problems[:MAX_PROBLEMS]
         count = f"more than {len(problems)}" if more else str(len(problems))
         noun = "problem" if count == "1" else "problems"
         first = problems[0]
@@ -133,7 +133,7 @@ class ModelNotFound(FlaskmlError):
     title = "No such model"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f'There is no model "{name}"{nearest(name, known) or "."}')
+        super().__init__(f'There is no model "{name}"{did_you_mean(name, known) or "."}')
 
 
 class VersionNotFound(FlaskmlError):
@@ -250,8 +250,8 @@ class NoActiveVersion(FlaskmlError):
         if versions:
             sentence = f'No version of "{name}" is active. Activate one: flask models activate {name} {versions[-1]}.'
         else:
-            sentence = f'There is no model "{name}" yet. Train one: {train_command(name)}.'
-        super().__init__(sentence + others_held(name, known))
+            sentence = f'There is no model "{name}" yet. Train one: {train_hint(name)}.'
+        super().__init__(sentence + other_models_hint(name, known))
 
 
 class DamagedFile(FlaskmlError):
@@ -262,13 +262,11 @@ class DamagedFile(FlaskmlError):
     retry_after = 60
 
     def __init__(self, file: str, reason: str, name: str | None = None, remedy: str = "") -> None:
-        remedy = (
-            remedy or f"Restore the file from a backup, or train a new version: {train_command(name or 'default')}."
-        )
+        remedy = remedy or f"Restore the file from a backup, or train a new version: {train_hint(name or 'default')}."
         super().__init__(f"{file}: {reason}. {remedy}")
 
 
-class Unavailable(FlaskmlError):
+class ModelUnavailable(FlaskmlError):
     """A model that cannot answer, for the reason of another error."""
 
     status = 503
@@ -276,10 +274,10 @@ class Unavailable(FlaskmlError):
     retry_after = 60
 
     def __init__(self, reason: FlaskmlError, name: str, known: Sequence[str]) -> None:
-        super().__init__(reason.detail + others_held(name, known))
+        super().__init__(reason.detail + other_models_hint(name, known))
 
 
-class NotAnswerable(FlaskmlError):
+class RowsRefused(FlaskmlError):
     """Rows that are as the schema wants them and that the estimator still refuses."""
 
     status = 422
@@ -292,7 +290,7 @@ class NotAnswerable(FlaskmlError):
         )
 
 
-class EngineNotHere(FlaskmlError):
+class EngineUnavailable(FlaskmlError):
     """The engine is not made for what is installed."""
 
     title = "Engine not available"
@@ -302,12 +300,12 @@ class EngineNotHere(FlaskmlError):
         super().__init__(f"The engine is made for waitress 3, and waitress {found} is installed{lacks}.")
 
 
-def train_command(name: str) -> str:
+def train_hint(name: str) -> str:
     """What to type to train a version of the model."""
     return "flask train" if name == "default" else f"flask train --name {name}"
 
 
-def others_held(name: str, known: Sequence[str]) -> str:
+def other_models_hint(name: str, known: Sequence[str]) -> str:
     """The sentence that names the other models there are, if any."""
     others = [other for other in known if other != name]
     return f" The store holds: {', '.join(others[:20])} (setting MODEL_NAME picks one)." if others else ""

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from flaskml.errors import InvalidSetting, nearest
+from flaskml.errors import InvalidSetting, did_you_mean
 
-PREFIX = "FLASKML_"
+ENVIRONMENT_PREFIX = "FLASKML_"
 
-MODEL_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+MODEL_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 """What a model may be called: safe as a folder, a URL segment and a metric label on every system, with one spelling."""
 
 
@@ -36,7 +36,7 @@ class Settings(BaseModel):
     instance_path: Path
     """Folder of models, jobs and config.py; not settable in config.py, which lies in it."""
 
-    model_name: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = "default"
+    model_name: Annotated[str, Field(pattern=f"^{MODEL_NAME_PATTERN}$")] = "default"
     """The model that answers when a request names none."""
 
     max_body: Annotated[int, Field(ge=1)] = 2 * 1024 * 1024
@@ -95,7 +95,7 @@ class Settings(BaseModel):
 
 def find_instance_path(environ: Mapping[str, str]) -> Path:
     """`FLASKML_INSTANCE_PATH`, else `instance` in the checkout of this package, else in the current folder."""
-    if named := environ.get(f"{PREFIX}INSTANCE_PATH"):
+    if named := environ.get(f"{ENVIRONMENT_PREFIX}INSTANCE_PATH"):
         return Path(named).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout / "instance" if (checkout / "setup.cfg").is_file() else Path.cwd() / "instance"
@@ -125,7 +125,11 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The `FLASKML_*` variables under the names that `config.py` uses."""
-    return {key.removeprefix(PREFIX): value for key, value in environ.items() if key.startswith(PREFIX)}
+    return {
+        key.removeprefix(ENVIRONMENT_PREFIX): value
+        for key, value in environ.items()
+        if key.startswith(ENVIRONMENT_PREFIX)
+    }
 
 
 def read_settings(values: Mapping[str, Any], *, passing: Collection[str] = ()) -> Settings:
@@ -137,7 +141,7 @@ def read_settings(values: Mapping[str, Any], *, passing: Collection[str] = ()) -
     own = {key: value for key, value in values.items() if key in setting_names() or key not in passing}
     for key in own:
         if key not in setting_names():
-            raise InvalidSetting(key, f"there is no such setting{nearest(key, setting_names()) or '.'}")
+            raise InvalidSetting(key, f"there is no such setting{did_you_mean(key, setting_names()) or '.'}")
     try:
         return Settings(**{key.lower(): value for key, value in own.items()})
     except ValidationError as error:

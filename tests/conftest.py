@@ -20,9 +20,9 @@ from flaskml.publishing import trial
 from flaskml.runtimes import selection as candidates
 from flaskml.settings import read_settings
 from flaskml.store.disk import Disk
-from flaskml.store.model_store import Store, environment_key
-from flaskml.store.state import Verdict, now
-from flaskml.training.trainer import BUILT_IN_SOURCE, Source, TrainingSpec, train
+from flaskml.store.model_store import ModelStore, environment_key
+from flaskml.store.state import TrialVerdict, utc_now
+from flaskml.training.trainer import BUILT_IN_SOURCE, TrainingSource, TrainingSpec, run_training
 from tests.support.servers import COMMANDS, client_over_socket, command_of
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -119,12 +119,12 @@ def settings_for(path, **values):
 
 def train_into(path, source=BUILT_IN_SOURCE, **spec):
     """A whole training run into an instance folder, trial included; unless said otherwise, by the estimator itself."""
-    return train(TrainingSpec(**{"runtime": "sklearn", **spec}), settings_for(path), ignore, source)
+    return run_training(TrainingSpec(**{"runtime": "sklearn", **spec}), settings_for(path), ignore, source)
 
 
 def accept(store, name, version, *, active=True, mapped=False):
     """Records that a version was tried, without the second that a trial takes, and makes it active."""
-    verdict = Verdict(accepted=True, reason="said so by the test.", at=now(), mapped=mapped)
+    verdict = TrialVerdict(accepted=True, reason="said so by the test.", at=utc_now(), mapped=mapped)
     store.change(name, lambda state: state.judge(version, environment_key(), verdict))
     if active:
         store.activate(name, version, "test")
@@ -138,8 +138,8 @@ def replayed(store, name, version, _):
 @pytest.fixture
 def swift(monkeypatch):
     """Publishing without what takes seconds: trials are held here, which runtime is fastest is not known for sure."""
-    monkeypatch.setattr(trial, "judge", replayed)
-    monkeypatch.setattr(candidates, "CALLS", candidates.TURN)
+    monkeypatch.setattr(trial, "run_trial", replayed)
+    monkeypatch.setattr(candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN)
 
 
 def made_once(tmp_path_factory, worker_id, name, make):
@@ -162,7 +162,7 @@ def trained(tmp_path_factory, worker_id, mixed_csv):
 
     def make(path):
         train_into(path)
-        train_into(path, source=Source(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
+        train_into(path, source=TrainingSource(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
 
     return made_once(tmp_path_factory, worker_id, "trained", make)
 
@@ -175,7 +175,7 @@ def instance(trained, tmp_path):
 
 @pytest.fixture
 def store(instance):
-    return Store(instance)
+    return ModelStore(instance)
 
 
 @pytest.fixture

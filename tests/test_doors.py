@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from flaskml.training.columns import as_fitted
-from flaskml.training.datasets import read_csv
+from flaskml.training.datasets import read_csv_dataset
 from tests.support.sample_tables import FORCED, HAS_GRAPHS, TABLES, Case, cases, name_of, server, tables_store  # noqa: F401 - fixtures
 
 BATCHES = (1, 7, 200)
@@ -192,7 +192,7 @@ def test_every_answer_to_every_row_alone(ask, cases, table, runtime, near):  # n
 
 
 def test_a_model_that_was_trained_answers_as_its_estimator(homes, store, mixed_csv):
-    _, table = as_fitted(read_csv(mixed_csv, "homes.csv", "sold").features, {})
+    _, table = as_fitted(read_csv_dataset(mixed_csv, "homes.csv", "sold").features, {})
     case = Case(store.load_active("homes").estimator, table)
     rows = [dict(zip(case.names, row, strict=True)) for row in rows_of(case)]
     for method in case.methods:

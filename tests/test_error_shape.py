@@ -6,8 +6,8 @@ import re
 import pytest
 
 from flaskml import errors
-from flaskml.errors import PROBLEMS_SHOWN, FlaskmlError, Problem
-from flaskml.web.replies import PROBLEM_LIMIT
+from flaskml.errors import MAX_PROBLEMS, FlaskmlError, Problem
+from flaskml.web.replies import MAX_PROBLEM_BYTES
 from tests.test_routes import ACCESS, DIGEST, GUARDED, ROUTES, concrete
 
 pytestmark = pytest.mark.contract("flask serve")
@@ -31,7 +31,7 @@ def strict(content):
 def problem_of(status, headers, content):
     """The problem that an answer tells, which has the one shape."""
     assert headers["Content-Type"] == "application/problem+json"
-    assert int(headers["Content-Length"]) == len(content) < PROBLEM_LIMIT
+    assert int(headers["Content-Length"]) == len(content) < MAX_PROBLEM_BYTES
     problem = strict(content)
     assert set(problem) in ({"title", "status", "detail"}, {"title", "status", "detail", "errors"})
     assert problem["status"] == status >= 400
@@ -42,7 +42,7 @@ def problem_of(status, headers, content):
         assert entry["row"] is None or type(entry["row"]) is int
         assert entry["feature"] is None or isinstance(entry["feature"], str)
         assert entry["detail"] and isinstance(entry["detail"], str)
-    assert 1 <= len(problem.get("errors", [0])) <= PROBLEMS_SHOWN
+    assert 1 <= len(problem.get("errors", [0])) <= MAX_PROBLEMS
     return problem
 
 
@@ -67,7 +67,7 @@ GOOD = {"title": "A", "status": 422, "detail": "B.", "errors": [{"row": 0, "feat
         ({"errors": [{"row": 0, "feature": "a"}]}, 422, "application/problem+json"),
         ({"errors": [{"row": "0", "feature": "a", "detail": "b"}]}, 422, "application/problem+json"),
         ({"errors": [{"row": float("nan"), "feature": "a", "detail": "b"}]}, 422, "application/problem+json"),
-        ({"detail": "B" * PROBLEM_LIMIT + "."}, 422, "application/problem+json"),
+        ({"detail": "B" * MAX_PROBLEM_BYTES + "."}, 422, "application/problem+json"),
     ],
 )
 def test_another_shape_is_noticed(change, status, kind):
@@ -101,9 +101,9 @@ ERRORS = {
     errors.MethodNotOffered: lambda: errors.MethodNotOffered("\x01" * 50_000, ["predict", "predict_proba"]),
     errors.NoActiveVersion: lambda: errors.NoActiveVersion("homes", [f"model{n}" for n in range(2_000)]),
     errors.DamagedFile: lambda: errors.DamagedFile("models/homes/1/model.joblib", "it is missing", "homes"),
-    errors.Unavailable: lambda: errors.Unavailable(errors.NoActiveVersion("homes", ()), "homes", ["other"]),
-    errors.NotAnswerable: lambda: errors.NotAnswerable(),
-    errors.EngineNotHere: lambda: errors.EngineNotHere("4.0", ["HTTPChannel.service"]),
+    errors.ModelUnavailable: lambda: errors.ModelUnavailable(errors.NoActiveVersion("homes", ()), "homes", ["other"]),
+    errors.RowsRefused: lambda: errors.RowsRefused(),
+    errors.EngineUnavailable: lambda: errors.EngineUnavailable("4.0", ["HTTPChannel.service"]),
     errors.Busy: lambda: errors.Busy(),
     errors.Draining: lambda: errors.Draining(),
     errors.StorageFailed: lambda: errors.StorageFailed("No space left on device"),

@@ -22,9 +22,11 @@ def test_sentences_say_what_to_do():
 
 
 def test_nearest_is_bounded():
-    assert errors.nearest("x" * 10**6, ["y"]) == ""
+    assert errors.did_you_mean("x" * 10**6, ["y"]) == ""
 
 
 def test_of_very_many_names_none_is_offered():
     names = [f"category {number}" for number in range(50_000)]
-    assert errors.nearest("category 7x", names) == "" and "category 7" in errors.nearest("category 7x", names[:500])
+    assert errors.did_you_mean("category 7x", names) == "" and "category 7" in errors.did_you_mean(
+        "category 7x", names[:500]
+    )

@@ -9,8 +9,8 @@ from click import Argument
 from click.testing import CliRunner
 
 from flaskml.cli.models import models
-from flaskml.cli.predict import predict
-from flaskml.cli.train import train
+from flaskml.cli.predict import predict_command
+from flaskml.cli.train import train_command
 from flaskml.settings import Settings, setting_names
 from tests.conftest import CHECKOUT
 from tests.support.packages import PACKAGES
@@ -47,7 +47,7 @@ def test_the_transcript(instance, monkeypatch, serve):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
     monkeypatch.chdir(CHECKOUT)
     transcript = blocks("console")[0]
-    told = CliRunner().invoke(train).stdout
+    told = CliRunner().invoke(train_command).stdout
     told = told.replace(str(instance), "instance").replace("version 2", "version 1").replace("default/2", "default/1")
     assert without_times(told) in without_times(transcript)
     server = serve()
@@ -84,7 +84,7 @@ def test_the_map_names_every_package_in_order():
 @pytest.mark.parametrize("line", re.findall(r"^flask ((?:train|models|predict) .*)$", README, re.MULTILINE))
 def test_the_commands_and_their_options_exist(line):
     words = shlex.split(line)
-    command = {"train": train, "predict": predict}.get(words[0]) or models.commands[words[1]]
+    command = {"train": train_command, "predict": predict_command}.get(words[0]) or models.commands[words[1]]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
     arguments = [parameter for parameter in command.params if isinstance(parameter, Argument) and parameter.required]

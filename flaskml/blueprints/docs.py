@@ -10,13 +10,13 @@ from flask import Blueprint, Response, render_template, request
 from werkzeug.routing import Rule
 
 from flaskml.inference.slot import ModelSlot
-from flaskml.store.state import Choice
+from flaskml.store.state import ActivationRequest
 from flaskml.training.trainer import TrainingSpec
-from flaskml.web.access import guards
-from flaskml.web.current import registry, settings
+from flaskml.web.access import is_guarded
+from flaskml.web.current import current_registry, current_settings
 from flaskml.web.lean import this_app
-from flaskml.web.openapi import Api, Route, Served, describe, description_of, document
-from flaskml.web.replies import reply
+from flaskml.web.openapi import ApiDescription, ApiRoute, ServedModel, description_of, documented, openapi_document
+from flaskml.web.replies import json_reply
 
 bp = Blueprint("docs", __name__)
 
@@ -26,45 +26,45 @@ VIEWER_POLICY = (
 )
 """Content-Security-Policy of the viewer, which sets styles on what it shows, and asks this server alone."""
 
-REFERENCE = "#/components/schemas/{model}"
+REFERENCE_TEMPLATE = "#/components/schemas/{model}"
 
 
 @bp.get("/openapi.json")
-@describe("about", {200: "Anything"})
+@documented("about", {200: "Anything"})
 def openapi() -> Response:
     """The OpenAPI document of this server as it stands."""
-    return reply(document(_api(), sorted(_routes(), key=lambda route: route.path), schemas()))
+    return json_reply(openapi_document(_api(), sorted(_routes(), key=lambda route: route.path), body_schemas()))
 
 
 @bp.get("/docs")
 def docs() -> Response:
     """The document for people, rendered from files of this server."""
-    page = Response(render_template("docs.html", title=settings().api_title))
+    page = Response(render_template("docs.html", title=current_settings().api_title))
     page.headers["Content-Security-Policy"] = VIEWER_POLICY
     return page
 
 
-def _api() -> Api:
-    served = {name: _served(slot) for name, slot in sorted(registry().slots.items())}
-    return Api(
-        title=settings().api_title,
-        version=settings().api_version,
-        default=settings().model_name,
-        most_rows=settings().max_rows,
-        has_tokens=bool(settings().admin_token_sha256),
+def _api() -> ApiDescription:
+    served = {name: _served(slot) for name, slot in sorted(current_registry().slots.items())}
+    return ApiDescription(
+        title=current_settings().api_title,
+        version=current_settings().api_version,
+        default=current_settings().model_name,
+        most_rows=current_settings().max_rows,
+        has_tokens=bool(current_settings().admin_token_sha256),
         root=request.script_root,
         served=served,
     )
 
 
-def _served(slot: ModelSlot) -> Served:
+def _served(slot: ModelSlot) -> ServedModel:
     active = slot.serving
     others = [predictor.manifest for predictor in list(slot.versions.values())]
     versions = [active, *others] if active else others
-    return Served(active, {manifest.version: manifest for manifest in versions})
+    return ServedModel(active, {manifest.version: manifest for manifest in versions})
 
 
-def _routes() -> Iterator[Route]:
+def _routes() -> Iterator[ApiRoute]:
     for rule in this_app().url_map.iter_rules():
         view = this_app().view_functions[rule.endpoint]
         described = description_of(view)
@@ -72,18 +72,18 @@ def _routes() -> Iterator[Route]:
             continue
         summary = (view.__doc__ or "").splitlines()[0]
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            yield Route(_path(rule), method.lower(), view.__name__, summary, described, guards(view, method))
+            yield ApiRoute(_path(rule), method.lower(), view.__name__, summary, described, is_guarded(view, method))
 
 
 def _path(rule: Rule) -> str:
     return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
 
 
-def schemas() -> dict[str, Any]:
+def body_schemas() -> dict[str, Any]:
     """The schemas of all bodies but of predictions, by name."""
-    found: dict[str, Any] = {"Anything": {"type": "object"}, **ANSWERS}
-    for kind in (Choice, TrainingSpec):
-        made = kind.model_json_schema(ref_template=REFERENCE)
+    found: dict[str, Any] = {"Anything": {"type": "object"}, **ANSWER_SCHEMAS}
+    for kind in (ActivationRequest, TrainingSpec):
+        made = kind.model_json_schema(ref_template=REFERENCE_TEMPLATE)
         found |= made.pop("$defs", {})
         found[kind.__name__] = made
     return found
@@ -96,7 +96,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 _TEXT, _MAYBE = {"type": "string"}, {"type": ["string", "null"]}
 _MODEL = _object(name=_TEXT, active=_MAYBE, serving=_MAYBE)
 _JOB = _object(id=_TEXT, status=_TEXT, model=_TEXT, version=_MAYBE, progress={"type": "number"}, detail=_MAYBE)
-ANSWERS: Mapping[str, Any] = {
+ANSWER_SCHEMAS: Mapping[str, Any] = {
     "Live": _object(status=_TEXT),
     "Ready": _object(status=_TEXT, model=_TEXT, version=_TEXT),
     "Model": _MODEL,

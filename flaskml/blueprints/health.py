@@ -5,26 +5,26 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from flaskml.errors import Draining
-from flaskml.server.policy import KEY
-from flaskml.web.current import slot
-from flaskml.web.openapi import describe
-from flaskml.web.replies import reply
+from flaskml.server.policy import ENVIRON_KEY
+from flaskml.web.current import default_slot
+from flaskml.web.openapi import documented
+from flaskml.web.replies import json_reply
 
 bp = Blueprint("health", __name__)
 
 
 @bp.get("/livez")
-@describe("health", {200: "Live"})
+@documented("health", {200: "Live"})
 def livez() -> Response:
     """The process answers requests."""
-    return reply({"status": "live"})
+    return json_reply({"status": "live"})
 
 
 @bp.get("/readyz")
-@describe("health", {200: "Ready"}, errors=(503,))
+@documented("health", {200: "Ready"}, errors=(503,))
 def readyz() -> Response:
     """The default model can answer, and goes on to; else 503 with what to do about it."""
-    if getattr(request.environ.get(KEY), "draining", False):
+    if getattr(request.environ.get(ENVIRON_KEY), "draining", False):
         raise Draining
-    manifest = slot().current.manifest
-    return reply({"status": "ready", "model": manifest.model, "version": manifest.version})
+    manifest = default_slot().current.manifest
+    return json_reply({"status": "ready", "model": manifest.model, "version": manifest.version})

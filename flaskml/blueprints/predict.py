@@ -12,33 +12,33 @@ from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
-from flaskml.codecs.answers import BY_CLASS, to_csv
+from flaskml.codecs.answers import PER_CLASS_METHODS, encode_csv
 from flaskml.codecs.parser import Rows
-from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, nearest
+from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, did_you_mean
 from flaskml.inference.slot import Current
-from flaskml.web.access import changes_nothing
+from flaskml.web.access import changes_no_state
 from flaskml.web.bodies import limit_body
-from flaskml.web.current import named_slot, settings, slot
+from flaskml.web.current import current_settings, default_slot, named_slot
 from flaskml.web.lean import this_request
-from flaskml.web.negotiation import FORMS, prefers, prefers_page
-from flaskml.web.openapi import describe
+from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers, prefers_page
+from flaskml.web.openapi import documented
 from flaskml.web.pages import render_form
-from flaskml.web.replies import reply, told
+from flaskml.web.replies import json_reply, problem_as_json
 
 bp = Blueprint("predict", __name__)
 
-URLENCODED, MULTIPART = FORMS
+URLENCODED, MULTIPART = FORM_MEDIA_TYPES
 CSV = "text/csv"
 NPY = "application/x-npy"
-ACCEPTED = f"application/json, {CSV}, {NPY}, {URLENCODED} or {MULTIPART}"
+ACCEPTED_MEDIA_TYPES = f"application/json, {CSV}, {NPY}, {URLENCODED} or {MULTIPART}"
 
-OPTIONS = ("method", "top_k")
+QUERY_OPTIONS = ("method", "top_k")
 """What may stand in the query of a prediction."""
 
-FIELDS_IGNORED = 1_000
+MAX_IGNORED_FIELDS = 1_000
 """Fields that a form may have beside those of the schema, where these are ignored: as many as Werkzeug takes at all."""
 
-SHARES_SHOWN = 10
+MAX_SHOWN_CLASSES = 10
 """Classes whose probabilities the page shows."""
 
 _JSON_START = re.compile(rb"\s*[{\[]")
@@ -47,24 +47,24 @@ _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 
 
 @bp.post("/predict")
-@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
-@changes_nothing
+@documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
+@changes_no_state
 def predict() -> Response | tuple[str, int]:
     """Predicts each row of the body with the default model."""
-    return answer(slot().current)
+    return answer(default_slot().current)
 
 
 @bp.post("/models/<model_name:name>/predict")
-@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
-@changes_nothing
+@documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
+@changes_no_state
 def predict_with_model(name: str) -> Response | tuple[str, int]:
     """Predicts with the active version of a model."""
     return answer(named_slot(name).current)
 
 
 @bp.post("/models/<model_name:name>/versions/<version:version>/predict")
-@describe("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
-@changes_nothing
+@documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), takes="rows")
+@changes_no_state
 def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
     """Predicts with a version that is active or has an alias."""
     return answer(named_slot(name).version(version))
@@ -73,7 +73,7 @@ def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
 def answer(predictor: Current) -> Response | tuple[str, int]:
     """What the predictor makes of the request: JSON or CSV, or the page for a form from a browser."""
     sent = this_request()
-    limit_body(settings().max_body, "MAX_BODY")
+    limit_body(current_settings().max_body, "MAX_BODY")
     is_form = sends_form(sent)
     if is_form and prefers_page():
         return answer_with_page(predictor)
@@ -83,14 +83,14 @@ def answer(predictor: Current) -> Response | tuple[str, int]:
     doubts = predictor.doubts.of(rows)
     if prefers(sent, CSV):
         return csv_reply(predictor, values, len(doubts))
-    return reply(predictor.answer(rows, values, [told(doubt) for doubt in doubts] if doubts else ()))
+    return json_reply(predictor.answer(rows, values, [problem_as_json(doubt) for doubt in doubts] if doubts else ()))
 
 
 def csv_reply(predictor: Current, values: list[Any], doubts: int) -> Response:
     """The values as CSV; which version gave them, and how many warnings, stand in the headers: a table has no place."""
     manifest = predictor.manifest
     headers = {"Model": manifest.model, "Model-Version": manifest.version, "Model-Warnings": str(doubts)}
-    return Response(to_csv(values), headers=headers, content_type=f"{CSV}; charset=utf-8; header=present")
+    return Response(encode_csv(values), headers=headers, content_type=f"{CSV}; charset=utf-8; header=present")
 
 
 def read_options(predictor: Current, sent: Request) -> tuple[str, int | None]:
@@ -98,13 +98,15 @@ def read_options(predictor: Current, sent: Request) -> tuple[str, int | None]:
     if not sent.query_string:
         return predictor.method(None), None
     for key in sent.args:
-        if key not in OPTIONS:
-            raise InvalidInput([Problem(None, None, f'there is no option "{key[:100]}"{nearest(key, OPTIONS)}')])
+        if key not in QUERY_OPTIONS:
+            raise InvalidInput(
+                [Problem(None, None, f'there is no option "{key[:100]}"{did_you_mean(key, QUERY_OPTIONS)}')]
+            )
     method = predictor.method(sent.args.get("method"))
     asked = sent.args.get("top_k")
     if asked is None:
         return method, None
-    if method not in BY_CLASS:
+    if method not in PER_CLASS_METHODS:
         raise InvalidInput([Problem(None, None, '"top_k" is for predict_proba and predict_log_proba only')])
     if not _COUNT.match(asked):
         raise InvalidInput([Problem(None, None, '"top_k" must be a whole number from 1 on')])
@@ -129,7 +131,7 @@ def read_rows(predictor: Current, sent: Request, *, is_form: bool) -> Rows:
         # A type that is none of ours is forgiven as long as what it holds is JSON; a bare curl declares anything.
         if _JSON_TYPE.match(kind) or kind == URLENCODED:
             raise
-        raise UnsupportedMediaType(kind, ACCEPTED) from None
+        raise UnsupportedMediaType(kind, ACCEPTED_MEDIA_TYPES) from None
 
 
 def read_body(sent: Request) -> bytes:
@@ -158,7 +160,7 @@ def sends_form(sent: Request) -> bool:
 
 def read_form(predictor: Current) -> Rows:
     """The one row of a form. A file is no value."""
-    beside = 1 if predictor.schema.extra == "refuse" else FIELDS_IGNORED
+    beside = 1 if predictor.schema.extra == "refuse" else MAX_IGNORED_FIELDS
     request.max_form_parts = len(predictor.schema.features) + beside
     if request.mimetype == URLENCODED:
         limit_urlencoded(request.max_form_parts)
@@ -170,7 +172,7 @@ def read_form(predictor: Current) -> Rows:
 def limit_urlencoded(fields: int) -> None:
     """Holds a urlencoded body to what a multipart one is held to; Werkzeug reads it whole, into many small strings."""
     body = request.get_data(parse_form_data=False)
-    if len(body) > (request.max_form_memory_size or settings().max_body) or body.count(b"&") >= fields:
+    if len(body) > (request.max_form_memory_size or current_settings().max_body) or body.count(b"&") >= fields:
         raise RequestEntityTooLarge
 
 
@@ -179,17 +181,17 @@ def answer_with_page(predictor: Current) -> tuple[str, int]:
     try:
         rows = read_rows(predictor, this_request(), is_form=True)
     except FlaskmlError as error:
-        return render_form(predictor, error.status, values=typed(predictor), error=error)
+        return render_form(predictor, error.status, values=field_values(predictor), error=error)
     method = predictor.method(None)
     shown = {
         "prediction": predictor.values(predictor.predict(rows), method)[0],
-        "shares": shares(predictor, rows),
+        "shares": class_probabilities(predictor, rows),
         "line": curl_line(predictor, rows),
     }
-    return render_form(predictor, values=typed(predictor), doubts=predictor.doubts.of(rows), **shown)
+    return render_form(predictor, values=field_values(predictor), doubts=predictor.doubts.of(rows), **shown)
 
 
-def shares(predictor: Current, rows: Rows) -> dict[str, float]:
+def class_probabilities(predictor: Current, rows: Rows) -> dict[str, float]:
     """The most probable classes of the first row; none where there are no probabilities, or several outputs."""
     if "predict_proba" not in predictor.manifest.methods or len(predictor.manifest.classes) != 1:
         return {}
@@ -197,7 +199,7 @@ def shares(predictor: Current, rows: Rows) -> dict[str, float]:
         answer = predictor.predict(rows, "predict_proba")
     except FlaskmlError:  # The prediction itself is there.
         return {}
-    found = predictor.values(answer, "predict_proba", SHARES_SHOWN)[0]
+    found = predictor.values(answer, "predict_proba", MAX_SHOWN_CLASSES)[0]
     return found if isinstance(found, dict) else {}
 
 
@@ -208,6 +210,6 @@ def curl_line(predictor: Current, rows: Rows) -> str:
     return f"curl {shlex.quote(request.base_url)} -H 'Content-Type: application/json' -d {body}"
 
 
-def typed(predictor: Current) -> dict[str, str]:
+def field_values(predictor: Current) -> dict[str, str]:
     """What stands in the fields of the form, by the names of the features."""
     return {predictor.parser.feature_meant(name): text for name, text in request.form.items()}

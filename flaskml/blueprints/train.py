@@ -11,11 +11,11 @@ from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.bodies import checked, limit_body
-from flaskml.web.current import jobs, settings, slot
+from flaskml.web.current import current_jobs, current_settings, default_slot
 from flaskml.web.lean import may_block
-from flaskml.web.negotiation import FORMS, prefers_page
-from flaskml.web.openapi import describe
-from flaskml.web.replies import negotiated, reply, sent_on
+from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers_page
+from flaskml.web.openapi import documented
+from flaskml.web.replies import json_reply, page_or_json, see_other
 
 bp = Blueprint("train", __name__)
 
@@ -24,15 +24,15 @@ FILE_FIELD = "data"
 
 
 @bp.get("/train")
-@describe("training", {200: "Training"})
+@documented("training", {200: "Training"})
 def ask() -> Response:
     """What can be trained: the form, or the specification that training takes."""
     document = {"built_in": sorted(BUILT_IN), "specification": TrainingSpec.model_json_schema()}
-    return negotiated("train.html", document, default=settings().model_name)
+    return page_or_json("train.html", document, default=current_settings().model_name)
 
 
 @bp.post("/train")
-@describe(
+@documented(
     "training",
     {202: "Queued"},
     errors=(400, 413, 415, 422, 429, 507),
@@ -45,37 +45,42 @@ def train() -> Response:
     spec = _spec(upload)
     if spec.data is None:
         _require_file(upload, spec)
-    job_id = jobs().submit(spec, upload.stream if upload else None, _base_name(upload.filename) if upload else "")
-    active = slot().serving
+    job_id = current_jobs().submit(
+        spec, upload.stream if upload else None, _base_name(upload.filename) if upload else ""
+    )
+    active = default_slot().serving
     serving = {"model": active.model, "version": active.version} if active else None
     body = {"id": job_id, "status": "queued", "model": spec.name, "serving": serving}
     place = url_for("train.show_job", job_id=job_id)
-    return sent_on(place) if prefers_page() else reply(body, 202, {"Location": place})
+    return see_other(place) if prefers_page() else json_reply(body, 202, {"Location": place})
 
 
 @bp.get("/jobs")
-@describe("training", {200: "Jobs"}, errors=(503,))
+@documented("training", {200: "Jobs"}, errors=(503,))
 @may_block
 def list_jobs() -> Response:
     """All jobs, newest first."""
-    return negotiated("jobs.html", {"jobs": [job.to_dict() for job in jobs().table.all()]})
+    return page_or_json("jobs.html", {"jobs": [job.to_dict() for job in current_jobs().table.all()]})
 
 
 @bp.get("/jobs/<job_id>")
-@describe("training", {200: "Job"}, errors=(404, 503))
+@documented("training", {200: "Job"}, errors=(404, 503))
 @may_block
 def show_job(job_id: str) -> Response:
     """One job as it stands. A browser that watches it lands on the new version."""
-    job = jobs().table.get(job_id)
+    job = current_jobs().table.get(job_id)
     if prefers_page() and job.version is not None:
-        return sent_on(url_for("models.show_version", name=job.spec.name, version=job.version))
-    return negotiated("job.html", job.to_dict())
+        return see_other(url_for("models.show_version", name=job.spec.name, version=job.version))
+    return page_or_json("job.html", job.to_dict())
 
 
 def _upload() -> FileStorage | None:
     """The file that was sent, if one was; a browser sends an empty part for a field that was left empty."""
     is_form = request.mimetype == "multipart/form-data"
-    limit_body(settings().max_upload if is_form else settings().max_body, "MAX_UPLOAD" if is_form else "MAX_BODY")
+    limit_body(
+        current_settings().max_upload if is_form else current_settings().max_body,
+        "MAX_UPLOAD" if is_form else "MAX_BODY",
+    )
     upload = request.files.get(FILE_FIELD)
     return upload if upload and upload.filename else None
 
@@ -93,7 +98,7 @@ def _require_file(upload: FileStorage | None, spec: TrainingSpec) -> None:
 def _spec(upload: FileStorage | None) -> TrainingSpec:
     if request.mimetype == "application/json":
         return checked(lambda: TrainingSpec.model_validate_json(request.get_data(), strict=True))
-    if request.mimetype not in FORMS:
+    if request.mimetype not in FORM_MEDIA_TYPES:
         raise UnsupportedMediaType(request.mimetype or "No Content-Type", "application/json or multipart/form-data")
     twice = [key or "" for key, sent in request.form.lists() if len(sent) > 1]
     if twice:

@@ -14,11 +14,11 @@ import click
 
 if TYPE_CHECKING:
     from flaskml.settings import Settings
-    from flaskml.store.model_store import Store
+    from flaskml.store.model_store import ModelStore
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     """An error of flaskml's becomes a sentence and exit code 1."""
     from flaskml.errors import FlaskmlError
 
@@ -29,13 +29,13 @@ def errors_told() -> Iterator[None]:
 
 
 @contextmanager
-def opened_store() -> Iterator[tuple[Store, Settings]]:
+def open_store_here() -> Iterator[tuple[ModelStore, Settings]]:
     """The store of this folder and its settings; errors in the block are told."""
     from flaskml.publishing.publish import open_store
     from flaskml.web import setup as web
 
     sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
-    with errors_told():
+    with errors_as_messages():
         settings, _ = web.flask_settings()
         yield open_store(settings), settings
 
@@ -67,7 +67,7 @@ runtime_option = click.option(
 )
 
 
-def shortest(path: Path) -> str:
+def shortest_path(path: Path) -> str:
     """The path from the current folder, if it lies there."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

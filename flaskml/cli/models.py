@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import next_command, opened_store, runtime_option, schema_option
+from flaskml.cli import next_command, open_store_here, runtime_option, schema_option
 
 if TYPE_CHECKING:
     from flaskml.settings import Settings
     from flaskml.store.manifest import RuntimeName
-    from flaskml.store.model_store import Store
-    from flaskml.store.state import State
+    from flaskml.store.model_store import ModelStore
+    from flaskml.store.state import ModelState
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
@@ -32,9 +32,9 @@ def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
 
 @models.command("list")
 @as_json
-def list_models(as_json: bool) -> None:
+def list_command(as_json: bool) -> None:
     """Every model, its active version and its aliases."""
-    with opened_store() as (store, _):
+    with open_store_here() as (store, _):
         rows = store.summaries()
     _tell(rows, as_json, lambda: "\n".join(_line(row) for row in rows) or "No model yet. Train one: flask train")
 
@@ -46,14 +46,14 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['name']:<20} active {row['active'] or 'none'} of {len(row['versions'])}{aliases}"
 
 
-@models.command()
+@models.command("show")
 @click.argument("name")
 @click.argument("version", required=False)
 @click.option("--schema", is_flag=True, help="Print the schema, of the active version if none is given.")
 @as_json
 def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
     """One model with its history, or the manifest of one VERSION with what its trials said."""
-    with opened_store() as (store, _):
+    with open_store_here() as (store, _):
         state = store.state(name)
         if schema:
             shown = store.manifest(name, version or state.active or store.versions(name)[-1]).schema_.model_dump()
@@ -66,7 +66,7 @@ def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
     _tell(shown, as_json, lambda: json.dumps(shown, indent=2, ensure_ascii=False))
 
 
-@models.command()
+@models.command("add")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--data", required=True, type=click.Path(exists=True, dir_okay=False), help="A CSV file with sample rows."
@@ -93,15 +93,15 @@ def add(
     from flaskml.publishing import importers as adding
     from flaskml.publishing import publish as publishing
 
-    if file.suffix not in adding.RUNS_NOTHING and not trust:
+    if file.suffix not in adding.SAFE_SUFFIXES and not trust:
         click.confirm(
             f"Loading {file.name} runs whatever code its author put into it. Do you trust where it comes from?",
             abort=True,
             err=True,
         )
-    with opened_store() as (store, settings):
-        estimator = adding.read_estimator(file)
-        rows, targets = adding.read_sample(Path(data), target, estimator)
+    with open_store_here() as (store, settings):
+        estimator = adding.load_estimator(file)
+        rows, targets = adding.load_sample(Path(data), target, estimator)
         manifest = publishing.publish_sample(
             store,
             settings,
@@ -121,22 +121,22 @@ def add(
     _tell(shown, as_json, lambda: f"{name} version {manifest.version}, {active}\nnext: {next_step}")
 
 
-@models.command()
+@models.command("activate")
 @click.argument("name")
 @click.argument("version")
 @as_json
-def activate(name: str, version: str, as_json: bool) -> None:
+def activate_command(name: str, version: str, as_json: bool) -> None:
     """Make VERSION the one that answers; returns when every serving process does."""
     from flaskml.publishing import trial
     from flaskml.publishing.publish import trial_limits
 
-    with opened_store() as (store, settings):
+    with open_store_here() as (store, settings):
         limits = trial_limits(settings)
-        state = trial.activate_accepted(store, name, version, "flask models activate", limits)
+        state = trial.activate_version(store, name, version, "flask models activate", limits)
         _after(store, settings, name, state, as_json)
 
 
-@models.command()
+@models.command("rollback")
 @click.argument("name")
 @as_json
 def rollback(name: str, as_json: bool) -> None:
@@ -144,33 +144,33 @@ def rollback(name: str, as_json: bool) -> None:
     from flaskml.publishing import trial
     from flaskml.publishing.publish import trial_limits
 
-    with opened_store() as (store, settings):
-        _after(store, settings, name, trial.roll_back(store, name, trial_limits(settings)), as_json)
+    with open_store_here() as (store, settings):
+        _after(store, settings, name, trial.roll_back_version(store, name, trial_limits(settings)), as_json)
 
 
-def _after(store: Store, settings: Settings, name: str, state: State, as_json: bool) -> None:
-    from flaskml.hot_reload.registry import lagging
+def _after(store: ModelStore, settings: Settings, name: str, state: ModelState, as_json: bool) -> None:
+    from flaskml.hot_reload.registry import lagging_processes
     from flaskml.hot_reload.roster import Roster
 
-    late = [member.pid for member in lagging(store, Roster(settings.instance_path), name, state)]
+    late = [member.pid for member in lagging_processes(store, Roster(settings.instance_path), name, state)]
     shown = {"name": name, "active": state.active, "generation": state.generation, "lagging": late}
     aliases = "".join(f", {alias} is {version}" for alias, version in state.aliases.items())
     waiting = f"; not yet served by process {', '.join(map(str, late))}" if late else ""
     _tell(shown, as_json, lambda: f"{name} version {state.active or 'none'} is active{aliases}{waiting}")
 
 
-@models.command()
+@models.command("delete")
 @click.argument("name")
 @click.argument("version")
 @as_json
-def delete(name: str, version: str, as_json: bool) -> None:
+def delete_command(name: str, version: str, as_json: bool) -> None:
     """Remove a version that is neither active nor aliased."""
-    with opened_store() as (store, _):
+    with open_store_here() as (store, _):
         store.delete(name, version)
     _tell({"name": name, "deleted": version}, as_json, lambda: f"{name} version {version} is gone")
 
 
-@models.command()
+@models.command("alias")
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", required=False)
@@ -183,7 +183,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
     from flaskml.publishing.publish import trial_limits
     from flaskml.publishing.trial import ensure_accepted
 
-    with opened_store() as (store, settings):
+    with open_store_here() as (store, settings):
         if version is None:
             state = store.change(name, lambda state: state.remove_alias(alias))
         else:
@@ -192,18 +192,18 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
         _after(store, settings, name, state, as_json)
 
 
-@models.command()
+@models.command("verify")
 @as_json
 def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of everything that is stored."""
-    with opened_store() as (store, _):
+    with open_store_here() as (store, _):
         found = [row for name in store.folders() for row in _checked(store, name)]
     _tell(found, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in found))
     if any(row["fault"] for row in found):
         raise SystemExit(1)
 
 
-def _checked(store: Store, name: str) -> Iterator[dict[str, Any]]:
+def _checked(store: ModelStore, name: str) -> Iterator[dict[str, Any]]:
     """A row for the state of the model and for each version, with what is wrong with it."""
     from flaskml.errors import FlaskmlError
 

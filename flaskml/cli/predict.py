@@ -15,31 +15,33 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import opened_store
+from flaskml.cli import open_store_here
 
 if TYPE_CHECKING:
     from flaskml.errors import Problem
-    from flaskml.inference.file_scoring import Scored, Table
+    from flaskml.inference.file_scoring import RowFile, ScoredChunk
     from flaskml.inference.predictor import Predictor
 
-TOLD = 20
+MAX_SHOWN_PROBLEMS = 20
 """Problems that are told; a file of refusals has all."""
 
-FORMATS = ("csv", "jsonl")
+OUTPUT_FORMATS = ("csv", "jsonl")
 
-FILE = click.Path(dir_okay=False, path_type=Path)
+FILE_PATH = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command("predict")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=FILE, help="Write here instead of to the screen.")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: as the output's name ends, else csv.")
+@click.option("-o", "--output", type=FILE_PATH, help="Write here instead of to the screen.")
+@click.option(
+    "--format", "form", type=click.Choice(OUTPUT_FORMATS), help="Default: as the output's name ends, else csv."
+)
 @click.option("--name", help="The model; by default the one that answers when none is named.")
 @click.option("--version", help="Its version; by default the active one.")
 @click.option("--method", help="predict_proba, for one; by default what the model offers first.")
 @click.option("--strict", is_flag=True, help="Stop at the first refused row, and leave no output.")
-@click.option("--refused", type=FILE, help="Write every problem here, a line of JSON for each.")
-def predict(
+@click.option("--refused", type=FILE_PATH, help="Write every problem here, a line of JSON for each.")
+def predict_command(
     file: Path,
     output: Path | None,
     form: str | None,
@@ -58,14 +60,14 @@ def predict(
 
     if output and refused and output.resolve() == refused.resolve():
         raise click.BadParameter("The answers and what was refused cannot go to the same file.")
-    with opened_store() as (store, settings), ExitStack() as stack:
+    with open_store_here() as (store, settings), ExitStack() as stack:
         predictor = _load(store, settings, name or settings.model_name, version)
-        table = stack.enter_context(scoring.open_table(file, predictor))
+        table = stack.enter_context(scoring.open_row_file(file, predictor))
         method = predictor.method(method)
         out = stack.enter_context(_kept_until_whole() if strict and output is None else _written(output))
         writer = WRITERS[form or _format_of(output)](out)
         report = _Report(stack.enter_context(_written(refused)) if refused else None, strict=strict)
-        for scored in stack.enter_context(_watched(table, scoring.score(predictor, table, method))):
+        for scored in stack.enter_context(_watched(table, scoring.score_rows(predictor, table, method))):
             report.take(scored)
             writer.write(scored.values)
         writer.finish()
@@ -89,7 +91,7 @@ def _load(store: Any, settings: Any, name: str, version: str | None) -> Predicto
 
 def _format_of(output: Path | None) -> str:
     suffix = output.suffix.lower().lstrip(".") if output else "csv"
-    if suffix not in FORMATS:
+    if suffix not in OUTPUT_FORMATS:
         raise click.BadParameter(f"{output} ends in neither .csv nor .jsonl; say which it is with --format.")
     return suffix
 
@@ -146,14 +148,14 @@ class _CsvWriter:
 
     def write(self, values: list[Any]) -> None:
         """A line for each value; one that is None has an empty one."""
-        from flaskml.codecs.answers import cells, csv_line
+        from flaskml.codecs.answers import encode_csv_line, flatten_cells
 
         for value in values:
-            flat = {} if value is None else cells(value, "prediction")
+            flat = {} if value is None else flatten_cells(value, "prediction")
             if flat and not self._header:
                 self._begin(list(flat))
             if self._header:
-                self._out.write(csv_line([flat.get(column) for column in self._header]))
+                self._out.write(encode_csv_line([flat.get(column) for column in self._header]))
             else:
                 self._blank += 1
 
@@ -163,11 +165,11 @@ class _CsvWriter:
             self._begin(["prediction"])
 
     def _begin(self, header: list[str]) -> None:
-        from flaskml.codecs.answers import csv_line
+        from flaskml.codecs.answers import encode_csv_line
 
         self._header = header
-        self._out.write(csv_line(header))
-        empty = csv_line([None] * len(header))
+        self._out.write(encode_csv_line(header))
+        empty = encode_csv_line([None] * len(header))
         self._out.writelines(repeat(empty, self._blank))
 
 
@@ -179,9 +181,9 @@ class _JsonWriter:
 
     def write(self, values: list[Any]) -> None:
         """A line for each value; one that is None has null."""
-        from flaskml.codecs.answers import encoded
+        from flaskml.codecs.answers import encode_json
 
-        self._out.writelines(b'{"prediction":%b}\n' % encoded(value) for value in values)
+        self._out.writelines(b'{"prediction":%b}\n' % encode_json(value) for value in values)
 
     def finish(self) -> None:
         """There is nothing left."""
@@ -199,13 +201,13 @@ class _Report:
         self._rows = self._refused = 0
         self._first: list[Problem] = []
 
-    def take(self, scored: Scored) -> None:
+    def take(self, scored: ScoredChunk) -> None:
         """Takes in what became of some rows; raises ClickException where none may be refused."""
         if scored.refused and self._strict:
             raise click.ClickException(f"{_sentence(scored.refused[0])}. Nothing was written.")
         self._rows += len(scored.values)
         self._refused += len({problem.row for problem in scored.refused})
-        self._first += scored.refused[: TOLD - len(self._first)]
+        self._first += scored.refused[: MAX_SHOWN_PROBLEMS - len(self._first)]
         if self._file:
             lines = ({"row": p.row, "feature": p.feature, "detail": p.detail} for p in scored.refused)
             self._file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
@@ -222,14 +224,14 @@ def _sentence(problem: Problem) -> str:
 
 
 @contextmanager
-def _watched(table: Table, results: Iterator[Scored]) -> Iterator[Iterator[Scored]]:
+def _watched(table: RowFile, results: Iterator[ScoredChunk]) -> Iterator[Iterator[ScoredChunk]]:
     """The results, with a bar on the screen that says how far they are, if somebody watches."""
     if not sys.stderr.isatty():
         yield results
         return
     with click.progressbar(length=table.size, label="Predicting", file=sys.stderr) as bar:
 
-        def watched() -> Iterator[Scored]:
+        def watched() -> Iterator[ScoredChunk]:
             for scored in results:
                 bar.update(table.position() - bar.pos)
                 yield scored

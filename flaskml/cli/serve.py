@@ -15,16 +15,16 @@ from typing import Any, cast
 import click
 from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
-from flaskml.cli import errors_told
+from flaskml.cli import errors_as_messages
 
-HEALTH = frozenset({"/livez", "/readyz"})
+HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 """What tells how the server is; it is answered before all else, however much waits."""
 
-THREADS = 32
+FALLBACK_THREADS = 32
 """Threads where the engine cannot run: as many calls as may share a batch."""
 
 
-@click.command()
+@click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--unix-socket", type=click.Path(), help="Listen on this socket instead of a port; with one worker.")
@@ -34,7 +34,7 @@ THREADS = 32
     help="Processes that serve; 1 is this one.  [default: one for each processor it may use; 1 on a socket]",
 )
 @pass_script_info
-def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
+def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
     """Serve the models over HTTP, many requests in one call of the estimator.
 
     Needs Linux and pip install 'flaskml[fast]'; elsewhere it serves on waitress's threads, and says so. It serves the
@@ -63,13 +63,13 @@ def serve(info: ScriptInfo, host: str, port: int, unix_socket: str | None, worke
     # Pandas imports pyarrow where that is installed; its allocator would start a thread, which no forked worker has.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
-    from flaskml.server.engine import has_engine
+    from flaskml.server.engine import is_supported
 
     if unix_socket and (workers or 1) > 1:
         raise click.UsageError("Several workers listen on a port; leave --unix-socket or --workers away.")
     is_alone = workers == 1 or unix_socket is not None
-    with errors_told():
-        if not has_engine():
+    with errors_as_messages():
+        if not is_supported():
             click.echo("Serving on threads: the engine needs Linux and pip install 'flaskml[fast]'.", err=True)
             _serve_on_threads(_app(info), host, port, unix_socket)
         elif is_alone:
@@ -97,17 +97,17 @@ def _app(info: ScriptInfo) -> Any:
 
 def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place: Any) -> None:
     """Serves in this process until it is told to stop; calls `ready` once it accepts."""
-    from flaskml.server.engine import connections_possible, make_engine
-    from flaskml.server.policy import Policy
+    from flaskml.server.engine import build_server, max_connections
+    from flaskml.server.policy import ServerPolicy
 
     app.extensions["watcher"].join()
     app.extensions["registry"].warm()
     settings = app.extensions["settings"]
-    policy = Policy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH)
+    policy = ServerPolicy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH_PATHS)
     largest = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
     # What is sent in chunks is longer on the wire; the app holds each route to its own limit exactly.
-    limits = {"connection_limit": connections_possible(), "max_request_body_size": largest + largest // 8 + 2**16}
-    engine = make_engine(app, **place, policy=policy, **limits)
+    limits = {"connection_limit": max_connections(), "max_request_body_size": largest + largest // 8 + 2**16}
+    engine = build_server(app, **place, policy=policy, **limits)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())
     if ready is None and not (sys.stdin and sys.stdin.isatty()):  # From a terminal it means that the terminal is gone.
@@ -122,20 +122,20 @@ def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place:
 
 
 def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> None:
-    from flaskml.server.engine import LIMITS
-    from flaskml.server.supervisor import Supervisor, Work, listen
+    from flaskml.server.engine import WAITRESS_ADJUSTMENTS
+    from flaskml.server.supervisor import Supervisor, WorkerMain, open_listening_sockets
     from flaskml.settings import load_settings
 
     loaded: list[Any] = []
 
-    def load() -> Work:
+    def load() -> WorkerMain:
         _forget_app_modules(info)
         app = _app(ScriptInfo(app_import_path=info.app_import_path, create_app=info.create_app))
         loaded[:] = [app.extensions["registry"]]
         return partial(_work, app)
 
     settings, _ = load_settings({})
-    sockets = listen(count, host, port, cast(int, LIMITS["backlog"]))
+    sockets = open_listening_sockets(count, host, port, cast(int, WAITRESS_ADJUSTMENTS["backlog"]))
     Supervisor(load, sockets, settings.drain_timeout, lambda: bool(loaded[0].large_news())).run()
 
 
@@ -158,7 +158,7 @@ def _serve_on_threads(app: Any, host: str, port: int, unix_socket: str | None) -
     from waitress import create_server
 
     place = {"unix_socket": unix_socket} if unix_socket else {"host": host, "port": port}
-    server = create_server(app, threads=THREADS, **place)
+    server = create_server(app, threads=FALLBACK_THREADS, **place)
     _announce(server, unix_socket)
     server.run()
 

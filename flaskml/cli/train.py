@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_told, next_command, runtime_option, schema_option, shortest
+from flaskml.cli import errors_as_messages, next_command, runtime_option, schema_option, shortest_path
 
 if TYPE_CHECKING:
     from flaskml.store.manifest import Manifest
     from flaskml.training.trainer import Stage, Training, TrainingSpec
 
-FEATURES_NAMED = 6
+MAX_NAMED_FEATURES = 6
 """How many features the summary names."""
 
 
-@click.command()
+@click.command("train")
 @click.option("--data", default="regression", show_default=True, help="A CSV file, or a built-in data set's name.")
 @click.option("--target", help="The column of the CSV file to predict.")
 @click.option("--name", default="default", show_default=True, help="The model that the new version belongs to.")
@@ -30,7 +30,7 @@ FEATURES_NAMED = 6
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of split and fit.")
 @schema_option
 @runtime_option
-def train(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> None:
+def train_command(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> None:
     """Train a model, store it as a new version and make it the active one.
 
     The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
@@ -38,13 +38,13 @@ def train(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> None:
     from flaskml.training import trainer
     from flaskml.web import setup as web
 
-    with errors_told():
+    with errors_as_messages():
         settings, _ = web.flask_settings()
         file = _csv_file(data)
         spec = _spec(data=None if file else data, schema=schema, **asked)
-        source = trainer.Source(file, file.name) if file else trainer.BUILT_IN_SOURCE
+        source = trainer.TrainingSource(file, file.name) if file else trainer.BUILT_IN_SOURCE
         with _Ticker() as ticker:
-            training = trainer.train(spec, settings, ticker.report, source)
+            training = trainer.run_training(spec, settings, ticker.report, source)
     _tell(training, settings.instance_path, settings.model_name)
 
 
@@ -83,7 +83,7 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
         "runtime": _runtime(manifest),
         "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
         "model": f"{manifest.model} version {manifest.version}, {_standing(training)}",
-        "stored": shortest(folder),
+        "stored": shortest_path(folder),
         "next": next_command(manifest.model, served),
     }
     for label, text in lines.items():
@@ -113,8 +113,8 @@ def _rows(training: Training) -> str:
 
 def _features(manifest: Manifest) -> str:
     names = manifest.schema_.names
-    more = f" and {len(names) - FEATURES_NAMED} more" if len(names) > FEATURES_NAMED else ""
-    return f"{len(names)}: {', '.join(names[:FEATURES_NAMED])}{more}"
+    more = f" and {len(names) - MAX_NAMED_FEATURES} more" if len(names) > MAX_NAMED_FEATURES else ""
+    return f"{len(names)}: {', '.join(names[:MAX_NAMED_FEATURES])}{more}"
 
 
 class _Ticker:

@@ -22,14 +22,14 @@ from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema.features import Value
 
 
-def read_csv(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
+def read_csv_rows(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
     """The header of a table and its rows, at most so many, each with its texts by column.
 
     In a table of one column a blank line is a row, but at the end. A line with more or fewer fields than the header is
     a problem instead of a row. Raises `NotParseable`, `InvalidInput` or `TooManyRows`.
     """
     with _told_as_ours():
-        header, records = open_csv(io.StringIO(body.decode("utf-8-sig"), newline=""))
+        header, records = open_csv_rows(io.StringIO(body.decode("utf-8-sig"), newline=""))
         rows = list(islice(records, most + 1))
     if len(rows) > most:
         raise TooManyRows(most)
@@ -49,7 +49,7 @@ def _written(value: Value) -> Value:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def open_csv(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
+def open_csv_rows(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
     """The same of a table of any length; its rows are read when asked for, and may raise `NotParseable` then."""
     reader = csv.reader(lines, strict=True)
     with _told_as_ours():
@@ -110,11 +110,11 @@ _READING: dict[str, Any] = {
 }
 
 
-GAPS = frozenset({"NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"})
+MISSING_VALUE_WORDS = frozenset({"NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"})
 """Words that stand for a gap in a column of numbers. Only nothing stands for one in a column of texts."""
 
 
-def read_table(source: Path, name: str) -> pd.DataFrame:
+def read_csv_frame(source: Path, name: str) -> pd.DataFrame:
     """The table of a CSV file with a header, in UTF-8. Raises `InvalidTraining` saying what is wrong with it."""
     import pandas as pd
 
@@ -143,9 +143,9 @@ def _numbers_with_gaps(column: pd.Series) -> pd.Series:
     """A column of numbers in which gaps are written in words; in a column of texts such a word is a text."""
     import pandas as pd
 
-    if column.dtype.kind in "biuf" or not column.isin(GAPS).any():
+    if column.dtype.kind in "biuf" or not column.isin(MISSING_VALUE_WORDS).any():
         return column
     try:
-        return pd.to_numeric(column.mask(column.isin(GAPS)))
+        return pd.to_numeric(column.mask(column.isin(MISSING_VALUE_WORDS)))
     except (ValueError, TypeError):
         return column

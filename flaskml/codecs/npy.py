@@ -17,7 +17,7 @@ _HEADER = re.compile(
 )
 
 
-def read_array(body: bytes) -> NDArray[np.generic]:
+def read_npy(body: bytes) -> NDArray[np.generic]:
     """A read-only array of shape (rows, columns), of booleans, integers or floats, over the very bytes of the body.
 
     Raises `NotParseable` for any other array, and where the header says another size than there is.

@@ -17,20 +17,20 @@ import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml.codecs import validation_report as diagnosis
-from flaskml.codecs.csv_tables import read_csv
-from flaskml.codecs.npy import read_array
-from flaskml.codecs.text_values import as_browsers_write, read_text
+from flaskml.codecs.csv_tables import read_csv_rows
+from flaskml.codecs.npy import read_npy
+from flaskml.codecs.text_values import browser_field_names, parse_text_value
 from flaskml.errors import InvalidInput, Problem, TooManyRows
-from flaskml.schema.features import EXACT, Feature, Schema, Value
-from flaskml.schema.tables import TableMaker, moment_checker, plain_value
+from flaskml.schema.features import MAX_EXACT_INTEGER, Feature, Schema, Value
+from flaskml.schema.tables import SchemaTableBuilder, datetime_validator, json_value
 
-TEXT_LIMIT = 100_000
+MAX_TEXT_CHARACTERS = 100_000
 """Characters in one text value, so that a vectorizer's work on one request is bounded."""
 
 _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
 
 
-class Maker(Protocol):
+class TableBuilder(Protocol):
     """Makes the tables that a runtime computes."""
 
     def table(self, rows: Sequence[Sequence[Any]]) -> Any:
@@ -43,7 +43,7 @@ class Rows:
 
     __slots__ = ("_maker", "_table", "single", "values")
 
-    def __init__(self, values: Sequence[Sequence[Value]], maker: Maker, *, single: bool) -> None:
+    def __init__(self, values: Sequence[Sequence[Value]], maker: TableBuilder, *, single: bool) -> None:
         self.values = values
         """Valid values in schema order, null as None."""
 
@@ -62,12 +62,12 @@ class Rows:
 class Parser:
     """The validators of one schema. Every method returns `Rows` or raises a `FlaskmlError` with a 4xx status."""
 
-    def __init__(self, schema: Schema, *, max_rows: int, maker: Maker | None = None) -> None:
+    def __init__(self, schema: Schema, *, max_rows: int, maker: TableBuilder | None = None) -> None:
         self.schema = schema
-        self.maker = maker or TableMaker(schema)
+        self.maker = maker or SchemaTableBuilder(schema)
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
-        self._written = {written: name for name in schema.names for written in as_browsers_write(name)}
+        self._written = {written: name for name in schema.names for written in browser_field_names(name)}
         # To pydantic each missing value is an error with a copy of the row, which may be large: here none is missed.
         quick = _row(schema, required=False)
         values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features], fail_fast=True)
@@ -88,7 +88,7 @@ class Parser:
                 return rows
         except ValidationError:
             pass  # Its errors may be many times the size of the body, and are gone before the second reading.
-        document = diagnosis.decode(body)
+        document = diagnosis.decode_json(body)
         sent, single = _as_rows(document)
         if len(sent) > self.max_rows:
             raise TooManyRows(self.max_rows)
@@ -118,7 +118,7 @@ class Parser:
 
         `lists` says that a row may be a list. A problem stands where there was no row to be read.
         """
-        report = diagnosis.Report(self.schema)
+        report = diagnosis.ValidationReport(self.schema)
         for problem in found:
             report.tell(problem)
         valid = []
@@ -128,8 +128,8 @@ class Parser:
             if isinstance(row, Problem):
                 report.tell(row)
                 continue
-            row = diagnosis.named(self.schema, row) if lists else row
-            row = diagnosis.shortened(self.schema, row)
+            row = diagnosis.with_names(self.schema, row) if lists else row
+            row = diagnosis.without_excess_names(self.schema, row)
             try:
                 valid.append(self._row.validate_python(row))
             except ValidationError as error:
@@ -150,14 +150,14 @@ class Parser:
 
     def parse_csv(self, body: bytes) -> Rows:
         """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""
-        header, records = read_csv(body, self.max_rows)
+        header, records = read_csv_rows(body, self.max_rows)
         if not records:
             self._check_header(header)
         return self.parse_texts(records)
 
     def parse_npy(self, body: bytes) -> Rows:
         """An array of shape (rows, features) in NumPy's format, features in schema order."""
-        array = read_array(body)
+        array = read_npy(body)
         if len(array) > self.max_rows:
             raise TooManyRows(self.max_rows)
         if array.shape[1] != (width := len(self.schema.features)):
@@ -182,7 +182,7 @@ class Parser:
 
     def _read_field(self, name: str, text: str) -> Value:
         feature = self._features.get(name)
-        return text if feature is None else read_text(feature, text)
+        return text if feature is None else parse_text_value(feature, text)
 
     def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows:
         # A validated row has its values in schema order, whatever the order they were sent in.
@@ -214,7 +214,7 @@ def _integer(schema: Schema, feature: Feature) -> CoreSchema:
     least, most = schema.bounds(feature)
     low, high = math.ceil(least), math.floor(most)
     # A client without integers sends 3.0; a float that large has lost its last digits and is an integer by accident.
-    number = core_schema.float_schema(strict=True, ge=max(low, -EXACT), le=min(high, EXACT))
+    number = core_schema.float_schema(strict=True, ge=max(low, -MAX_EXACT_INTEGER), le=min(high, MAX_EXACT_INTEGER))
     whole = core_schema.no_info_after_validator_function(_as_integer, number)
     return core_schema.union_schema([core_schema.int_schema(strict=True, ge=low, le=high), whole])
 
@@ -227,7 +227,7 @@ def _as_integer(number: float) -> int:
 
 
 def _text(_: Schema, __: Feature) -> CoreSchema:
-    return core_schema.str_schema(strict=True, max_length=TEXT_LIMIT)
+    return core_schema.str_schema(strict=True, max_length=MAX_TEXT_CHARACTERS)
 
 
 def _category(schema: Schema, feature: Feature) -> CoreSchema:
@@ -240,7 +240,7 @@ def _category(schema: Schema, feature: Feature) -> CoreSchema:
 
 
 def _datetime(schema: Schema, feature: Feature) -> CoreSchema:
-    check = moment_checker(feature, closed=schema.out_of_range == "refuse")
+    check = datetime_validator(feature, closed=schema.out_of_range == "refuse")
     return core_schema.no_info_after_validator_function(check, core_schema.str_schema(strict=True, max_length=40))
 
 
@@ -278,7 +278,7 @@ def _as_rows(document: object) -> tuple[Sequence[Any], bool]:
 def _plain(row: Any) -> Any:
     """A row from Python with the values that JSON would have given it."""
     if isinstance(row, Mapping):
-        return {str(name): plain_value(value) for name, value in row.items()}
+        return {str(name): json_value(value) for name, value in row.items()}
     if isinstance(row, (Sequence, np.ndarray)) and not isinstance(row, str):
-        return [plain_value(value) for value in row]
+        return [json_value(value) for value in row]
     return row

@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flaskml.codecs.parser import Rows
-from flaskml.errors import PROBLEMS_SHOWN, Problem
-from flaskml.schema.features import Feature, Schema, Value, moment
+from flaskml.errors import MAX_PROBLEMS, Problem
+from flaskml.schema.features import Feature, Schema, Value, parse_datetime
 
-FEW = 4
+FEW_ROWS = 4
 """Rows up to which looking at one value after the other is faster than numpy is with all."""
 
-Doubtful: TypeAlias = Callable[[Any], bool]
+RangeCheck: TypeAlias = Callable[[Any], bool]
 
 
-class Doubts:
+class RangeWarnings:
     """Finds the values of valid rows that lie beyond what the sample held, where the schema lets these pass."""
 
     def __init__(self, schema: Schema) -> None:
@@ -48,11 +48,11 @@ class Doubts:
         if not self._checks or (self._numbers and not self._any(rows)):
             return ()
         found = self._found(rows.values)
-        return [problem for problem, _ in zip(found, range(PROBLEMS_SHOWN), strict=False)]
+        return [problem for problem, _ in zip(found, range(MAX_PROBLEMS), strict=False)]
 
     def _any(self, rows: Rows) -> bool:
         """Whether a number lies outside its range."""
-        if len(rows.values) > FEW:
+        if len(rows.values) > FEW_ROWS:
             return bool(((rows.table < self._low) | (rows.table > self._high)).any())
         for row in rows.values:
             for index, low, high in self._spans:
@@ -69,14 +69,14 @@ class Doubts:
                     yield Problem(number, feature.name[:100], f'"{feature.name[:100]}" {_beyond(feature)}')
 
 
-def _check(schema: Schema, feature: Feature) -> Doubtful | None:
+def _check(schema: Schema, feature: Feature) -> RangeCheck | None:
     if feature.kind == "category":
         known = frozenset(feature.categories or ())
         return (lambda value: value not in known) if feature.unknown == "accept" else None
     low, high = feature.span
     if schema.out_of_range != "warn" or (low is None and high is None):
         return None
-    read: Callable[[Any], Any] = moment if feature.kind == "datetime" else _unchanged
+    read: Callable[[Any], Any] = parse_datetime if feature.kind == "datetime" else _unchanged
     if low is None:
         return lambda value: bool(read(value) > high)
     if high is None:

@@ -16,7 +16,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 
 
-def as_browsers_write(name: str) -> Iterator[str]:
+def browser_field_names(name: str) -> Iterator[str]:
     """The name as forms may have it: with line ends as CR LF, and in multipart with these and quotes escaped.
 
     Source: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
@@ -26,7 +26,7 @@ def as_browsers_write(name: str) -> Iterator[str]:
         yield ends.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
 
 
-def read_text(feature: Feature, text: str) -> Value:
+def parse_text_value(feature: Feature, text: str) -> Value:
     """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
     if text == "":
         # Where training held no null, empty may be a text like others; as a category only if it is one of them.

@@ -13,18 +13,18 @@ from typing import Any
 
 from pydantic_core import ErrorDetails, ValidationError
 
-from flaskml.errors import PROBLEMS_SHOWN, InvalidInput, NotParseable, Problem, nearest
+from flaskml.errors import MAX_PROBLEMS, InvalidInput, NotParseable, Problem, did_you_mean
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.tables import moment_checker
+from flaskml.schema.tables import datetime_validator
 
-DIGITS = 400
+MAX_INTEGER_DIGITS = 400
 """Digits beyond which a JSON integer is larger than any float; Python would also take a quadratic time to read it."""
 
-SHOWN = 40
+MAX_SHOWN_CHARACTERS = 40
 """Characters of a client's own value that are repeated to it."""
 
 
-def decode(body: bytes) -> Any:
+def decode_json(body: bytes) -> Any:
     """The JSON document in `body`, with its non-standard and oversized numbers kept as infinities and NaN.
 
     Raises `NotParseable` for what is not one JSON document in UTF-8.
@@ -42,27 +42,27 @@ def decode(body: bytes) -> Any:
 
 
 def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= DIGITS else math.inf
+    return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else math.inf
 
 
-def named(schema: Schema, row: object) -> object:
+def with_names(schema: Schema, row: object) -> object:
     """A row given as a list of values in schema order as the same row with names; any other row as it is."""
     if isinstance(row, (list, tuple)) and len(row) == len(schema.features):
         return dict(zip(schema.names, row, strict=True))
     return row
 
 
-def shortened(schema: Schema, row: object) -> object:
+def without_excess_names(schema: Schema, row: object) -> object:
     """A row with far too many names as one with just too many: an error is made, and told, for each."""
-    most = len(schema.features) + PROBLEMS_SHOWN + 1
+    most = len(schema.features) + MAX_PROBLEMS + 1
     if not isinstance(row, dict) or len(row) <= most:
         return row
     known = {name: row[name] for name in schema.names if name in row}
     unknown = (name for name in row if name not in known)
-    return {**known, **{name: row[name] for name in islice(unknown, PROBLEMS_SHOWN + 1)}}
+    return {**known, **{name: row[name] for name in islice(unknown, MAX_PROBLEMS + 1)}}
 
 
-class Report:
+class ValidationReport:
     """The problems of one input, gathered row by row."""
 
     def __init__(self, schema: Schema) -> None:
@@ -73,7 +73,7 @@ class Report:
     @property
     def full(self) -> bool:
         """Whether more problems were found than will be told, so that looking further is idle."""
-        return len(self._problems) > PROBLEMS_SHOWN
+        return len(self._problems) > MAX_PROBLEMS
 
     def tell(self, problem: Problem) -> None:
         """Takes in a problem that was found before there was a row to validate."""
@@ -99,7 +99,7 @@ class Report:
     def raise_if_any(self) -> None:
         """Raises `InvalidInput` unless nothing was added."""
         if self._problems:
-            raise InvalidInput(self._problems[:PROBLEMS_SHOWN], more=self.full)
+            raise InvalidInput(self._problems[:MAX_PROBLEMS], more=self.full)
 
     def _beyond(self, feature: Feature, value: Any) -> str | None:
         """What to say of a value that is of the right kind and too small or too large."""
@@ -111,7 +111,7 @@ class Report:
             return f"must be {noun} from {low} to {high}, not {_shown(value)}" if beyond else None
         if feature.kind == "datetime" and isinstance(value, str) and self._schema.out_of_range == "refuse":
             with contextlib.suppress(ValueError):
-                moment_checker(feature, closed=False)(value)
+                datetime_validator(feature, closed=False)(value)
                 return f"must be a date and time, {feature.ranged}"
         return None
 
@@ -125,7 +125,7 @@ class Report:
 
     def _sentence(self, name: str, row: dict[str, Any], detail: ErrorDetails) -> str:
         if name not in self._features:
-            return f'there is no feature "{name[:100]}"{nearest(name, self._features)}'
+            return f'there is no feature "{name[:100]}"{did_you_mean(name, self._features)}'
         feature = self._features[name]
         if detail["type"] == "missing":
             return f'"{name[:100]}" is missing; it must be {feature.wanted}'
@@ -141,10 +141,11 @@ def _shown(value: object) -> str:
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     if isinstance(value, str):
-        return f"the string {json.dumps(value[:SHOWN], ensure_ascii=False)}{'…' if len(value) > SHOWN else ''}"
+        ellipsis = "…" if len(value) > MAX_SHOWN_CHARACTERS else ""
+        return f"the string {json.dumps(value[:MAX_SHOWN_CHARACTERS], ensure_ascii=False)}{ellipsis}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return str(value)[:SHOWN]
+    return str(value)[:MAX_SHOWN_CHARACTERS]
 
 
 def _remedy(feature: Feature, value: object) -> str:
@@ -153,5 +154,5 @@ def _remedy(feature: Feature, value: object) -> str:
     if isinstance(value, str) and feature.is_number and value.strip("+-").replace(".", "", 1).isdigit():
         return "; send it without quotes"
     if isinstance(value, str) and feature.categories:
-        return nearest(value, map(str, feature.categories))
+        return did_you_mean(value, map(str, feature.categories))
     return ""

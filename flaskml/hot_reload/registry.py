@@ -10,19 +10,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flaskml.errors import Busy, DamagedFile, FlaskmlError, Unavailable, VersionNotFound
-from flaskml.hot_reload.roster import PATIENCE, Member, Roster
+from flaskml.errors import Busy, DamagedFile, FlaskmlError, ModelUnavailable, VersionNotFound
+from flaskml.hot_reload.roster import ROSTER_TIMEOUT_SECONDS, Member, Roster
 from flaskml.inference.predictor import Predictor, open_predictor
-from flaskml.inference.slot import Absent, ModelSlot
-from flaskml.publishing.trial import Limits, ensure_accepted
-from flaskml.store.model_store import Store
-from flaskml.store.state import UNUSED, State
+from flaskml.inference.slot import ModelSlot, NoPredictor
+from flaskml.publishing.trial import TrialLimits, ensure_accepted
+from flaskml.store.model_store import ModelStore
+from flaskml.store.state import EMPTY_STATE, ModelState
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class LoadFailure:
     """A state of a model that could not be shown, and when to try again."""
 
     mark: str
@@ -31,7 +31,7 @@ class Failure:
     """On the monotonic clock."""
 
 
-LARGE = 16 * 2**20
+LARGE_VERSION_BYTES = 16 * 2**20
 """Bytes of a version from which workers share one copy: they are forked anew rather than that each loads its own."""
 
 
@@ -43,8 +43,8 @@ class Registry:
     at a time; readers take no lock.
     """
 
-    store: Store
-    limits: Limits
+    store: ModelStore
+    limits: TrialLimits
     max_rows: int
     slots: dict[str, ModelSlot] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Registry:
     adopted: str | None = None
     """The model whose slot was filled by somebody else."""
 
-    failures: dict[str, Failure] = field(default_factory=dict)
+    failures: dict[str, LoadFailure] = field(default_factory=dict)
     """The models whose state could not be shown, or not all of it."""
 
     leaves_large: bool = False
@@ -72,14 +72,14 @@ class Registry:
     def expect(self, name: str) -> ModelSlot:
         """The slot of a model, which says what to do as long as there is none."""
         if name not in self.slots:
-            slot = self.slots[name] = ModelSlot(name, Absent(self.store.nothing_active(name)))
+            slot = self.slots[name] = ModelSlot(name, NoPredictor(self.store.nothing_active(name)))
             try:
                 self._show(slot, self.store.state_or_unused(name))
             except Exception as error:  # Whatever is wrong with one model, the others must start.
                 reason = (
                     error if isinstance(error, FlaskmlError) else FlaskmlError(f"{type(error).__name__} at its load.")
                 )
-                slot.swap(Absent(Unavailable(reason, name, self.store.names())))
+                slot.swap(NoPredictor(ModelUnavailable(reason, name, self.store.names())))
                 self._note(name, error)
         return self.slots[name]
 
@@ -111,9 +111,9 @@ class Registry:
         self._looked = now
         return any(self._has_large_news(name, self.store.state_or_unused(name)) for name in self.store.names())
 
-    def _has_large_news(self, name: str, state: State) -> bool:
+    def _has_large_news(self, name: str, state: ModelState) -> bool:
         held = self.slots[name].versions if name in self.slots else {}
-        return any(self.store.size(name, version) >= LARGE for version in state.served() - held.keys())
+        return any(self.store.size(name, version) >= LARGE_VERSION_BYTES for version in state.served() - held.keys())
 
     def refresh(self) -> Mapping[str, str]:
         """Brings every slot to the state that its model has now, and returns the mark of what each shows.
@@ -129,7 +129,7 @@ class Registry:
                     self._note(name, error)
             return dict(self.marks)
 
-    def _follow(self, name: str, state: State) -> None:
+    def _follow(self, name: str, state: ModelState) -> None:
         if name == self.adopted:
             self.marks[name] = state.mark
             return
@@ -138,7 +138,7 @@ class Registry:
         failure, slot = self.failures.get(name), self.slots.get(name) or ModelSlot(name)
         if state.active is None and slot.serving is not None:  # Somebody has removed it, perhaps to restore it.
             return
-        if failure is None and state.mark == self.marks.get(name, UNUSED.mark):
+        if failure is None and state.mark == self.marks.get(name, EMPTY_STATE.mark):
             return
         if failure is None or failure.mark != state.mark or failure.again <= time.monotonic():
             self._show(slot, state, warm=True)
@@ -148,7 +148,7 @@ class Registry:
         mark = self._mark(name) if mark is None else mark
         before = self.failures.get(name)
         tries = before.tries + 1 if before and before.mark == mark else 1
-        self.failures[name] = Failure(mark, tries, time.monotonic() + min(5 * 2 ** (tries - 1), 60))
+        self.failures[name] = LoadFailure(mark, tries, time.monotonic() + min(5 * 2 ** (tries - 1), 60))
         if tries == 1:
             logger.error("Model %s: %s", name, getattr(error, "detail", type(error).__name__))
 
@@ -158,7 +158,7 @@ class Registry:
         except FlaskmlError:
             return ""
 
-    def _show(self, slot: ModelSlot, state: State, *, warm: bool = False) -> None:
+    def _show(self, slot: ModelSlot, state: ModelState, *, warm: bool = False) -> None:
         """Fills the slot with what the state names, keeping what it holds already."""
         name, held = slot.name, slot.versions
         versions = {}
@@ -170,7 +170,7 @@ class Registry:
                 versions[version] = self._open(name, version, held, warm=warm)
             except (FlaskmlError, MemoryError) as error:  # What has only an alias must not take the active one down.
                 troubles.append(error)
-        current = Absent(self.store.nothing_active(name)) if state.active is None else versions[state.active]
+        current = NoPredictor(self.store.nothing_active(name)) if state.active is None else versions[state.active]
         slot.swap(current, versions)
         self.slots[name] = slot
         if state.mark:
@@ -201,6 +201,6 @@ def _warm(predictor: Predictor) -> None:
         predictor.warm()
 
 
-def lagging(store: Store, roster: Roster, name: str, state: State) -> list[Member]:
+def lagging_processes(store: ModelStore, roster: Roster, name: str, state: ModelState) -> list[Member]:
     """The live processes that do not serve the state of a model, or a later one, within a few seconds."""
-    return roster.lagging(name, state.mark, lambda: store.state_or_unused(name).mark, PATIENCE)
+    return roster.lagging(name, state.mark, lambda: store.state_or_unused(name).mark, ROSTER_TIMEOUT_SECONDS)

@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".process"
 
 
-PATIENCE = 5
+ROSTER_TIMEOUT_SECONDS = 5
 """Seconds that an activation waits for every process; then it says which lag."""
 
 
-ASKING = 0.02
+ROSTER_POLL_SECONDS = 0.02
 """Seconds between two looks at what other processes have told."""
 
 
@@ -102,7 +102,7 @@ class Roster:
             late = [member for member in self.members() if member.marks.get(name) not in reached]
             if not late or time.monotonic() >= deadline:
                 return late
-            time.sleep(ASKING)
+            time.sleep(ROSTER_POLL_SECONDS)
 
     def path_for(self, name: str) -> Path:
         """Where this process may keep a file of its own; it is removed when the process is found dead."""

@@ -14,7 +14,7 @@ from flaskml.hot_reload.roster import Roster
 
 logger = logging.getLogger(__name__)
 
-TURN = 0.1
+WATCH_INTERVAL_SECONDS = 0.1
 """Seconds between two looks at the store. An activation takes as long to be seen, and a look costs microseconds."""
 
 
@@ -68,7 +68,7 @@ class Watcher:
                     self._untold = None
 
     def _watch(self) -> None:
-        while not self._stopped.wait(TURN):
+        while not self._stopped.wait(WATCH_INTERVAL_SECONDS):
             try:
                 self.compare()
             except Exception:  # Whatever befalls one look, what is in memory goes on serving, and so does the watch.

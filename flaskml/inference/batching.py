@@ -20,13 +20,13 @@ from flaskml.codecs.answers import Answer
 
 Result = TypeVar("Result")
 
-BATCH_ROWS = 1024
+MAX_BATCH_ROWS = 1024
 """Rows beyond which nothing is gained: of the estimators measured, none has a larger base cost than these rows."""
 
-BATCH_SECONDS = 0.005
+MAX_BATCH_SECONDS = 0.005
 """What a batch of small requests may cost, by what batches of its size have cost: its first row waits for the last."""
 
-WORTH_WAITING = 0.0005
+MIN_QUEUED_CALL_SECONDS = 0.0005
 """Seconds that a row alone must cost before threads queue for each other; handing over costs them about a fifth."""
 
 
@@ -76,7 +76,7 @@ class Lane(Protocol):
         """What `work` returns or raises, which may wait for files and other processes without holding up anybody."""
 
 
-class Costs:
+class CallCosts:
     """What calls of a method have cost lately, by the power of two that their rows fill.
 
     No line fits: gradient boosting at 1,024 rows costs three times what a line through 1 to 256 says.
@@ -113,7 +113,7 @@ class Batcher:
     ) -> None:
         self.compute = compute
         self._table = table
-        self.costs: Mapping[str, Costs] = {method: Costs() for method in methods}
+        self.costs: Mapping[str, CallCosts] = {method: CallCosts() for method in methods}
         self.slices: dict[str, int] = {}
         """The rows after which a method that holds the interpreter is to let others run; none for any other."""
         self.queues: Mapping[str, Queue] = {method: Queue() for method in methods}
@@ -172,7 +172,7 @@ class Batcher:
                 time.sleep(0)  # Whoever waits for the interpreter gets it now.
             part = values[start : start + most]
             parts.append(self._timed(self._table(part), len(part), method))
-        return joined(parts)
+        return concatenate_answers(parts)
 
     def batches(self, calls: Sequence[Call]) -> list[list[Call]]:
         """Calls of one method in batches, in order, none larger than pays."""
@@ -180,14 +180,14 @@ class Batcher:
         costs, count = self.costs[calls[0].method], 0
         for call in calls:
             count += len(call.rows.values)
-            if not batches or count > BATCH_ROWS or (costs.of(count) or 0) > BATCH_SECONDS > (costs.of(1) or 0):
+            if not batches or count > MAX_BATCH_ROWS or (costs.of(count) or 0) > MAX_BATCH_SECONDS > (costs.of(1) or 0):
                 batches.append([])
                 count = len(call.rows.values)
             batches[-1].append(call)
         return batches
 
 
-def joined(parts: Sequence[Answer]) -> Answer:
+def concatenate_answers(parts: Sequence[Answer]) -> Answer:
     """The answers to some rows after the other as one."""
     if len(parts) == 1:
         return parts[0]
@@ -211,7 +211,7 @@ class Threads:
     def ask(self, batcher: Batcher, rows: Rows, method: str) -> Answer:
         """What the batcher answers, computed here, or by the thread that leads."""
         alone = batcher.costs[method].of(1)
-        if alone is None or alone < WORTH_WAITING or len(rows.values) >= BATCH_ROWS:
+        if alone is None or alone < MIN_QUEUED_CALL_SECONDS or len(rows.values) >= MAX_BATCH_ROWS:
             return batcher.alone(rows, method)
         queue, call = batcher.queues[method], Call(batcher, rows, method)
         with queue.mutex:

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from flaskml.codecs import validation_report as diagnosis
-from flaskml.codecs.csv_tables import open_csv
+from flaskml.codecs.csv_tables import open_csv_rows
 from flaskml.codecs.parser import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, MissingExtra, NotParseable, Problem
 from flaskml.inference.predictor import Predictor
 
-CHUNK = 2_000
+CHUNK_ROWS = 2_000
 """Rows that are read and predicted at once."""
 
 
-LEFT_OUT = 1_000
+MAX_IGNORED_COLUMNS = 1_000
 """Names beside the features that are told at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class RowFile:
     """The rows of a file, read as they are asked for, and what makes the model's rows of some of them."""
 
     rows: Iterator[Any]
@@ -46,7 +46,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredChunk:
     """What became of some rows that follow one another."""
 
     values: list[Any]
@@ -56,12 +56,12 @@ class Scored:
     """Why, with the number of the row in the file."""
 
 
-def score(predictor: Predictor, table: Table, method: str) -> Iterator[Scored]:
+def score_rows(predictor: Predictor, table: RowFile, method: str) -> Iterator[ScoredChunk]:
     """Predicts a table chunk by chunk. A row that is refused loses nothing but itself."""
     start = 0
-    while chunk := list(islice(table.rows, CHUNK)):
+    while chunk := list(islice(table.rows, CHUNK_ROWS)):
         try:
-            yield Scored(_predicted(predictor, table.parse(chunk), method), [])
+            yield ScoredChunk(_predicted(predictor, table.parse(chunk), method), [])
         except FlaskmlError:
             yield _one_by_one(predictor, table, chunk, method, start)
         start += len(chunk)
@@ -71,7 +71,7 @@ def _predicted(predictor: Predictor, rows: Rows, method: str) -> list[Any]:
     return predictor.values(predictor.predict(rows, method), method)
 
 
-def _one_by_one(predictor: Predictor, table: Table, chunk: Sequence[Any], method: str, start: int) -> Scored:
+def _one_by_one(predictor: Predictor, table: RowFile, chunk: Sequence[Any], method: str, start: int) -> ScoredChunk:
     values: list[Any] = []
     refused: list[Problem] = []
     for number, row in enumerate(chunk, start):
@@ -83,26 +83,26 @@ def _one_by_one(predictor: Predictor, table: Table, chunk: Sequence[Any], method
         except FlaskmlError as error:
             values.append(None)
             refused.append(Problem(number, None, error.detail))
-    return Scored(values, refused)
+    return ScoredChunk(values, refused)
 
 
 @contextmanager
-def open_table(path: Path, predictor: Predictor) -> Iterator[Table]:
+def open_row_file(path: Path, predictor: Predictor) -> Iterator[RowFile]:
     """The rows of a file, by the end of its name. Raises `NotParseable` for one that is none of these."""
-    opened = KINDS.get(path.suffix.lower())
+    opened = FILE_READERS.get(path.suffix.lower())
     if opened is None:
-        raise NotParseable(f"{path.name} ends in none of {', '.join(KINDS)}")
+        raise NotParseable(f"{path.name} ends in none of {', '.join(FILE_READERS)}")
     with ExitStack() as stack:
         yield opened(stack, path, predictor)
 
 
-def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
+def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     file = stack.enter_context(path.open("rb"))
     lines = stack.enter_context(io.TextIOWrapper(file, "utf-8-sig", newline=""))
     parser = predictor.parser
-    header, rows = open_csv(lines)
+    header, rows = open_csv_rows(lines)
     left_out = _left_out(predictor, header)
-    return Table(_without(rows, left_out), parser.parse_texts, file.tell, path.stat().st_size, left_out)
+    return RowFile(_without(rows, left_out), parser.parse_texts, file.tell, path.stat().st_size, left_out)
 
 
 def _left_out(predictor: Predictor, columns: Sequence[str]) -> list[str]:
@@ -122,11 +122,11 @@ def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
         yield row
 
 
-def _open_jsonl(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
+def _open_jsonl(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     file = stack.enter_context(path.open("rb"))
     left_out: dict[str, None] = {}
     rows = _known(_documents(file), predictor.schema.names, left_out)
-    return Table(rows, _parse_with(predictor), file.tell, path.stat().st_size, left_out)
+    return RowFile(rows, _parse_with(predictor), file.tell, path.stat().st_size, left_out)
 
 
 def _documents(lines: Iterable[bytes]) -> Iterator[Any]:
@@ -134,7 +134,7 @@ def _documents(lines: Iterable[bytes]) -> Iterator[Any]:
         content = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
         if content.strip():
             try:
-                yield diagnosis.decode(content)
+                yield diagnosis.decode_json(content)
             except NotParseable as error:
                 yield Problem(None, None, error.detail)
 
@@ -144,13 +144,13 @@ def _known(rows: Iterable[Any], names: Sequence[str], left_out: dict[str, None])
     known = frozenset(names)
     for row in rows:
         if isinstance(row, dict) and (more := row.keys() - known):
-            left_out |= dict.fromkeys(sorted(more)[: LEFT_OUT - len(left_out)])
+            left_out |= dict.fromkeys(sorted(more)[: MAX_IGNORED_COLUMNS - len(left_out)])
             yield {name: value for name, value in row.items() if name in known}
         else:
             yield row
 
 
-def _open_npy(_: ExitStack, path: Path, predictor: Predictor) -> Table:
+def _open_npy(_: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
@@ -162,14 +162,14 @@ def _open_npy(_: ExitStack, path: Path, predictor: Predictor) -> Table:
     read = [0]
 
     def rows() -> Iterator[Any]:
-        for start in range(0, len(array), CHUNK):
+        for start in range(0, len(array), CHUNK_ROWS):
             read[0] = start
-            yield from array[start : start + CHUNK].tolist()
+            yield from array[start : start + CHUNK_ROWS].tolist()
 
-    return Table(rows(), _parse_with(predictor), lambda: read[0], len(array))
+    return RowFile(rows(), _parse_with(predictor), lambda: read[0], len(array))
 
 
-def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
+def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -184,13 +184,13 @@ def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> Table:
 
     def rows() -> Iterator[Any]:
         try:
-            for batch in content.iter_batches(CHUNK, columns=list(predictor.schema.names)):
+            for batch in content.iter_batches(CHUNK_ROWS, columns=list(predictor.schema.names)):
                 yield from batch.to_pylist()
                 read[0] += batch.num_rows
         except (ArrowException, OSError) as error:
             raise NotParseable(f"it is damaged behind row {read[0]} ({error})") from None
 
-    return Table(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows, left_out)
+    return RowFile(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows, left_out)
 
 
 def _parse_with(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:
@@ -203,7 +203,7 @@ def _parse_with(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:
     return parse
 
 
-KINDS: Mapping[str, Callable[[ExitStack, Path, Predictor], Table]] = {
+FILE_READERS: Mapping[str, Callable[[ExitStack, Path, Predictor], RowFile]] = {
     ".csv": _open_csv,
     ".jsonl": _open_jsonl,
     ".npy": _open_npy,

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from pydantic_core import to_json
 
-from flaskml.codecs.answers import Answer, encoded, values
+from flaskml.codecs.answers import Answer, encode_json, json_answers
 from flaskml.codecs.parser import Parser, Rows
-from flaskml.codecs.range_warnings import Doubts
-from flaskml.errors import MethodNotOffered, NotAnswerable
+from flaskml.codecs.range_warnings import RangeWarnings
+from flaskml.errors import MethodNotOffered, RowsRefused
 from flaskml.inference.batching import Batcher
-from flaskml.inference.warmup import MADE_UP, made_up, warm
+from flaskml.inference.warmup import EXAMPLE_ROWS, example_rows, warm_up
 from flaskml.runtimes import open_runtime
 from flaskml.schema.features import Schema
-from flaskml.store.manifest import Bundle, Manifest
+from flaskml.store.manifest import LoadedVersion, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Predictor:
     manifest: Manifest
     parser: Parser
     batcher: Batcher
-    doubts: Doubts
+    doubts: RangeWarnings
     signature: bytes
     """The end of every JSON answer: which model and version gave it."""
 
@@ -46,7 +46,7 @@ class Predictor:
     def predict(self, rows: Rows, method: str | None = None) -> Answer:
         """One item per row: shape (rows,), or (rows, columns), or a list of such for several outputs.
 
-        Without a `method`, the first one of the manifest answers. Raises `NotAnswerable` for rows that the estimator
+        Without a `method`, the first one of the manifest answers. Raises `RowsRefused` for rows that the estimator
         refuses.
         """
         if not rows.values:
@@ -59,12 +59,12 @@ class Predictor:
             # What it says may hold values of rows.
             raised = type(error).__name__
             logger.warning("%s version %s refused rows (%s)", self.manifest.model, self.manifest.version, raised)
-            raise NotAnswerable from error
+            raise RowsRefused from error
 
     def warm(self) -> None:
         """Finds what it costs to answer made-up rows, so that no client does. Raises what the estimator does."""
-        some = self.parser.parse_table(made_up(self.schema, MADE_UP)).values
-        warm(self.batcher, self.parser.maker, some, self.manifest.methods)
+        some = self.parser.parse_table(example_rows(self.schema, EXAMPLE_ROWS)).values
+        warm_up(self.batcher, self.parser.maker, some, self.manifest.methods)
 
     def method(self, name: str | None) -> str:
         """The method of that name; of none, the one that answers then. Raises `MethodNotOffered`."""
@@ -74,17 +74,17 @@ class Predictor:
 
     def values(self, answer: Answer, method: str, top: int | None = None) -> list[Any]:
         """What the method answered as values for JSON, one a row; of probabilities the `top` most probable."""
-        return values(answer, method, self.manifest.classes, top)
+        return json_answers(answer, method, self.manifest.classes, top)
 
     def answer(self, rows: Rows, values: list[Any], warnings: Sequence[Mapping[str, Any]] = ()) -> bytes:
         """The values as JSON of the native contract; what is not finite becomes null."""
         start, value = (b'{"prediction":', values[0]) if rows.single else (b'{"predictions":', values)
         if not warnings:
-            return b"".join((start, encoded(value), self.signature))
-        return b"".join((start, encoded(value), self.signature[:-1], b',"warnings":', encoded(warnings), b"}"))
+            return b"".join((start, encode_json(value), self.signature))
+        return b"".join((start, encode_json(value), self.signature[:-1], b',"warnings":', encode_json(warnings), b"}"))
 
 
-def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
+def open_predictor(bundle: LoadedVersion, *, max_rows: int) -> Predictor:
     """The predictor of a bundle: all that can be computed before the first request is computed here."""
     manifest = bundle.manifest
     runtime = open_runtime(bundle)
@@ -94,6 +94,6 @@ def open_predictor(bundle: Bundle, *, max_rows: int) -> Predictor:
         manifest=manifest,
         parser=parser,
         batcher=Batcher(runtime.compute, runtime.tables.table, manifest.methods),
-        doubts=Doubts(manifest.schema_),
+        doubts=RangeWarnings(manifest.schema_),
         signature=b"," + signature[1:],
     )

@@ -13,7 +13,7 @@ from flaskml.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class NoPredictor:
     """Stands where a predictor would, and answers every question with the reason why there is none."""
 
     reason: FlaskmlError
@@ -23,7 +23,7 @@ class Absent:
         raise self.reason.with_traceback(None)
 
 
-Current: TypeAlias = Predictor | Absent
+Current: TypeAlias = Predictor | NoPredictor
 """What a slot holds. Both answer to the same names; one of them always with an error."""
 
 
@@ -34,12 +34,12 @@ class ModelSlot:
 
     def __init__(self, name: str, current: Current | None = None) -> None:
         self.name = name
-        self.current: Current = current or Absent(NoActiveVersion(name, ()))
+        self.current: Current = current or NoPredictor(NoActiveVersion(name, ()))
         self.versions: Mapping[str, Predictor] = {}
         """The predictors that answer when a version is named: the current one and those with an alias."""
 
     def __repr__(self) -> str:
-        return f"<ModelSlot {describe(self.current)}>"
+        return f"<ModelSlot {describe_current(self.current)}>"
 
     @property
     def serving(self) -> Manifest | None:
@@ -68,9 +68,9 @@ class ModelSlot:
         return predictor.predict(predictor.parser.parse_table(rows), predictor.method(method))
 
 
-def describe(current: Current) -> str:
+def describe_current(current: Current) -> str:
     """The current predictor in a few words, for the start line and for people."""
-    if isinstance(current, Absent):
+    if isinstance(current, NoPredictor):
         return f"no model ({current.reason.detail})"
     manifest = current.manifest
     score = f" ({manifest.score})" if manifest.score else ""

@@ -13,39 +13,39 @@ from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
-from flaskml.codecs.parser import Maker, Rows
+from flaskml.codecs.parser import Rows, TableBuilder
 from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema, Value
 
-SIZES = 11
+TIMED_BATCH_SIZES = 11
 """Powers of two up to which batches are timed, from one row on: to 1,024."""
 
-LONG_ENOUGH = 0.02
+SLOW_CALL_SECONDS = 0.02
 """Seconds of a call after which no larger batch is timed."""
 
-MADE_UP = 64
+EXAMPLE_ROWS = 64
 """Rows that are made up; larger batches hold them again and again."""
 
-PROBED = 8_192
+MAX_PROBE_ROWS = 8_192
 """Rows of the largest call that is watched."""
 
-PROBE_SECONDS = 0.005
+MIN_PROBE_SECONDS = 0.005
 """Seconds that a call has to take for what happens beside it to be seen."""
 
-TRIES = 3
+PROBE_ATTEMPTS = 3
 """How often it is watched: whatever else the machine does looks as if the interpreter were held."""
 
-HELD = 0.5
+GIL_HELD_SHARE = 0.5
 """The share of a call in which nobody else ran from which it is taken to hold the interpreter."""
 
-SLICE_SECONDS = 0.002
+MAX_SLICE_SECONDS = 0.002
 """What a slice may cost."""
 
-TICK = 0.0002
+PROBE_TICK_SECONDS = 0.0002
 """Seconds that somebody beside the call sleeps between two looks at the clock."""
 
 
-def warm(batcher: Batcher, maker: Maker, some: Sequence[Sequence[Any]], methods: Sequence[str]) -> None:
+def warm_up(batcher: Batcher, maker: TableBuilder, some: Sequence[Sequence[Any]], methods: Sequence[str]) -> None:
     """Times every method with more and more of the rows, and finds which of them have to be sliced."""
 
     def rows(count: int) -> Rows:
@@ -53,18 +53,20 @@ def warm(batcher: Batcher, maker: Maker, some: Sequence[Sequence[Any]], methods:
 
     for method in methods:
         size = 1
-        for _ in range(SIZES):
+        for _ in range(TIMED_BATCH_SIZES):
             for _ in range(2):  # The first call of a size does what later ones need not.
                 batcher.alone(rows(size), method)
-            if (batcher.costs[method].of(size) or 0) >= LONG_ENOUGH:
+            if (batcher.costs[method].of(size) or 0) >= SLOW_CALL_SECONDS:
                 break
             size *= 2
         long = _long(batcher, method)
-        if long and all(share_held(partial(batcher.alone, rows(long), method)) > HELD for _ in range(TRIES)):
+        if long and all(
+            gil_held_share(partial(batcher.alone, rows(long), method)) > GIL_HELD_SHARE for _ in range(PROBE_ATTEMPTS)
+        ):
             batcher.slices[method] = _slice(batcher, method)
 
 
-def made_up(schema: Schema, count: int) -> list[dict[str, Value]]:
+def example_rows(schema: Schema, count: int) -> list[dict[str, Value]]:
     """Rows from all over the ranges of training, for trees are faster where all rows take the same way."""
     return [
         {
@@ -89,9 +91,9 @@ def _at(share: float, feature: Feature) -> Value:
 def _long(batcher: Batcher, method: str) -> int | None:
     """How many rows take long enough to see what happens beside them; None if that is more than requests have."""
     costs, size = batcher.costs[method], 1
-    while (costs.of(size) or 0) < PROBE_SECONDS:
+    while (costs.of(size) or 0) < MIN_PROBE_SECONDS:
         size *= 2
-        if size > PROBED:
+        if size > MAX_PROBE_ROWS:
             return None
     return size
 
@@ -102,18 +104,18 @@ def _slice(batcher: Batcher, method: str) -> int:
     Smaller ones would do little but begin: what a call costs before its first row is not to be paid for every few.
     """
     costs, size = batcher.costs[method], 1
-    limit = max(SLICE_SECONDS, 2 * (costs.of(1) or 0))
-    while size < PROBED and (costs.of(2 * size) or 0) <= limit:
+    limit = max(MAX_SLICE_SECONDS, 2 * (costs.of(1) or 0))
+    while size < MAX_PROBE_ROWS and (costs.of(2 * size) or 0) <= limit:
         size *= 2
     return size
 
 
-def share_held(call: Callable[[], object]) -> float:
+def gil_held_share(call: Callable[[], object]) -> float:
     """The longest time in which nobody else could run beside a call, as a share of the call."""
     seconds: list[float] = []
 
     def timed() -> None:
-        time.sleep(TICK)  # Whoever watches does so by then, even if the call lets nobody.
+        time.sleep(PROBE_TICK_SECONDS)  # Whoever watches does so by then, even if the call lets nobody.
         start = time.perf_counter()
         try:
             call()
@@ -124,7 +126,7 @@ def share_held(call: Callable[[], object]) -> float:
     thread.start()
     longest, last = 0.0, time.perf_counter()
     while not seconds:
-        time.sleep(TICK)
+        time.sleep(PROBE_TICK_SECONDS)
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
     thread.join()

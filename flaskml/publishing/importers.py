@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaskml.codecs.csv_tables import read_table
+from flaskml.codecs.csv_tables import read_csv_frame
 from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.runtimes.onnx_import import ForeignGraph
+from flaskml.runtimes.onnx_import import ImportedGraph
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-RUNS_NOTHING = (".skops", ".onnx")
+SAFE_SUFFIXES = (".skops", ".onnx")
 """The kinds of files that are loaded without running what is in them."""
 
 
-def read_estimator(file: Path) -> Any:
+def load_estimator(file: Path) -> Any:
     """The estimator in a `.skops` file, by a fixed list of types, or in a joblib file, which runs what is in it.
 
     A `.onnx` file is a graph, which is asked like one.
@@ -25,7 +25,7 @@ def read_estimator(file: Path) -> Any:
     if file.suffix == ".skops":
         return _from_skops(file)
     if file.suffix == ".onnx":
-        return ForeignGraph(file.read_bytes())
+        return ImportedGraph(file.read_bytes())
     import joblib
 
     try:
@@ -45,9 +45,9 @@ def _from_skops(file: Path) -> Any:
         raise NotPublishable(f"{file.name} is not taken ({type(error).__name__}: {str(error)[:300]}).") from error
 
 
-def read_sample(file: Path, target: str | None, estimator: Any) -> tuple[pd.DataFrame, pd.Series | None]:
+def load_sample(file: Path, target: str | None, estimator: Any) -> tuple[pd.DataFrame, pd.Series | None]:
     """The rows of a sample in the columns and the order of the estimator, and the targets if their column is named."""
-    table = read_table(file, file.name)
+    table = read_csv_frame(file, file.name)
     targets = None
     if target is not None:
         if target not in table.columns:

@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import PydanticSerializationError
 
-from flaskml.codecs.answers import encoded, values
+from flaskml.codecs.answers import encode_json, json_answers
 from flaskml.errors import InvalidSchema, NotPublishable
-from flaskml.runtimes.sklearn import classes_of, forget_names, methods_of, numpy_answer
-from flaskml.schema.corrections import corrected
-from flaskml.schema.features import LARGEST, Feature, Schema, Table
-from flaskml.schema.from_sample import as_array, learn
-from flaskml.schema.tables import TableMaker, plain_rows
-from flaskml.store.golden_rows import largest, plain, same, some_rows
+from flaskml.runtimes.sklearn import as_numpy, drop_feature_names, estimator_classes, estimator_methods
+from flaskml.schema.corrections import apply_corrections
+from flaskml.schema.features import MAX_FLOAT, Feature, Schema, Table
+from flaskml.schema.from_sample import schema_from_frame, with_array_layout
+from flaskml.schema.tables import SchemaTableBuilder, json_rows
+from flaskml.store.golden_rows import answers_equal, finite_json, largest_magnitude, sample_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS = "U"
+TEXT_DTYPE = "U"
 """The type of an array of strings of any length, as numpy names it."""
 
-ROUNDING = 1e-12
+ROUNDING_TOLERANCE = 1e-12
 """How far two answers may be off that only rounding tells apart."""
 
-VALUES_COMPARED = 200_000
+MAX_COMPARED_VALUES = 200_000
 """Values of a sample that are made again from what requests would send."""
 
-MAGNITUDES = (LARGEST, float(np.finfo(np.float32).max), 1e30, 1e15)
+MAGNITUDES = (MAX_FLOAT, float(np.finfo(np.float32).max), 1e30, 1e15)
 """Numbers that an estimator is tried with, to see how large they may be."""
 
-REMEDY = (
+TEXT_COLUMN_HINT = (
     "A vectorizer, which takes a list of texts, takes a column of a DataFrame in "
     'make_column_transformer((TfidfVectorizer(), "text")).'
 )
 
-UNKNOWN_TEXT = "no category of training"
+UNKNOWN_CATEGORY = "no category of training"
 """What an estimator is tried with to see whether it takes a category that it does not know."""
 
 
@@ -53,7 +53,7 @@ class Sample:
     table: Table
 
 
-def understand(estimator: Any, X: Any, corrections: Mapping[str, Any] | None = None) -> Sample:
+def inspect_sample(estimator: Any, X: Any, corrections: Mapping[str, Any] | None = None) -> Sample:
     """The sample as the estimator takes it, and its schema with what the corrections say instead.
 
     An estimator that knows the names of its columns takes a frame, unless all are numbers and it answers their array
@@ -62,10 +62,11 @@ def understand(estimator: Any, X: Any, corrections: Mapping[str, Any] | None = N
     """
     if np.ndim(X) == 1:
         raise NotPublishable(
-            f"The sample must be a DataFrame or an array of shape (rows, features), and it has one dimension. {REMEDY}"
+            "The sample must be a DataFrame or an array of shape (rows, features), and it has one dimension. "
+            f"{TEXT_COLUMN_HINT}"
         )
     sample = _of_frame(estimator, X) if hasattr(X, "iloc") else _of_array(estimator, np.asarray(X))
-    return Sample(corrected(sample.schema, corrections or {}), sample.table)
+    return Sample(apply_corrections(sample.schema, corrections or {}), sample.table)
 
 
 def _of_frame(estimator: Any, frame: pd.DataFrame) -> Sample:
@@ -75,22 +76,22 @@ def _of_frame(estimator: Any, frame: pd.DataFrame) -> Sample:
     if not named.columns.is_unique:
         raise NotPublishable("The sample has two columns with the same name.")
     _check_width(estimator, named.columns.tolist())
-    some, array = some_rows(named), named.to_numpy()
+    some, array = sample_rows(named), named.to_numpy()
     if all(isinstance(dtype, np.dtype) and dtype.kind in "iuf" for dtype in named.dtypes):
-        if answers_alike(estimator, some, some_rows(array)):
-            return Sample(as_array(learn(named), array.dtype.name), array)
-        return Sample(learn(named), named)
+        if has_equal_answers(estimator, some, sample_rows(array)):
+            return Sample(with_array_layout(schema_from_frame(named), array.dtype.name), array)
+        return Sample(schema_from_frame(named), named)
     knows_names = hasattr(estimator, "feature_names_in_")
-    if knows_names or (_answers(estimator, some) and not answers_alike(estimator, some, some_rows(array))):
-        return Sample(learn(named), named)
+    if knows_names or (_answers(estimator, some) and not has_equal_answers(estimator, some, sample_rows(array))):
+        return Sample(schema_from_frame(named), named)
     try:
         return _of_array(estimator, array, named.columns.tolist())
     except (ValueError, TypeError, AttributeError, KeyError):  # It was fitted on a frame and has not kept the names.
-        return Sample(learn(named), named)
+        return Sample(schema_from_frame(named), named)
 
 
 def _answers(estimator: Any, table: Table) -> bool:
-    return _works(estimator, table, methods_of(estimator)[0])
+    return _works(estimator, table, estimator_methods(estimator)[0])
 
 
 def _of_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> Sample:
@@ -107,11 +108,13 @@ def _of_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> S
         raise NotPublishable(f"The sample is an array of {array.dtype}; make it of numbers, booleans or strings.")
     names = names or [f"x{index}" for index in range(array.shape[1])]
     _check_width(estimator, names)
-    asked(estimator, some_rows(array), methods_of(estimator)[0])
-    dtype = TEXTS if array.dtype.kind == "U" else array.dtype.name
+    call_method(estimator, sample_rows(array), estimator_methods(estimator)[0])
+    dtype = TEXT_DTYPE if array.dtype.kind == "U" else array.dtype.name
     # The type is said, because pandas 3 would make its own strings of objects, with another marker for what is missing.
     kind = object if array.dtype.kind in "UO" else array.dtype
-    return Sample(as_array(learn(pd.DataFrame(array, columns=list(names), dtype=kind)), dtype), array)
+    return Sample(
+        with_array_layout(schema_from_frame(pd.DataFrame(array, columns=list(names), dtype=kind)), dtype), array
+    )
 
 
 def _inferred(frame: pd.DataFrame) -> pd.DataFrame:
@@ -133,32 +136,36 @@ def _check_width(estimator: Any, columns: Sequence[str]) -> None:
         raise NotPublishable(f"The estimator was fitted on {width} features; the sample has {len(columns)} columns.")
 
 
-def asked(estimator: Any, table: Table, method: str) -> list[Any]:
+def call_method(estimator: Any, table: Table, method: str) -> list[Any]:
     """What the estimator's method answers to the table, as values for JSON, without what it warns of."""
     with warnings.catch_warnings(action="ignore"):
-        answer = numpy_answer(getattr(estimator, method)(table))
-    found = values(answer, method, classes_of(estimator))
+        answer = as_numpy(getattr(estimator, method)(table))
+    found = json_answers(answer, method, estimator_classes(estimator))
     if len(found) != len(table):
-        raise NotPublishable(f"The estimator answers {len(table)} rows with {len(found)} values of {method}. {REMEDY}")
+        raise NotPublishable(
+            f"The estimator answers {len(table)} rows with {len(found)} values of {method}. {TEXT_COLUMN_HINT}"
+        )
     if any(isinstance(value, bytes) for value in found):
         raise NotPublishable("The estimator answers with bytes, which JSON has not; make its labels strings.")
     try:
-        encoded(found)
+        encode_json(found)
     except PydanticSerializationError:  # Of half a surrogate pair there is no UTF-8.
         raise NotPublishable("The estimator answers with text that is no Unicode; make its labels anew.") from None
     return found
 
 
-def answers_alike(estimator: Any, frame: Table, array: Table) -> bool:
+def has_equal_answers(estimator: Any, frame: Table, array: Table) -> bool:
     """Whether all methods answer an array as its frame, but for the order in which numbers are added.
 
     The array is asked of a copy that has forgotten the names of columns, as it will be served.
     """
     try:
         nameless = deepcopy(estimator)
-        forget_names(nameless)
+        drop_feature_names(nameless)
         return all(
-            _alike(plain(asked(estimator, frame, method)), plain(asked(nameless, array, method)))
+            _alike(
+                finite_json(call_method(estimator, frame, method)), finite_json(call_method(nameless, array, method))
+            )
             for method in working_methods(estimator, frame)
         )
     except Exception:  # Whatever it raises at the other form, it does not take it.
@@ -166,30 +173,32 @@ def answers_alike(estimator: Any, frame: Table, array: Table) -> bool:
 
 
 def _alike(answers: list[Any], others: list[Any]) -> bool:
-    return same(answers, others, absolute=ROUNDING * largest(answers), relative=ROUNDING)
+    return answers_equal(
+        answers, others, absolute=ROUNDING_TOLERANCE * largest_magnitude(answers), relative=ROUNDING_TOLERANCE
+    )
 
 
 def working_methods(estimator: Any, table: Table) -> tuple[str, ...]:
     """The methods that answer the table; the first has to. An estimator may have a method that only raises."""
-    first, *others = methods_of(estimator)
-    asked(estimator, table, first)
+    first, *others = estimator_methods(estimator)
+    call_method(estimator, table, first)
     return (first, *(method for method in others if _works(estimator, table, method)))
 
 
 def _works(estimator: Any, table: Table, method: str) -> bool:
     try:
-        return bool(asked(estimator, table, method))
+        return bool(call_method(estimator, table, method))
     except Exception:  # Whatever it raises here, it would raise at a request.
         return False
 
 
-def with_unknown_tried(schema: Schema, estimator: Any, table: Table, methods: Sequence[str]) -> Schema:
+def with_unknown_categories_probed(schema: Schema, estimator: Any, table: Table, methods: Sequence[str]) -> Schema:
     """The schema with each category closed whose estimator refuses one that it does not know, and the others open.
 
     Raises `InvalidSchema` if it was said to be open and the estimator refuses.
     """
-    row = plain_rows(schema, table[:1])[0]
-    maker = TableMaker(schema)
+    row = json_rows(schema, table[:1])[0]
+    maker = SchemaTableBuilder(schema)
 
     def settled(index: int, feature: Feature) -> Feature:
         if feature.kind != "category" or feature.unknown == "refuse":
@@ -204,9 +213,9 @@ def with_unknown_tried(schema: Schema, estimator: Any, table: Table, methods: Se
     return schema.model_copy(update={"features": features})
 
 
-def with_magnitude_tried(schema: Schema, estimator: Any, table: Table, method: str) -> Schema:
+def with_magnitude_probed(schema: Schema, estimator: Any, table: Table, method: str) -> Schema:
     """The schema with the largest magnitude of numbers that the estimator takes, as far as a few tell."""
-    row, maker = plain_rows(schema, table[:1])[0], TableMaker(schema)
+    row, maker = json_rows(schema, table[:1])[0], SchemaTableBuilder(schema)
     floats = [feature.kind == "float" for feature in schema.features]
 
     def takes(magnitude: float) -> bool:
@@ -217,7 +226,7 @@ def with_magnitude_tried(schema: Schema, estimator: Any, table: Table, method: s
         ]
         return _works(estimator, maker.table(rows), method)
 
-    tried = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), LARGEST)
+    tried = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), MAX_FLOAT)
     held = [abs(bound) for feature in schema.features if feature.kind == "float" for bound in feature.span if bound]
     return schema.model_copy(update={"magnitude": max([tried, *held])})  # What the sample has, it takes in any case.
 
@@ -226,13 +235,13 @@ def _unknown(feature: Feature) -> str | int:
     categories = set(feature.categories or ())
     if any(isinstance(category, int) for category in categories):
         return next(number for number in count() if number not in categories)
-    return next(text for text in (UNKNOWN_TEXT, UNKNOWN_TEXT * 2) if text not in categories)
+    return next(text for text in (UNKNOWN_CATEGORY, UNKNOWN_CATEGORY * 2) if text not in categories)
 
 
-def check_way_back(schema: Schema, table: Table) -> None:
+def check_round_trip(schema: Schema, table: Table) -> None:
     """Raises `NotPublishable` naming a column that requests cannot bring to the estimator as the sample has it."""
-    part = some_rows(table, max(VALUES_COMPARED // len(schema.features), 100))
-    made = TableMaker(schema).table(plain_rows(schema, part))
+    part = sample_rows(table, max(MAX_COMPARED_VALUES // len(schema.features), 100))
+    made = SchemaTableBuilder(schema).table(json_rows(schema, part))
     for index, feature in enumerate(schema.features):
         if not _is_same(_column(made, index), _column(part, index)):
             raise NotPublishable(

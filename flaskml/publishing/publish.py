@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 
 from flaskml.codecs.parser import Parser
-from flaskml.codecs.range_warnings import Doubts
+from flaskml.codecs.range_warnings import RangeWarnings
 from flaskml.errors import FlaskmlError, InvalidInput, NotPublishable
 from flaskml.publishing.inspection import (
-    asked,
-    check_way_back,
-    understand,
-    with_magnitude_tried,
-    with_unknown_tried,
+    call_method,
+    check_round_trip,
+    inspect_sample,
+    with_magnitude_probed,
+    with_unknown_categories_probed,
     working_methods,
 )
-from flaskml.publishing.trial import Limits, activate_accepted, ensure_accepted
-from flaskml.runtimes.onnx_import import ForeignGraph
-from flaskml.runtimes.selection import choose
-from flaskml.runtimes.sklearn import classes_of, methods_of
+from flaskml.publishing.trial import TrialLimits, activate_version, ensure_accepted
+from flaskml.runtimes.onnx_import import ImportedGraph
+from flaskml.runtimes.selection import choose_runtime
+from flaskml.runtimes.sklearn import estimator_classes, estimator_methods
 from flaskml.schema.features import Table
 from flaskml.settings import Settings, load_settings
-from flaskml.store.golden_rows import Golden, record, some_rows
-from flaskml.store.manifest import Facts, Manifest, RuntimeName, Score, Task
-from flaskml.store.model_store import Store
-from flaskml.store.version_folder import Contents
+from flaskml.store.golden_rows import GoldenRows, record_golden_rows, sample_rows
+from flaskml.store.manifest import Manifest, RuntimeName, Score, Task, VersionFacts
+from flaskml.store.model_store import ModelStore
+from flaskml.store.version_folder import VersionContents
 
 
 def publish(
@@ -66,19 +66,19 @@ def publish(
     ).version
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings) -> ModelStore:
     """The store that the settings describe."""
     strict = settings.store_checks == "strict"
-    return Store(settings.instance_path, key_file=settings.signing_key_file, strict=strict)
+    return ModelStore(settings.instance_path, key_file=settings.signing_key_file, strict=strict)
 
 
-def trial_limits(settings: Settings) -> Limits:
+def trial_limits(settings: Settings) -> TrialLimits:
     """What a trial may take, by the settings."""
-    return Limits(seconds=settings.trial_timeout, memory=settings.trial_memory)
+    return TrialLimits(seconds=settings.trial_timeout, memory=settings.trial_memory)
 
 
 def publish_sample(
-    store: Store,
+    store: ModelStore,
     settings: Settings,
     name: str,
     estimator: Any,
@@ -91,12 +91,12 @@ def publish_sample(
     runtime: RuntimeName | None = None,
 ) -> Manifest:
     """As `publish`, into a store that is open; `data` says where the sample came from."""
-    refuse_unportable(estimator)
+    check_portable(estimator)
     with _refusals_told():
-        sample = understand(estimator, X, corrections)
-        facts = Facts(
-            task=task_of(estimator),
-            estimator=name_of(estimator),
+        sample = inspect_sample(estimator, X, corrections)
+        facts = VersionFacts(
+            task=estimator_task(estimator),
+            estimator=estimator_name(estimator),
             data=data,
             rows=len(sample.table),
             score=_score(estimator, sample.table, y),
@@ -109,11 +109,11 @@ def publish_sample(
 
 
 def publish_version(
-    store: Store,
+    store: ModelStore,
     settings: Settings,
     name: str,
     estimator: Any,
-    facts: Facts,
+    facts: VersionFacts,
     table: Table,
     *,
     reason: str,
@@ -127,35 +127,35 @@ def publish_version(
     still active.
     """
     with _refusals_told():
-        facts, golden = complete(facts, estimator, table)
-        choice = choose(estimator, facts, table, runtime)
-    contents = Contents(None if isinstance(estimator, ForeignGraph) else estimator, golden, choice.graphs)
+        facts, golden = complete_facts(facts, estimator, table)
+        choice = choose_runtime(estimator, facts, table, runtime)
+    contents = VersionContents(None if isinstance(estimator, ImportedGraph) else estimator, golden, choice.graphs)
     manifest = store.publish(name, choice.complete(facts), contents)
     if activate:
-        activate_accepted(store, name, manifest.version, reason, trial_limits(settings), unless_newer=True)
+        activate_version(store, name, manifest.version, reason, trial_limits(settings), unless_newer=True)
     else:
         ensure_accepted(store, name, manifest.version, trial_limits(settings))
     store.clean(name, settings.keep_versions)
     return manifest
 
 
-def complete(facts: Facts, estimator: Any, table: Table) -> tuple[Facts, Golden]:
+def complete_facts(facts: VersionFacts, estimator: Any, table: Table) -> tuple[VersionFacts, GoldenRows]:
     """The facts with what only trying can tell, and the golden rows, which have to be rows that the schema takes."""
-    check_way_back(facts.schema_, table)
-    some = some_rows(table)
+    check_round_trip(facts.schema_, table)
+    some = sample_rows(table)
     _check_count(estimator, some)
     methods = working_methods(estimator, some)
-    schema = with_unknown_tried(facts.schema_, estimator, some, methods)
-    schema = with_magnitude_tried(schema, estimator, some, methods[0])
-    golden = record(schema, some, lambda rows: asked(estimator, rows, methods[0]))
+    schema = with_unknown_categories_probed(facts.schema_, estimator, some, methods)
+    schema = with_magnitude_probed(schema, estimator, some, methods[0])
+    golden = record_golden_rows(schema, some, lambda rows: call_method(estimator, rows, methods[0]))
     try:
-        Doubts(schema).of(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))
+        RangeWarnings(schema).of(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))
     except InvalidInput as error:
         name = error.problems[
             0
         ].feature  # The rest of what is said holds a value, and a job's detail is told to anybody.
         raise NotPublishable(f'The schema does not take the values that the sample has of "{name}".') from error
-    known = {"schema_": schema, "methods": methods, "classes": classes_of(estimator)}
+    known = {"schema_": schema, "methods": methods, "classes": estimator_classes(estimator)}
     return facts.model_copy(update=known), golden
 
 
@@ -164,7 +164,7 @@ def _check_count(estimator: Any, table: Table) -> None:
     import pandas as pd
 
     twice = pd.concat([table, table]) if isinstance(table, pd.DataFrame) else np.concatenate([table, table])
-    asked(estimator, twice, methods_of(estimator)[0])
+    call_method(estimator, twice, estimator_methods(estimator)[0])
 
 
 @contextmanager
@@ -202,12 +202,12 @@ class _Nowhere:
         return memoryview(content).nbytes
 
 
-def refuse_unportable(estimator: Any) -> None:
+def check_portable(estimator: Any) -> None:
     """Raises `NotPublishable` for an estimator that only this process could load, or that answers nothing."""
     if isinstance(estimator, type):
         raise NotPublishable(f"{estimator.__name__} is a class; publish a fitted instance of it.")
-    methods_of(estimator)
-    if isinstance(estimator, ForeignGraph):
+    estimator_methods(estimator)
+    if isinstance(estimator, ImportedGraph):
         return
     try:
         _Scout(_Nowhere(), protocol=5).dump(estimator)
@@ -215,11 +215,11 @@ def refuse_unportable(estimator: Any) -> None:
         raise NotPublishable(f"The estimator cannot be pickled: {error}.") from error
 
 
-def task_of(estimator: Any) -> Task:
+def estimator_task(estimator: Any) -> Task:
     """What kind of question the estimator answers, by its own word."""
     from sklearn import base
 
-    if isinstance(estimator, ForeignGraph):
+    if isinstance(estimator, ImportedGraph):
         return estimator.task
     if not hasattr(estimator, "predict"):
         return "transformation"
@@ -239,9 +239,9 @@ def _is_clusterer(estimator: Any) -> bool:
     return getattr(estimator, "_estimator_type", None) == "clusterer"
 
 
-def name_of(estimator: Any) -> str:
+def estimator_name(estimator: Any) -> str:
     """The class of the estimator, of a pipeline's steps in order, for people."""
-    if isinstance(estimator, ForeignGraph):
+    if isinstance(estimator, ImportedGraph):
         return "ONNX graph"
     steps = getattr(estimator, "steps", None)
     return " + ".join(type(step).__name__ for _, step in steps) if steps else type(estimator).__name__
@@ -256,5 +256,5 @@ def _score(estimator: Any, X: Any, y: Any) -> Score | None:
         raise NotPublishable(f"The sample has {len(X)} rows and {targets} targets.")
     with warnings.catch_warnings(action="ignore"):
         value = float(estimator.score(X, y))
-    metric = {"classification": "accuracy", "regression": "r2"}.get(task_of(estimator), "score")
+    metric = {"classification": "accuracy", "regression": "r2"}.get(estimator_task(estimator), "score")
     return Score(metric=metric, value=value, rows=targets, on="the sample") if math.isfinite(value) else None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flaskml.runtimes.base import Runtime
-    from flaskml.store.manifest import Bundle
+    from flaskml.store.manifest import LoadedVersion
 
-RUNTIMES: Mapping[str, str] = {
+RUNTIME_CLASSES: Mapping[str, str] = {
     "sklearn": "flaskml.runtimes.sklearn",
     "sklearn-unchecked": "flaskml.runtimes.sklearn",
     "onnx": "flaskml.runtimes.onnx",
@@ -18,7 +18,7 @@ RUNTIMES: Mapping[str, str] = {
 """The module of each runtime; it has a function `open_runtime(bundle)`."""
 
 
-def open_runtime(bundle: Bundle) -> Runtime:
+def open_runtime(bundle: LoadedVersion) -> Runtime:
     """The runtime that the bundle's manifest names, ready to compute. Raises KeyError for one that is not known."""
-    runtime: Runtime = import_module(RUNTIMES[bundle.manifest.runtime]).open_runtime(bundle)
+    runtime: Runtime = import_module(RUNTIME_CLASSES[bundle.manifest.runtime]).open_runtime(bundle)
     return runtime

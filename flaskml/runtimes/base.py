@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from flaskml.codecs.answers import Answer
-from flaskml.codecs.parser import Maker
+from flaskml.codecs.parser import TableBuilder
 
 
 class Runtime(Protocol):
@@ -21,7 +21,7 @@ class Runtime(Protocol):
     """
 
     @property
-    def tables(self) -> Maker:
+    def tables(self) -> TableBuilder:
         """What makes its tables."""
         ...
 

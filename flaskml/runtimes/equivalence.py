@@ -12,43 +12,43 @@ import numpy as np
 
 from flaskml.codecs.answers import Answer
 from flaskml.schema.features import Schema, Table
-from flaskml.store.golden_rows import ABSOLUTE, some_rows
+from flaskml.store.golden_rows import ABSOLUTE_TOLERANCE, sample_rows
 
-COMPARED = 4_000
+MAX_COMPARED_ROWS = 4_000
 """Rows of the sample on which answers are compared at most."""
 
-NEAR = 1e-8
+RELATIVE_TOLERANCE = 1e-8
 """How far a number may be off as a share of itself: a hundredth of what is promised, for rows that nobody tried."""
 
-ALONE = 32
+MAX_SINGLE_ROWS = 32
 """Rows of each table that are asked for one by one too, at most."""
 
-ALONE_SECONDS = 0.2
+SINGLE_ROWS_SECONDS = 0.2
 """Seconds after which no more of them are."""
 
-MANY = 32
+TIMED_BATCH_ROWS = 32
 """Rows of a batch by which it is judged what an estimator costs."""
 
-PATIENCE = 2.0
+COMPARISON_SECONDS = 2.0
 """Seconds that an estimator may take for each part of what it is asked: of a slow one, less is asked."""
 
-FEWEST = 4
+MIN_CALLS = 4
 """Calls that are made for each part, however slow the estimator is."""
 
-PAIRS = 64
+BOUNDARY_PAIRS = 64
 """Pairs of rows between which the place is sought where the answer changes."""
 
-HALVINGS = 32
+BISECTION_STEPS = 32
 """How often the way between two rows is halved: what is left is a billionth, far less than single precision tells."""
 
-EXTREMES = 8
+MAX_EXTREME_FEATURES = 8
 """Features that are tried with the smallest and the largest number."""
 
-FARTHER = (10.0, 1e3, 1e6)
+EXTRAPOLATION_FACTORS = (10.0, 1e3, 1e6)
 """How many times as far from the middle as in the sample values are tried that no sample has."""
 
 
-NUMERIC = "biuf"
+NUMERIC_DTYPE_KINDS = "biuf"
 """The kinds of numpy's types that a graph takes; rows between and beyond those of a sample can be made of them."""
 
 
@@ -62,14 +62,14 @@ class Comparison:
     """Rows, and what the estimator answers to them: those of the sample, at boundaries, far away, and extreme ones."""
 
     def __init__(self, own: Compute, methods: Sequence[str], schema: Schema, table: Table) -> None:
-        one, many = (_seconds(partial(own, repeated(table, count), methods[0])) for count in (1, MANY))
-        tables = [some_rows(table, MANY * _affordable(many, COMPARED // MANY))]
-        if isinstance(table, np.ndarray) and table.dtype.kind in NUMERIC:
-            tables.append(far_rows(tables[0], schema))
+        one, many = (_seconds(partial(own, repeat_rows(table, count), methods[0])) for count in (1, TIMED_BATCH_ROWS))
+        tables = [sample_rows(table, TIMED_BATCH_ROWS * _affordable(many, MAX_COMPARED_ROWS // TIMED_BATCH_ROWS))]
+        if isinstance(table, np.ndarray) and table.dtype.kind in NUMERIC_DTYPE_KINDS:
+            tables.append(extrapolated_rows(tables[0], schema))
             with suppress(Exception):  # An estimator may raise anything at rows between those that it knows.
                 ask = partial(own, method=methods[0])
-                tables.append(rows_at_changes(ask, tables[0], schema, _affordable(many, PAIRS)))
-            extremes = extreme_rows(table, schema)[: _affordable(one, 2 * EXTREMES)]
+                tables.append(rows_at_decision_boundaries(ask, tables[0], schema, _affordable(many, BOUNDARY_PAIRS)))
+            extremes = extreme_rows(table, schema)[: _affordable(one, 2 * MAX_EXTREME_FEATURES)]
             tables += [extremes[index : index + 1] for index in range(len(extremes))]
         self._expected = {method: [(part, _tried(own, part, method)) for part in tables] for method in methods}
 
@@ -77,7 +77,7 @@ class Comparison:
         """What tells the answers of the methods from the estimator's; None if nothing does."""
         for method in methods:
             first = self._expected[method][0][1]
-            absolute = ABSOLUTE * (0.0 if first is None else scale(first))
+            absolute = ABSOLUTE_TOLERANCE * (0.0 if first is None else scale(first))
             for table, expected in self._expected[method]:
                 if (found := self._difference(compute, method, table, expected, absolute)) is not None:
                     return f"{method} {found}"
@@ -91,9 +91,9 @@ class Comparison:
             return None if expected is together else "raises, or does not, where the estimator does otherwise"
         if not is_same(expected, together, absolute):
             return "answers otherwise than the estimator"
-        end = time.perf_counter() + ALONE_SECONDS
-        for index in range(min(ALONE, len(table)) if len(table) > 1 else 0):
-            if index >= FEWEST and time.perf_counter() > end:
+        end = time.perf_counter() + SINGLE_ROWS_SECONDS
+        for index in range(min(MAX_SINGLE_ROWS, len(table)) if len(table) > 1 else 0):
+            if index >= MIN_CALLS and time.perf_counter() > end:
                 break
             answer = _tried(compute, table[index : index + 1], method)
             if answer is None or not is_same(_row(expected, index), answer, absolute):
@@ -115,7 +115,7 @@ def _tried(compute: Compute, table: Any, method: str) -> Answer | None:
         return None
 
 
-def repeated(table: Table, rows: int) -> Table:
+def repeat_rows(table: Table, rows: int) -> Table:
     """So many rows of the table, some of them again if it has fewer."""
     wanted = np.arange(rows) % len(table)
     return table[wanted] if isinstance(table, np.ndarray) else table.iloc[wanted]
@@ -123,7 +123,7 @@ def repeated(table: Table, rows: int) -> Table:
 
 def _affordable(seconds: float, most: int) -> int:
     """How many calls of so many seconds there is time for."""
-    return max(FEWEST, min(most, int(PATIENCE / max(seconds, 1e-6))))
+    return max(MIN_CALLS, min(most, int(COMPARISON_SECONDS / max(seconds, 1e-6))))
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -134,7 +134,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def is_same(expected: Answer, answered: Answer, absolute: float, near: float = NEAR) -> bool:
+def is_same(expected: Answer, answered: Answer, absolute: float, near: float = RELATIVE_TOLERANCE) -> bool:
     """Whether two answers are of the same shape and kind, with equal labels and nearly equal numbers.
 
     A number may be off by `near` of itself, or by `absolute`, which is for those near zero.
@@ -166,7 +166,7 @@ def _kind(answer: np.ndarray) -> str:
 
 def extreme_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
     """Rows in each of which one feature, of the first few, is the smallest or the largest that a request may send."""
-    numbers = [index for index, feature in enumerate(schema.features) if feature.is_number][:EXTREMES]
+    numbers = [index for index, feature in enumerate(schema.features) if feature.is_number][:MAX_EXTREME_FEATURES]
     rows = np.repeat(table[:1], 2 * len(numbers), axis=0)
     for number, index in enumerate(numbers):
         for row, bound in enumerate(schema.bounds(schema.features[index]), 2 * number):
@@ -174,26 +174,26 @@ def extreme_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
     return rows
 
 
-def far_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
+def extrapolated_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
     """Rows from the table, with their numbers farther and farther from the middle: where probabilities become nothing.
 
     Whole numbers stay whole, and nothing leaves what a request may send.
     """
-    chosen = table[np.linspace(0, len(table) - 1, min(len(table), PAIRS)).astype(int)].astype(np.float64)
+    chosen = table[np.linspace(0, len(table) - 1, min(len(table), BOUNDARY_PAIRS)).astype(int)].astype(np.float64)
     middle = np.nan_to_num(np.nanmean(chosen, axis=0))
-    rows = np.concatenate([middle + (chosen - middle) * times for times in FARTHER])
+    rows = np.concatenate([middle + (chosen - middle) * times for times in EXTRAPOLATION_FACTORS])
     for index, feature in enumerate(schema.features):
         column = rows[:, index]
         if feature.is_number:
             whole = np.round(column) if feature.is_whole else column
             rows[:, index] = np.clip(whole, *schema.bounds(feature))
         else:
-            rows[:, index] = np.tile(chosen[:, index], len(FARTHER))
+            rows[:, index] = np.tile(chosen[:, index], len(EXTRAPOLATION_FACTORS))
     return _typed(rows, table.dtype)
 
 
-def rows_at_changes(
-    ask: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema, pairs: int = PAIRS
+def rows_at_decision_boundaries(
+    ask: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema, pairs: int = BOUNDARY_PAIRS
 ) -> np.ndarray:
     """Rows on both sides of places where the answer changes, as near to them as features allow.
 
@@ -211,7 +211,7 @@ def rows_at_changes(
 
     first, last = key(low), key(high)
     middle = first / 2 + last / 2 if first.dtype.kind == "f" else None
-    for _ in range(HALVINGS):
+    for _ in range(BISECTION_STEPS):
         between = low / 2 + high / 2
         between[:, whole] = np.round(between[:, whole])
         found = key(between)

@@ -16,16 +16,16 @@ from flaskml.codecs.answers import Answer
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.base import Runtime
 from flaskml.schema.features import Schema
-from flaskml.schema.tables import TableMaker
-from flaskml.store.manifest import Bundle
+from flaskml.schema.tables import SchemaTableBuilder
+from flaskml.store.manifest import LoadedVersion
 
-DERIVED = {"predict_log_proba": "predict_proba"}
+DERIVED_METHODS = {"predict_log_proba": "predict_proba"}
 """The method that is the logarithm of another."""
 
-GRAPH_FILE = "predict.onnx"
+PREDICT_GRAPH_FILE = "predict.onnx"
 """The file of the graph that answers when no method is named."""
 
-INPUT = "rows"
+GRAPH_INPUT = "rows"
 """The name of the one input of a graph: shape (rows, features)."""
 
 
@@ -37,8 +37,8 @@ class OnnxRuntime:
         # A row is first what the estimator would take, rounded to single precision where it was fitted on such.
         is_array = schema.layout == "array" and np.dtype(schema.dtype).kind in "biuf"
         as_doubles = {"layout": "array", "dtype": "float64"}
-        self.tables = TableMaker(schema if is_array else schema.model_copy(update=as_doubles))
-        self._outputs = {method: (sessions[method].run, [DERIVED.get(method, method)]) for method in sessions}
+        self.tables = SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
+        self._outputs = {method: (sessions[method].run, [DERIVED_METHODS.get(method, method)]) for method in sessions}
         self._rest = rest
 
     def compute(self, table: Any, method: str) -> Answer:
@@ -46,8 +46,8 @@ class OnnxRuntime:
         if method not in self._outputs and self._rest is not None:
             return self._rest.compute(table, method)
         run, names = self._outputs[method]
-        answer: np.ndarray = run(names, {INPUT: np.asarray(table, dtype=np.float64)})[0]
-        return _logarithm(answer) if method in DERIVED else answer
+        answer: np.ndarray = run(names, {GRAPH_INPUT: np.asarray(table, dtype=np.float64)})[0]
+        return _logarithm(answer) if method in DERIVED_METHODS else answer
 
 
 def _logarithm(answer: np.ndarray) -> np.ndarray:
@@ -73,18 +73,18 @@ def open_session(graph: bytes) -> Any:
         raise NotPublishable(f"The graph does not load ({type(error).__name__}).") from error
 
 
-def open_graphs(graphs: Mapping[str, bytes], methods: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+def open_sessions(graphs: Mapping[str, bytes], methods: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """The session of each method that the graphs answer; `methods` are those of each file."""
     sessions = {file: open_session(graph) for file, graph in graphs.items()}
     return {method: sessions[file] for file in sessions for method in methods[file]}
 
 
-def open_runtime(bundle: Bundle) -> OnnxRuntime:
+def open_runtime(bundle: LoadedVersion) -> OnnxRuntime:
     """The runtime of the bundle's graphs, and of its estimator for what these do not answer."""
     rest = None
     if bundle.estimator is not None:
         from flaskml.runtimes import sklearn
 
         rest = sklearn.open_runtime(bundle)
-    sessions = open_graphs(bundle.graphs, bundle.manifest.graphs)
+    sessions = open_sessions(bundle.graphs, bundle.manifest.graphs)
     return OnnxRuntime(sessions, bundle.manifest.schema_, rest)

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.runtimes.onnx import INPUT, open_session
-from flaskml.runtimes.onnx_export.conversion import fit_column, rename
+from flaskml.runtimes.onnx import GRAPH_INPUT, open_session
+from flaskml.runtimes.onnx_export.conversion import answer_with_last_column, rename_values
 from flaskml.store.manifest import Task
 
-METHODS = ("predict", "predict_proba")
+OUTPUT_METHODS = ("predict", "predict_proba")
 """What outputs answer, by their order."""
 
-TRIED = 3
+PROBE_ROWS = 3
 """Rows that a graph is tried with."""
 
-LABELS = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
+CLASS_LABEL_ATTRIBUTES = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
 """The attributes in which operators that classify hold the names of classes."""
 
 
-class ForeignGraph:
+class ImportedGraph:
     """A graph of one array in, and a prediction, or a label and probabilities, out.
 
     It has the methods of an estimator that it answers, `n_features_in_`, and `classes_` if the graph names them.
@@ -59,11 +59,11 @@ class ForeignGraph:
             return partial(self._ask, name)
         raise AttributeError(name)
 
-    def __deepcopy__(self, _: object) -> ForeignGraph:
+    def __deepcopy__(self, _: object) -> ImportedGraph:
         return self  # Nothing in it ever changes.
 
     def _ask(self, method: str, table: Any) -> Any:
-        return self._session.run([method], {INPUT: np.asarray(table, dtype=np.float64)})[0]
+        return self._session.run([method], {GRAPH_INPUT: np.asarray(table, dtype=np.float64)})[0]
 
 
 def _refuse_other_files(model: Any) -> None:
@@ -88,7 +88,7 @@ def _labels(graph: Any) -> Iterator[str | int]:
     """The names of the classes, from the first operator that holds them."""
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in LABELS and (attribute.strings or attribute.ints):
+            if attribute.name in CLASS_LABEL_ATTRIBUTES and (attribute.strings or attribute.ints):
                 yield from (text.decode() for text in attribute.strings)
                 yield from attribute.ints
                 return
@@ -121,10 +121,10 @@ def _settle_input(graph: Any) -> int:
     if len(shape) != 2 or not shape[1].dim_value:
         raise NotPublishable("The graph must take an array of shape (rows, features), with the features counted.")
     taken = f"{given.name}_taken"
-    rename(graph, {given.name: taken})
-    graph.node.insert(0, helper.make_node("Cast", [INPUT], [taken], to=kind))
+    rename_values(graph, {given.name: taken})
+    graph.node.insert(0, helper.make_node("Cast", [GRAPH_INPUT], [taken], to=kind))
     graph.input.remove(given)
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.DOUBLE, [None, shape[1].dim_value]))
+    graph.input.append(helper.make_tensor_value_info(GRAPH_INPUT, TensorProto.DOUBLE, [None, shape[1].dim_value]))
     return int(shape[1].dim_value)
 
 
@@ -134,13 +134,13 @@ def _settle_outputs(model: Any) -> tuple[str, ...]:
     outputs = [output.name for output in graph.output][:2]
     if not outputs:
         raise NotPublishable("The graph answers nothing.")
-    rename(graph, dict(zip(outputs, METHODS, strict=False)))
-    _keep(graph, METHODS[: len(outputs)])
+    rename_values(graph, dict(zip(outputs, OUTPUT_METHODS, strict=False)))
+    _keep(graph, OUTPUT_METHODS[: len(outputs)])
     first, *second = _tried(model)
     if len(second) == 1 and not _are_probabilities(second[0]):
-        _keep(graph, METHODS[:1])
+        _keep(graph, OUTPUT_METHODS[:1])
     if first.ndim == 2 and first.shape[1] == 1:
-        fit_column(graph, "predict", 1)
+        answer_with_last_column(graph, "predict", 1)
     return tuple(output.name for output in graph.output)
 
 
@@ -156,10 +156,10 @@ def _tried(model: Any) -> list[np.ndarray]:
     width = model.graph.input[-1].type.tensor_type.shape.dim[1].dim_value
     session = open_session(model.SerializeToString())
     try:
-        answers: list[np.ndarray] = session.run(None, {INPUT: np.zeros((TRIED, width))})
+        answers: list[np.ndarray] = session.run(None, {GRAPH_INPUT: np.zeros((PROBE_ROWS, width))})
     except Exception as error:  # Whatever it raises, it does not answer.
         raise NotPublishable(f"The graph does not compute rows of {width} numbers ({type(error).__name__}).") from error
-    if any(not isinstance(answer, np.ndarray) or answer.ndim == 0 or len(answer) != TRIED for answer in answers):
+    if any(not isinstance(answer, np.ndarray) or answer.ndim == 0 or len(answer) != PROBE_ROWS for answer in answers):
         raise NotPublishable("The graph must answer each row with a prediction, or with a label and probabilities.")
     return answers
 

@@ -11,8 +11,8 @@ import numpy as np
 from flaskml.codecs.answers import Answer, class_name
 from flaskml.errors import NotPublishable
 from flaskml.schema.features import Layout, Schema, Table
-from flaskml.schema.tables import TableMaker
-from flaskml.store.manifest import METHODS, Bundle
+from flaskml.schema.tables import SchemaTableBuilder
+from flaskml.store.manifest import METHODS, LoadedVersion
 
 
 class SklearnRuntime:
@@ -21,13 +21,13 @@ class SklearnRuntime:
     def __init__(self, estimator: Any, methods: Sequence[str], schema: Schema) -> None:
         if missing := [method for method in methods if not hasattr(estimator, method)]:
             raise NotPublishable(f"{type(estimator).__name__} has no {', '.join(missing)} here.")
-        self.tables = TableMaker(schema)
+        self.tables = SchemaTableBuilder(schema)
         self._methods = {method: getattr(estimator, method) for method in methods}
 
     def compute(self, table: Table, method: str) -> Answer:
         """What the method answers: an array, or a list of arrays, one for each output."""
         with np.errstate(all="ignore"):  # What numpy warns of is printed with its line, from a file that is opened.
-            return numpy_answer(self._methods[method](table))
+            return as_numpy(self._methods[method](table))
 
 
 class UncheckedRuntime(SklearnRuntime):
@@ -45,7 +45,7 @@ RUNTIMES: Mapping[str, type[SklearnRuntime]] = {"sklearn": SklearnRuntime, "skle
 """The runtimes that call the estimator itself, by their names."""
 
 
-def methods_of(estimator: Any) -> tuple[str, ...]:
+def estimator_methods(estimator: Any) -> tuple[str, ...]:
     """The methods that the estimator has, the one that answers when none is named first.
 
     Raises `NotPublishable` for one that neither predicts nor transforms.
@@ -57,7 +57,7 @@ def methods_of(estimator: Any) -> tuple[str, ...]:
     return methods if "predict" in methods else ("transform", *(method for method in methods if method != "transform"))
 
 
-def classes_of(estimator: Any) -> tuple[tuple[str, ...], ...]:
+def estimator_classes(estimator: Any) -> tuple[tuple[str, ...], ...]:
     """The names of the classes that the estimator tells apart, output by output; none where it tells none apart."""
     classes = getattr(estimator, "classes_", None)
     if classes is None or not len(classes):
@@ -66,7 +66,7 @@ def classes_of(estimator: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(class_name(label) for label in output) for output in outputs)
 
 
-def numpy_answer(answer: Any) -> Answer:
+def as_numpy(answer: Any) -> Answer:
     """Arrays of numpy's own, from sparse ones and frames too."""
     if isinstance(answer, list) and answer and hasattr(answer[0], "shape"):
         return [np.asarray(part) for part in answer]
@@ -76,23 +76,23 @@ def numpy_answer(answer: Any) -> Answer:
     return found
 
 
-def open_runtime(bundle: Bundle) -> SklearnRuntime:
+def open_runtime(bundle: LoadedVersion) -> SklearnRuntime:
     """The runtime of the bundle's estimator, which from now on computes in one thread."""
-    rehearse(bundle.manifest.schema_.layout)
-    run_in_one_thread(bundle.estimator)
+    warm_up_sklearn(bundle.manifest.schema_.layout)
+    set_single_threaded(bundle.estimator)
     if bundle.manifest.schema_.layout == "array":
-        forget_names(bundle.estimator)
+        drop_feature_names(bundle.estimator)
     kind = RUNTIMES.get(bundle.manifest.runtime, SklearnRuntime)
     return kind(bundle.estimator, bundle.manifest.methods, bundle.manifest.schema_)
 
 
-def forget_names(estimator: Any) -> None:
+def drop_feature_names(estimator: Any) -> None:
     """Has an estimator that was fitted on a frame and takes an array no longer warn that the array has no names."""
     for part in _parts(estimator, set()):
         vars(part).pop("feature_names_in_", None)
 
 
-def rehearse(layout: Layout) -> None:
+def warm_up_sklearn(layout: Layout) -> None:
     """Has scikit-learn do what it puts off to the first call of any estimator, so that a second time costs little.
 
     It imports modules, looks for plug-ins, counts processor cores and lists the loaded libraries, all from files. The
@@ -123,7 +123,7 @@ def _rehearse_frame() -> None:
     encode.fit(frame).transform(frame)
 
 
-def run_in_one_thread(estimator: Any) -> None:
+def set_single_threaded(estimator: Any) -> None:
     """Sets `n_jobs` to 1 in the estimator and every estimator inside it.
 
     A parallel predict costs milliseconds and opens files. Parameters alone are not enough: what a pipeline or a forest
@@ -135,10 +135,10 @@ def run_in_one_thread(estimator: Any) -> None:
 
 
 @contextmanager
-def in_one_thread(estimator: Any) -> Iterator[None]:
+def single_threaded(estimator: Any) -> Iterator[None]:
     """Lets somebody else's estimator compute as it will be served, and leaves it as it was."""
     before = [(part, part.n_jobs) for part in _parts(estimator, set()) if hasattr(part, "n_jobs")]
-    run_in_one_thread(estimator)
+    set_single_threaded(estimator)
     try:
         yield
     finally:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from flaskml.errors import InvalidSchema, nearest
+from flaskml.errors import InvalidSchema, did_you_mean
 from flaskml.schema.features import Feature, Kind, Schema
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEARNT_OF_A_KIND = ("minimum", "maximum", "quantiles", "categories", "counts", "unknown")
+KIND_SPECIFIC_FIELDS = ("minimum", "maximum", "quantiles", "categories", "counts", "unknown")
 """What was learnt of a feature as one kind, and says nothing of it as another."""
 
 
-def corrected(schema: Schema, corrections: Mapping[str, Any]) -> Schema:
+def apply_corrections(schema: Schema, corrections: Mapping[str, Any]) -> Schema:
     """The schema with what the corrections say instead, features by name.
 
     Raises `InvalidSchema` for an unknown feature or key, and for what the column of a feature has no place for.
@@ -29,7 +29,7 @@ def corrected(schema: Schema, corrections: Mapping[str, Any]) -> Schema:
     changes = changes_by_name(corrections)
     for name in changes:
         if name not in schema.names:
-            raise InvalidSchema(f'There is no feature "{name[:100]}"{nearest(name, schema.names) or "."}')
+            raise InvalidSchema(f'There is no feature "{name[:100]}"{did_you_mean(name, schema.names) or "."}')
     features = [_changed(feature, changes.get(feature.name, {})) for feature in schema.features]
     fixed = {"features": features, "layout": schema.layout, "dtype": schema.dtype}
     document = {**schema.model_dump(), **corrections, **fixed}
@@ -53,7 +53,7 @@ def _changed(feature: Feature, change: Mapping[str, Any]) -> Feature:
     what, kept = f'Feature "{feature.name[:100]}"', feature.model_dump()
     kind = change.get("kind", feature.kind)
     if kind != feature.kind:
-        kept |= dict.fromkeys(LEARNT_OF_A_KIND)
+        kept |= dict.fromkeys(KIND_SPECIFIC_FIELDS)
     elif "categories" in change and list(change["categories"] or ()) != list(feature.categories or ()):
         kept["counts"] = None
     merged = {**kept, **change, "dtype": feature.dtype, "missing": feature.missing}
@@ -95,7 +95,7 @@ def _validated(kind: Any, document: Mapping[str, Any], what: str) -> Any:
         raise InvalidSchema(f"{what}: {where + ': ' if where else ''}{problem['msg']}.") from None
 
 
-def retyped(frame: pd.DataFrame, corrections: Mapping[str, Any]) -> pd.DataFrame:
+def cast_columns(frame: pd.DataFrame, corrections: Mapping[str, Any]) -> pd.DataFrame:
     """The table with each column as the kind that the corrections give it, before anything is fitted to it.
 
     Raises `InvalidSchema` naming a column whose values are not of that kind.

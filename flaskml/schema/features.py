@@ -23,13 +23,13 @@ Value: TypeAlias = float | int | bool | str | None
 Bound: TypeAlias = StrictInt | StrictFloat | StrictStr
 Table: TypeAlias = "np.ndarray | pd.DataFrame"
 
-LISTED = 10
+MAX_LISTED_CATEGORIES = 10
 """How many categories a sentence names."""
 
-LARGEST = sys.float_info.max
+MAX_FLOAT = sys.float_info.max
 """The largest number that there is."""
 
-EXACT = 2**53
+MAX_EXACT_INTEGER = 2**53
 """The largest number up to which a float holds every whole number."""
 
 
@@ -104,9 +104,9 @@ class Feature(BaseModel):
             raise ValueError("a datetime has ISO 8601 texts as minimum and maximum, and a number numbers")
         if any(_moment_or_none(text) is None for text in moments):
             raise ValueError("minimum and maximum of a datetime are ISO 8601")
-        if any((moment(text).tzinfo is not None) != self.is_aware for text in moments):
+        if any((parse_datetime(text).tzinfo is not None) != self.is_aware for text in moments):
             raise ValueError("minimum and maximum have an offset from UTC if the values have one")
-        if not all(abs(bound) <= LARGEST for bound in bounds if not isinstance(bound, str)):
+        if not all(abs(bound) <= MAX_FLOAT for bound in bounds if not isinstance(bound, str)):
             raise ValueError("minimum and maximum are finite")
         low, high = self.span
         if low is not None and high is not None and low > high:
@@ -115,7 +115,7 @@ class Feature(BaseModel):
     @property
     def span(self) -> tuple[Any, Any]:
         """The smallest and the largest value of the sample, datetimes as such; None where there is none."""
-        low, high = (moment(b) if isinstance(b, str) else b for b in (self.minimum, self.maximum))
+        low, high = (parse_datetime(b) if isinstance(b, str) else b for b in (self.minimum, self.maximum))
         return low, high
 
     @property
@@ -179,7 +179,7 @@ class Feature(BaseModel):
         low, high = self.span
         low, high = (high or 0 if low is None else low), (low or 0 if high is None else high)
         if self.kind == "integer":
-            return round((low + high) / 2) if abs(low) + abs(high) < EXACT else (int(low) + int(high)) // 2
+            return round((low + high) / 2) if abs(low) + abs(high) < MAX_EXACT_INTEGER else (int(low) + int(high)) // 2
         return min(max(float(f"{low / 2 + high / 2:.3g}"), low), high)
 
     def _moment_between(self) -> str:
@@ -193,21 +193,21 @@ class Feature(BaseModel):
 
     def _categories_listed(self) -> str:
         categories = self.categories or ()
-        names = ", ".join(_quoted(category) for category in categories[:LISTED])
-        return names if len(categories) <= LISTED else f"{names}, … ({len(categories)} in all)"
+        names = ", ".join(_quoted(category) for category in categories[:MAX_LISTED_CATEGORIES])
+        return names if len(categories) <= MAX_LISTED_CATEGORIES else f"{names}, … ({len(categories)} in all)"
 
 
 _MADE_OF = {"float": "float64", "integer": "int64", "boolean": "bool", "datetime": "datetime64[us]"}
 
 
-def moment(text: str) -> dt.datetime:
+def parse_datetime(text: str) -> dt.datetime:
     """The datetime that a text in ISO 8601 stands for. Raises ValueError."""
     return dt.datetime.fromisoformat(text)
 
 
 def _moment_or_none(text: str) -> dt.datetime | None:
     try:
-        return moment(text)
+        return parse_datetime(text)
     except ValueError:
         return None
 
@@ -242,7 +242,7 @@ class Schema(BaseModel):
     out_of_range: Literal["warn", "accept", "refuse"] = "warn"
     """What becomes of a number or a datetime beyond those of the sample; `warn` answers, and says so."""
 
-    magnitude: float = LARGEST
+    magnitude: float = MAX_FLOAT
     """The largest magnitude of a number that the estimator takes: trees, for one, compute in single precision."""
 
     @property

@@ -11,19 +11,19 @@ import numpy as np
 
 from flaskml.errors import InvalidSchema
 from flaskml.schema.features import Feature, Kind, Marker, Schema
-from flaskml.schema.tables import plain_value
+from flaskml.schema.tables import json_value
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CATEGORIES_KEPT = 50
+MAX_CATEGORIES = 50
 """A column of strings is a closed set if at most this many differ, each held twice on average; else it is text."""
 
-SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The shares of the values that the quantiles are the bounds of."""
 
 
-def learn(frame: pd.DataFrame) -> Schema:
+def schema_from_frame(frame: pd.DataFrame) -> Schema:
     """The schema of a sample, for an estimator that takes it as a frame.
 
     The type of a column decides; a column of Python objects is what all its objects are. Numbers of a whole type are
@@ -35,7 +35,7 @@ def learn(frame: pd.DataFrame) -> Schema:
     return Schema(features=features, layout="frame")
 
 
-def as_array(schema: Schema, dtype: str) -> Schema:
+def with_array_layout(schema: Schema, dtype: str) -> Schema:
     """The same features for an estimator that takes an array of the type `dtype`."""
     features = tuple(feature.model_copy(update={"dtype": dtype}) for feature in schema.features)
     return schema.model_copy(update={"features": features, "layout": "array", "dtype": dtype})
@@ -109,7 +109,7 @@ def _marker(column: pd.Series) -> Marker:
 
 def _categorical(made_of: dict[str, Any], known: pd.Series) -> Feature:
     index = known.cat.categories
-    values: list[Any] = [plain_value(value) for value in index]
+    values: list[Any] = [json_value(value) for value in index]
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if not values or not (whole or all(isinstance(value, str) for value in values)):
         raise InvalidSchema(
@@ -128,7 +128,7 @@ def _categorical(made_of: dict[str, Any], known: pd.Series) -> Feature:
 
 def _strings(made_of: dict[str, Any], known: pd.Series) -> Feature:
     counts = known.map(str).value_counts()
-    if not 0 < len(counts) <= CATEGORIES_KEPT or 2 * len(counts) > len(known):
+    if not 0 < len(counts) <= MAX_CATEGORIES or 2 * len(counts) > len(known):
         return Feature(**made_of, kind="text")
     values = sorted(map(str, counts.index))
     return Feature(
@@ -143,7 +143,7 @@ def _range(name: str, known: pd.Series) -> dict[str, Any]:
     if not np.isfinite(numbers).all():
         raise InvalidSchema(f'Column "{name[:100]}" holds infinite values; make them missing or finite.')
     # Of the halves, for the largest number less the smallest may be more than the largest number that there is.
-    quantiles = tuple(float(2 * value) for value in np.quantile(numbers / 2, SHARES))
+    quantiles = tuple(float(2 * value) for value in np.quantile(numbers / 2, QUANTILE_LEVELS))
     low, high = _written(known.min()), _written(known.max())
     return {"minimum": min(low), "maximum": max(high), "quantiles": quantiles}
 
@@ -151,14 +151,14 @@ def _range(name: str, known: pd.Series) -> dict[str, Any]:
 def _written(number: Any) -> tuple[Any, ...]:
     """A number in the ways that a client may write it: one of less than 64 bits also as short as tells it apart."""
     is_short = isinstance(number, np.floating) and number.itemsize < np.dtype(np.float64).itemsize
-    return (plain_value(number), float(str(number))) if is_short else (plain_value(number),)
+    return (json_value(number), float(str(number))) if is_short else (json_value(number),)
 
 
 def _span(known: pd.Series) -> dict[str, Any]:
-    return {"minimum": plain_value(known.min()), "maximum": plain_value(known.max())} if len(known) else {}
+    return {"minimum": json_value(known.min()), "maximum": json_value(known.max())} if len(known) else {}
 
 
-def dates_read(column: pd.Series) -> pd.Series:
+def parse_date_column(column: pd.Series) -> pd.Series:
     """A column of strings that are all ISO 8601 dates as datetimes; any other as it is."""
     import pandas as pd
 

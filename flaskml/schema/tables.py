@@ -1,7 +1,8 @@
 """From values in schema order to the table that the estimator takes, and back.
 
 The table of a request is what the sample was: the same columns in the same order, of the same types, with the same
-markers for what is missing. What can be decided from the schema alone is decided once, when a `TableMaker` is made.
+markers for what is missing. What can be decided from the schema alone is decided once, when a `SchemaTableBuilder`
+is made.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from flaskml.schema.features import Feature, Schema, Table, Value
 if TYPE_CHECKING:
     import pandas as pd
 
-Column: TypeAlias = Callable[[Sequence[Any]], Any]
+ColumnBuilder: TypeAlias = Callable[[Sequence[Any]], Any]
 """Makes a column of values, of which None is missing."""
 
 MOMENT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?"
@@ -32,14 +33,14 @@ OFFSET = r"(Z|[+-][0-9]{2}:[0-9]{2})"
 _OFFSET = re.compile(OFFSET + r"\Z")
 
 
-class TableMaker:
+class SchemaTableBuilder:
     """Makes tables as the schema says, from rows whose values are valid."""
 
     def __init__(self, schema: Schema) -> None:
         self.names = schema.names
         self.layout = schema.layout
         self._dtype = np.dtype(schema.dtype) if schema.layout == "array" else np.dtype(object)
-        self._columns: list[Column] = []
+        self._columns: list[ColumnBuilder] = []
         if schema.layout == "frame":
             self._columns = [_column(feature) for feature in schema.features]
         markers = [_marker(feature) for feature in schema.features]
@@ -85,7 +86,7 @@ def _marker(feature: Feature) -> Any:
     return pd.NaT if feature.missing == "NaT" else pd.NA
 
 
-def _column(feature: Feature) -> Column:
+def _column(feature: Feature) -> ColumnBuilder:
     """What makes the column of a frame, by what it is made of."""
     import pandas as pd
 
@@ -103,7 +104,7 @@ def _column(feature: Feature) -> Column:
     return lambda values: pd.array(values, dtype=dtype)
 
 
-def _categorical(feature: Feature) -> Column:
+def _categorical(feature: Feature) -> ColumnBuilder:
     import pandas as pd
 
     index = pd.Index(list(feature.categories or ()), dtype=feature.dtype.removeprefix("category[").removesuffix("]"))
@@ -112,11 +113,11 @@ def _categorical(feature: Feature) -> Column:
     return lambda values: pd.Categorical.from_codes([codes[value] for value in values], dtype=dtype)
 
 
-def _naive(feature: Feature) -> Column:
+def _naive(feature: Feature) -> ColumnBuilder:
     return lambda values: np.array([value or "NaT" for value in values], dtype=feature.dtype)
 
 
-def _aware(feature: Feature) -> Column:
+def _aware(feature: Feature) -> ColumnBuilder:
     import pandas as pd
 
     unit, zone = feature.dtype.removeprefix("datetime64[").removesuffix("]").split(", ")
@@ -139,7 +140,7 @@ def _minutes(moment: str) -> int:
     return sign * (60 * int(moment[-5:-3]) + int(moment[-2:]))
 
 
-def moment_checker(feature: Feature, *, closed: bool) -> Callable[[str], str]:
+def datetime_validator(feature: Feature, *, closed: bool) -> Callable[[str], str]:
     """What returns a text that is such a datetime as the column holds, and raises ValueError for any other.
 
     If `closed`, it has to lie between those of the sample.
@@ -161,13 +162,13 @@ def moment_checker(feature: Feature, *, closed: bool) -> Callable[[str], str]:
     return check
 
 
-def plain_rows(schema: Schema, table: Table) -> list[tuple[Value, ...]]:
+def json_rows(schema: Schema, table: Table) -> list[tuple[Value, ...]]:
     """The rows of a table as requests would send them; what is missing is None."""
     columns = []
     for index, feature in enumerate(schema.features):
         column = table[:, index] if isinstance(table, np.ndarray) else table.iloc[:, index]
         as_sent = {"integer": int, "boolean": bool}.get(feature.kind, _unchanged)
-        values = map(plain_value, column)
+        values = map(json_value, column)
         columns.append([None if value is None else as_sent(value) for value in values])
     return list(zip(*columns, strict=True))
 
@@ -181,7 +182,7 @@ def _in_minutes(moment: dt.datetime) -> dt.datetime:
     return moment.astimezone(dt.UTC) if (moment.utcoffset() or dt.timedelta()) % dt.timedelta(minutes=1) else moment
 
 
-def plain_value(value: Any) -> Value:
+def json_value(value: Any) -> Value:
     """A value as JSON has it: numpy's scalars by their value, datetimes in ISO 8601, what is missing as None."""
     if isinstance(value, np.datetime64):
         return None if np.isnat(value) else str(value)

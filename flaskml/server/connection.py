@@ -14,11 +14,11 @@ from waitress.channel import HTTPChannel
 from flaskml.server import error_responses as refusals
 from flaskml.server.deadlines import Deadlines
 from flaskml.server.greenlets import Greenlets
-from flaskml.server.http_parser import Parser
+from flaskml.server.http_parser import RequestParser
 from flaskml.server.http_validation import RequestTimeout
-from flaskml.server.wsgi_task import Task, template
+from flaskml.server.wsgi_task import RequestTask, environ_template
 
-AT_ONCE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """With SO_LINGER, has the kernel forget what was not sent when the connection closes, and say so to the client."""
 
 
@@ -67,12 +67,12 @@ class NoLock:
         """Who waits for room asks for it with `Channel.wait_for_room`."""
 
 
-class Channel(HTTPChannel):
+class Connection(HTTPChannel):
     """One connection."""
 
-    parser_class = Parser
-    task_class = Task
-    error_task_class = refusals.Task
+    parser_class = RequestParser
+    task_class = RequestTask
+    error_task_class = refusals.ErrorResponseTask
     request: Any = None
     events = 0
     """What the loop is told of: the flags of epoll."""
@@ -82,7 +82,7 @@ class Channel(HTTPChannel):
         self._dropped: int | None = None
         super().__init__(server, *arguments, **named)
         self.requests_lock = self.outbuf_lock = NoLock()
-        self.template = template(self)
+        self.template = environ_template(self)
         self.since = server.now
         """Since when the client is waited for, by the clock of the loop."""
 
@@ -157,7 +157,7 @@ class Channel(HTTPChannel):
     def drop(self) -> None:
         """Closes the connection; what the client did not read is forgotten, by the kernel too."""
         if self.total_outbufs_len:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.handle_close()
 
     def handle_write(self) -> None:

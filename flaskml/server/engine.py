@@ -8,14 +8,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from flaskml.errors import EngineNotHere
-from flaskml.server.policy import Policy
+from flaskml.errors import EngineUnavailable
+from flaskml.server.policy import ServerPolicy
 
 if TYPE_CHECKING:
-    from flaskml.server.loop import Loop
+    from flaskml.server.loop import EventLoop
 
 
-LIMITS: dict[str, Any] = {
+WAITRESS_ADJUSTMENTS: dict[str, Any] = {
     "connection_limit": 10_000,
     "cleanup_interval": 1,
     "max_request_header_size": 16_384,
@@ -35,46 +35,46 @@ refused where they would matter (`access`) instead of being removed from each re
 """
 
 
-POLICY = Policy()
+DEFAULT_POLICY = ServerPolicy()
 """How the engine treats those who ask, if nothing else is said."""
 
 
-DESCRIPTORS_KEPT = 256
+RESERVED_DESCRIPTORS = 256
 """Descriptors for all that is no connection: models, jobs, logs, children."""
 
 
-def has_engine() -> bool:
+def is_supported() -> bool:
     """Whether what the engine needs is here: greenlets, and epoll, which Linux has."""
     import select
 
     return find_spec("greenlet") is not None and hasattr(select, "epoll")
 
 
-def make_engine(
+def build_server(
     app: Any,
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
     unix_socket: str | None = None,
     listening: socket.socket | None = None,
-    policy: Policy = POLICY,
+    policy: ServerPolicy = DEFAULT_POLICY,
     **limits: Any,
-) -> Loop:
+) -> EventLoop:
     """An engine that listens, and serves once told to `run`, in the thread that made it.
 
     `listening` is a socket that is bound already, instead of an address. `limits` are waitress's own, instead of
-    `LIMITS`. Raises `EngineNotHere`, or OSError for the address.
+    `WAITRESS_ADJUSTMENTS`. Raises `EngineUnavailable`, or OSError for the address.
     """
     check_waitress()
     from waitress.adjustments import Adjustments
 
-    from flaskml.server.loop import TcpEngine, UnixEngine
+    from flaskml.server.loop import TcpServer, UnixServer
 
     if unix_socket is not None:
-        adj = Adjustments(unix_socket=unix_socket, **{**LIMITS, **limits})
-        return UnixEngine(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy)
-    adj = Adjustments(host=host, port=port, **{**LIMITS, **limits})
-    return TcpEngine(app, adj, _described(listening) if listening else adj.listen[0], policy, listening)
+        adj = Adjustments(unix_socket=unix_socket, **{**WAITRESS_ADJUSTMENTS, **limits})
+        return UnixServer(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy)
+    adj = Adjustments(host=host, port=port, **{**WAITRESS_ADJUSTMENTS, **limits})
+    return TcpServer(app, adj, _described(listening) if listening else adj.listen[0], policy, listening)
 
 
 def _described(sock: socket.socket) -> tuple[Any, ...]:
@@ -82,7 +82,7 @@ def _described(sock: socket.socket) -> tuple[Any, ...]:
     return (sock.family, sock.type, sock.proto, sock.getsockname())
 
 
-def connections_possible() -> int:
+def max_connections() -> int:
     """How many connections this process can bear, after its limit of descriptors is raised as far as it may be."""
     import resource
 
@@ -90,12 +90,12 @@ def connections_possible() -> int:
     with suppress(ValueError, OSError):  # Some kernels refuse what they say is the limit.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    most: int = LIMITS["connection_limit"]
-    return most if soft == resource.RLIM_INFINITY else min(most, max(soft - DESCRIPTORS_KEPT, soft // 2))
+    most: int = WAITRESS_ADJUSTMENTS["connection_limit"]
+    return most if soft == resource.RLIM_INFINITY else min(most, max(soft - RESERVED_DESCRIPTORS, soft // 2))
 
 
 def check_waitress() -> None:
-    """Raises `EngineNotHere` unless waitress has inside what the engine builds on."""
+    """Raises `EngineUnavailable` unless waitress has inside what the engine builds on."""
     from waitress import channel, parser, receiver, server, task
 
     needed = {
@@ -108,4 +108,4 @@ def check_waitress() -> None:
     missing = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]
     found = version("waitress")
     if missing or not found.startswith("3."):
-        raise EngineNotHere(found, missing)
+        raise EngineUnavailable(found, missing)

@@ -10,12 +10,12 @@ from typing import Any
 
 from waitress.task import ErrorTask
 
-BUDGET = "X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
+CLIENT_TIMEOUT_HEADER = "X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 """The header that says for how many milliseconds the client waits, as Envoy sends it to what stands behind it."""
 
-BUDGET_DIGITS = 9
+MAX_TIMEOUT_DIGITS = 9
 
-REFUSED = "503 Service Unavailable"
+UNAVAILABLE_STATUS = "503 Service Unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,13 @@ class Refusal:
 
 
 OVERLOADED = Refusal("Overloaded", "More requests wait here than can be answered soon; send this one again later.")
-LATE = Refusal("Too late", f"The time that {BUDGET.replace('_', '-').title()} allows was over before the work began.")
+CLIENT_TIMEOUT_PASSED = Refusal(
+    "Too late",
+    f"The time that {CLIENT_TIMEOUT_HEADER.replace('_', '-').title()} allows was over before the work began.",
+)
 
 
-class Task(ErrorTask):
+class ErrorResponseTask(ErrorTask):
     """Answers a request that the app never sees, in the shape of all errors (RFC 9457)."""
 
     def execute(self) -> None:
@@ -52,11 +55,11 @@ class Task(ErrorTask):
         """Writes what was written before: where there are many refusals, they must cost little."""
         headers, body = _written(refusal)
         server = self.channel.server
-        head = server.heads.get(REFUSED, headers)
+        head = server.heads.get(UNAVAILABLE_STATUS, headers)
         if server.status.draining and self.channel.has_one_request:
             self.set_close_on_finish()
         if not (self.request.stays_open and head) or self.close_on_finish or self.request.command == "HEAD":
-            self._answer(REFUSED, headers, body)
+            self._answer(UNAVAILABLE_STATUS, headers, body)
             return
         self.wrote_header = True
         self.channel.write_soon(b"".join((head.content, server.clock.line(), body)))
@@ -81,7 +84,7 @@ def _written(refusal: Refusal) -> tuple[list[tuple[str, str]], bytes]:
     return [*headers, ("Retry-After", str(refusal.retry_after))], body
 
 
-def budget(headers: dict[str, str]) -> float | None:
+def client_timeout_seconds(headers: dict[str, str]) -> float | None:
     """The seconds that the client waits; None if it does not say, or says no whole number of milliseconds."""
-    sent = headers.get(BUDGET, "")
-    return int(sent) / 1000 if sent.isascii() and sent.isdigit() and len(sent) <= BUDGET_DIGITS else None
+    sent = headers.get(CLIENT_TIMEOUT_HEADER, "")
+    return int(sent) / 1000 if sent.isascii() and sent.isdigit() and len(sent) <= MAX_TIMEOUT_DIGITS else None

@@ -23,7 +23,7 @@ from typing import TypeAlias
 from greenlet import getcurrent, greenlet
 
 from flaskml.codecs.answers import Answer
-from flaskml.inference.batching import BATCH_ROWS, Batcher, Call, Result, Rows, Threads, lane
+from flaskml.inference.batching import MAX_BATCH_ROWS, Batcher, Call, Result, Rows, Threads, lane
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def rows_of(calls: Iterable[Call]) -> int:
 
 
 @dataclass(slots=True)
-class Held:
+class HeldCalls:
     """Calls that wait for a batch to be over."""
 
     calls: list[Call] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Greenlets:
         self._idle: list[greenlet] = []
         self._parked: list[Call] = []
         self._woken: deque[greenlet] = deque()
-        self._held: dict[Key, Held] = {}
+        self._held: dict[Key, HeldCalls] = {}
         """Calls that wait until a long batch of their predictor and method is over."""
 
         self._running: dict[Key, int] = {}
@@ -182,10 +182,10 @@ class Greenlets:
     def _is_long(self, batcher: Batcher, method: str, rows: int) -> bool:
         """Whether rows would hold up the loop. What was never measured is taken for long if there are many."""
         seconds = batcher.costs[method].of(rows)
-        return rows > BATCH_ROWS if seconds is None else seconds > INLINE_SECONDS
+        return rows > MAX_BATCH_ROWS if seconds is None else seconds > INLINE_SECONDS
 
     def _hold(self, key: Key, calls: list[Call]) -> None:
-        held = self._held.setdefault(key, Held())
+        held = self._held.setdefault(key, HeldCalls())
         held.calls += calls
         held.rows += rows_of(calls)
         if key in self._gathering:
@@ -195,7 +195,7 @@ class Greenlets:
         """Whether the calls that are held need wait for no others."""
         held = self._held[key]
         if key in self._running:
-            return held.rows >= BATCH_ROWS
+            return held.rows >= MAX_BATCH_ROWS
         gathering = self._gathering.get(key)
         return gathering is None or len(held.calls) >= gathering.calls or time.perf_counter() >= gathering.until
 

@@ -16,33 +16,41 @@ from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
 from waitress.utilities import BadRequest, Error
 
-from flaskml.server.error_responses import BUDGET, budget
-from flaskml.server.http_validation import FIELD, LEAD, NEVER, Chunks, Refused, check, trimmed
+from flaskml.server.error_responses import CLIENT_TIMEOUT_HEADER, client_timeout_seconds
+from flaskml.server.http_validation import (
+    FIELD_PATTERN,
+    FORBIDDEN_BYTES,
+    LEADING_EMPTY_LINES,
+    RefusedRequest,
+    StrictChunkedReceiver,
+    collapse_spaces,
+    validate_header_block,
+)
 
-BLOCKS_KEPT = 256
+MAX_CACHED_BLOCKS = 256
 """Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
 
-BLOCK_LIMIT = 2048
+MAX_CACHED_BLOCK_BYTES = 2048
 """Bytes of the largest block that is kept: what is kept is bounded by this and the number."""
 
-LINES_KEPT = 1024
+MAX_CACHED_LINES = 1024
 """Lines of blocks of one generation, by which it is seen what is new in a block."""
 
-NEW_VALUES = 4
+MAX_NEW_VALUES = 4
 """Headers of a block whose values may be new; proxies add a few ids and times to each request."""
 
-MATTERING = frozenset(
+FRAMING_HEADERS = frozenset(
     {
         *(b"host", b"content-length", b"content-type", b"transfer-encoding", b"connection", b"expect", b"upgrade"),
-        BUDGET.lower().replace("_", "-").encode(),
+        CLIENT_TIMEOUT_HEADER.lower().replace("_", "-").encode(),
     }
 )
 """Headers by which it is decided how a request is read; a new value of one is parsed by waitress."""
 
-FIELD_LINE = re.compile(FIELD)
+FIELD_LINE = re.compile(FIELD_PATTERN)
 
 
-class Kept:
+class BoundedCache:
     """What was kept lately, by a key: two generations, of which the older is dropped when the younger is full."""
 
     def __init__(self, most: int) -> None:
@@ -67,7 +75,7 @@ class Kept:
         self._young[key] = value
 
 
-class Blocks:
+class HeaderCache:
     """What blocks of headers mean, those seen lately.
 
     Of a block in which only the values of a few headers are new, such as the id of the request, it is known from the
@@ -76,9 +84,9 @@ class Blocks:
     """
 
     def __init__(self) -> None:
-        self._whole = Kept(BLOCKS_KEPT)
-        self._kinds = Kept(BLOCKS_KEPT)
-        self._lines = Kept(LINES_KEPT)
+        self._whole = BoundedCache(MAX_CACHED_BLOCKS)
+        self._kinds = BoundedCache(MAX_CACHED_BLOCKS)
+        self._lines = BoundedCache(MAX_CACHED_LINES)
 
     def __len__(self) -> int:
         return len(self._whole) + len(self._kinds)
@@ -86,7 +94,7 @@ class Blocks:
     def get(self, block: bytes) -> dict[str, Any] | None:
         """What the block means, if it or its like was seen."""
         meaning: dict[str, Any] | None = self._whole.get(block)
-        if meaning is None and len(block) <= BLOCK_LIMIT and (split := self._split(block)) is not None:
+        if meaning is None and len(block) <= MAX_CACHED_BLOCK_BYTES and (split := self._split(block)) is not None:
             kind, values = split
             like = self._kinds.get(kind)
             return None if like is None else _with(like, values)
@@ -94,7 +102,7 @@ class Blocks:
 
     def put(self, block: bytes, meaning: dict[str, Any]) -> None:
         """Keeps what a block was found to mean, if it is not too large."""
-        if len(block) > BLOCK_LIMIT:
+        if len(block) > MAX_CACHED_BLOCK_BYTES:
             return
         if (split := self._split(block)) is not None:
             self._kinds.put(split[0], meaning)
@@ -110,7 +118,7 @@ class Blocks:
             if self._lines.get(line) is None:
                 name, _, value = line.partition(b":")
                 is_plain = index > 0 and FIELD_LINE.fullmatch(line) is not None and b"_" not in name
-                if not is_plain or name.lower() in MATTERING or len(values) == NEW_VALUES:
+                if not is_plain or name.lower() in FRAMING_HEADERS or len(values) == MAX_NEW_VALUES:
                     return None
                 values[name] = value
                 lines[index] = name + b"\0"  # As no block that is kept can have it.
@@ -128,10 +136,10 @@ def _with(meaning: dict[str, Any], values: dict[bytes, bytes]) -> dict[str, Any]
     return {**meaning, "headers": {**meaning["headers"], **new}, "environ": environ}
 
 
-class Parser(HTTPRequestParser):
+class RequestParser(HTTPRequestParser):
     """Waitress's parser, which asks what is kept before it parses."""
 
-    blocks = Blocks()
+    blocks = HeaderCache()
     command = path = ""
     header_plus = b""
     error: Error | None = None
@@ -153,7 +161,7 @@ class Parser(HTTPRequestParser):
     """The body, of a request that came in one piece."""
 
     @classmethod
-    def whole(cls, adj: Adjustments, data: bytes) -> Parser | None:
+    def whole(cls, adj: Adjustments, data: bytes) -> RequestParser | None:
         """The request that the data is, no more and no less, if its block of headers is one that is kept."""
         end = data.find(b"\r\n\r\n") + 4
         meaning = cls.blocks.get(data[:end])
@@ -177,7 +185,7 @@ class Parser(HTTPRequestParser):
 
     def _received_in_headers(self, data: bytes) -> int:
         """The same before a body; the empty lines before a request are counted in whatever pieces they come."""
-        lead = LEAD.match(self.header_plus + data)
+        lead = LEADING_EMPTY_LINES.match(self.header_plus + data)
         if lead is None:
             self.error = BadRequest("Start line is invalid")
             return 0
@@ -194,7 +202,7 @@ class Parser(HTTPRequestParser):
 
     def _cannot_end_well(self, new: int) -> bool:
         """Whether the headers, of which so many bytes are new, have in them what none may have."""
-        return NEVER.search(self.header_plus, max(len(self.header_plus) - new - 1, 0)) is not None
+        return FORBIDDEN_BYTES.search(self.header_plus, max(len(self.header_plus) - new - 1, 0)) is not None
 
     def parse_header(self, block: bytes) -> None:
         """Sets what the block of headers says, raising what waitress raises."""
@@ -205,15 +213,15 @@ class Parser(HTTPRequestParser):
                 self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(self.adj.inbuf_overflow))
             return
         try:
-            check(block)
-        except Refused as refused:
+            validate_header_block(block)
+        except RefusedRequest as refused:
             self.error = refused.error
             return
-        super().parse_header(trimmed(block))
+        super().parse_header(collapse_spaces(block))
         if self.chunked:
-            self.body_rcv = Chunks(OverflowableBuffer(self.adj.inbuf_overflow))
+            self.body_rcv = StrictChunkedReceiver(OverflowableBuffer(self.adj.inbuf_overflow))
         self.environ = self._environ()
-        self.budget = budget(self.headers)
+        self.budget = client_timeout_seconds(self.headers)
         self.stays_open = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
         if not self.chunked and not self.expect_continue:
             own = ("adj", "body_rcv", "header_plus", "header_bytes_received")

@@ -15,32 +15,32 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
-from flaskml.server.connection import Channel
-from flaskml.server.error_responses import LATE, OVERLOADED
+from flaskml.server.connection import Connection
+from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, OVERLOADED
 from flaskml.server.greenlets import Greenlets
-from flaskml.server.policy import Policy, Status
-from flaskml.server.wsgi_task import Clock, Heads
+from flaskml.server.policy import ServerPolicy, ServerStatus
+from flaskml.server.wsgi_task import DateHeader, ResponseHeadCache
 
-STARTED_AT_ONCE = 64
+MAX_STARTED_PER_TURN = 64
 """Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
 
-REFUSED_AT_ONCE = 16
+MAX_REFUSED_PER_TURN = 16
 """Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served. Of
 very many it is a 64th, so that none waits long for it."""
 
-ACCEPTED_AT_ONCE = 64
+MAX_ACCEPTED_PER_TURN = 64
 """Connections that are accepted in one turn."""
 
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTION_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What the system says when it can give no more connections; they go on waiting, so it would say so for ever."""
 
-EXHAUSTED_SECONDS = 0.5
+ACCEPT_PAUSE_SECONDS = 0.5
 """For how long nobody is accepted then."""
 
-IDLE_PATIENCE = 1.0
+IDLE_DRAIN_SECONDS = 1.0
 """Seconds that an idle connection has then for one more request, whose answer says that it was the last."""
 
-STOOD_STILL = 5.0
+STALL_SECONDS = 5.0
 """Seconds after which what was seen is old; if they pass between two looks at the clock, the process stood still."""
 
 
@@ -51,32 +51,32 @@ class _NoThreads:
         """There is none to end."""
 
 
-class Loop(BaseWSGIServer):
+class EventLoop(BaseWSGIServer):
     """What makes a waitress server an engine: its calls run on its own thread, in greenlets.
 
     What epoll is told is kept between turns, so whatever changes a channel outside of an event has to touch it.
     """
 
-    channel_class = Channel
+    channel_class = Connection
 
     def __init__(
         self,
         application: Any,
         adj: Adjustments,
         sockinfo: Any,
-        policy: Policy,
+        policy: ServerPolicy,
         listening: socket.socket | None = None,
     ) -> None:
         """`listening` is a socket that somebody else has bound."""
         self.deadlines = policy.deadlines
         self.now = self._looked = self._sought = time.monotonic()
-        self._waited_for: deque[tuple[float, Channel]] = deque()
+        self._waited_for: deque[tuple[float, Connection]] = deque()
         self.epoll = select.epoll()
-        self.clock, self.heads = Clock(), Heads(adj.ident)
-        self._ready: deque[Channel] = deque()
-        self._refused: deque[Channel] = deque()
-        self._touched: set[Channel] = set()
-        self.status = Status()
+        self.clock, self.heads = DateHeader(), ResponseHeadCache(adj.ident)
+        self._ready: deque[Connection] = deque()
+        self._refused: deque[Connection] = deque()
+        self._touched: set[Connection] = set()
+        self.status = ServerStatus()
         self.policy = policy
         self._stops = 0
         self._is_closed = False
@@ -94,7 +94,7 @@ class Loop(BaseWSGIServer):
 
     # What channels tell.
 
-    def add_task(self, channel: Channel) -> None:
+    def add_task(self, channel: Connection) -> None:
         """The channel has a request to serve, or to refuse."""
         request = channel.requests[0]
         if request.budget is not None:
@@ -111,11 +111,11 @@ class Loop(BaseWSGIServer):
     def pull_trigger(self) -> None:
         """Needs nothing: a channel is looked at after each call. Other threads pull the trigger itself."""
 
-    def touch(self, channel: Channel) -> None:
+    def touch(self, channel: Connection) -> None:
         """Something has changed in the channel that its flags depend on."""
         self._touched.add(channel)
 
-    def forget(self, channel: Channel) -> None:
+    def forget(self, channel: Connection) -> None:
         """The connection is about to be closed."""
         self._touched.discard(channel)
 
@@ -124,16 +124,16 @@ class Loop(BaseWSGIServer):
         try:
             return super().accept()
         except OSError as error:
-            if error.errno not in EXHAUSTED:
+            if error.errno not in EXHAUSTION_ERRNOS:
                 raise
-            self._accepts_from = self.now + EXHAUSTED_SECONDS
+            self._accepts_from = self.now + ACCEPT_PAUSE_SECONDS
             self._bearable = len(self._map)
             self.logger.warning("Nobody is accepted for a moment: %s", error.strerror)
             return None
 
     def handle_accept(self) -> None:
         """Accepts all who wait, up to a limit."""
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(MAX_ACCEPTED_PER_TURN):
             before = len(self.active_channels)
             super().handle_accept()
             if len(self.active_channels) == before or len(self._map) >= self.adj.connection_limit:
@@ -179,7 +179,7 @@ class Loop(BaseWSGIServer):
         begun = time.monotonic()
         while self.active_channels and self._stops == 1 and (since := time.monotonic() - begun) < self.policy.patience:
             self._turn(0.05)
-            if since >= IDLE_PATIENCE:
+            if since >= IDLE_DRAIN_SECONDS:
                 for channel in [channel for channel in self.active_channels.values() if channel.is_idle]:
                     channel.handle_close()
 
@@ -204,16 +204,16 @@ class Loop(BaseWSGIServer):
         self.now = time.monotonic()
         for fd, flags in events:
             channel = self._map.get(fd)
-            if type(channel) is Channel:
+            if type(channel) is Connection:
                 self._touched.add(channel)
             if channel is not None:
                 wasyncore.readwrite(channel, flags)
-        for _ in range(min(len(self._ready), STARTED_AT_ONCE)):
+        for _ in range(min(len(self._ready), MAX_STARTED_PER_TURN)):
             self.calls.is_last = len(self._ready) == 1
             channel = self._ready.popleft()
             self._refuse_late(channel)
             self.calls.start(channel.service)
-        refusing = max(REFUSED_AT_ONCE, len(self._refused) // 64)
+        refusing = max(MAX_REFUSED_PER_TURN, len(self._refused) // 64)
         for _ in range(min(len(self._refused), refusing)):
             self.calls.start(self._refused.popleft().service)
         self.calls.is_last = False  # Those who are woken may share with each other.
@@ -222,13 +222,13 @@ class Loop(BaseWSGIServer):
         for channel in touched:
             self._look_after(channel)
 
-    def _refuse_late(self, channel: Channel) -> None:
+    def _refuse_late(self, channel: Connection) -> None:
         """Spares work whose answer nobody waits for."""
         request = channel.requests[0] if channel.requests else None
         if request is None or request.budget is None or request.error is not None:
             return
         if time.monotonic() - request.arrived >= request.budget:
-            request.error = LATE
+            request.error = CLIENT_TIMEOUT_PASSED
 
     def _listen_if_there_is_room(self) -> None:
         """Follows the limit of connections."""
@@ -248,7 +248,7 @@ class Loop(BaseWSGIServer):
         Done between turns only: in one, the next connection might get the number of one whose event is yet to come.
         """
         limit = self._bearable if self.now < self._accepts_from else self.adj.connection_limit
-        aim = limit - min(ACCEPTED_AT_ONCE, limit // 100 + 1)
+        aim = limit - min(MAX_ACCEPTED_PER_TURN, limit // 100 + 1)
         if len(self._map) <= aim:
             return
         if not self._waited_for and self.now > self._sought + self.deadlines.grace:
@@ -272,15 +272,15 @@ class Loop(BaseWSGIServer):
 
     def maintenance(self, now: float) -> None:
         """Ends the wait for clients that took too long."""
-        if now > self._sought + STOOD_STILL:
+        if now > self._sought + STALL_SECONDS:
             self._waited_for.clear()  # Those that are closed by now hold what they had received.
         since_last, self._looked = now - self._looked, now
         for channel in list(self.active_channels.values()):
-            if since_last > STOOD_STILL:  # That is not the client's fault.
+            if since_last > STALL_SECONDS:  # That is not the client's fault.
                 channel.since += since_last
             channel.look_at_clock(now)
 
-    def _look_after(self, channel: Channel) -> None:
+    def _look_after(self, channel: Connection) -> None:
         """Sends what can be sent, and has epoll wait for what the channel now waits for."""
         if channel.is_open and channel.writable() and not channel.events & select.EPOLLOUT:
             channel.handle_write()
@@ -291,9 +291,9 @@ class Loop(BaseWSGIServer):
                 self.epoll.modify(channel.fileno, events)
 
 
-class TcpEngine(Loop, TcpWSGIServer):
+class TcpServer(EventLoop, TcpWSGIServer):
     """An engine on a TCP port."""
 
 
-class UnixEngine(Loop, UnixWSGIServer):
+class UnixServer(EventLoop, UnixWSGIServer):
     """An engine on a Unix socket."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from flaskml.server.deadlines import Deadlines
 
-KEY = "flaskml.server"
+ENVIRON_KEY = "flaskml.server"
 """Where in the WSGI environment it is found."""
 
 
 @dataclass(slots=True)
-class Status:
+class ServerStatus:
     """The present state of a server; it changes while requests are served."""
 
     draining: bool = False
@@ -19,7 +19,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ServerPolicy:
     """How a server treats those who ask."""
 
     patience: float = 30.0

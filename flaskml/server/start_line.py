@@ -9,7 +9,7 @@ _SERVING = "Serving on "
 """How waitress begins the line that it logs once it listens."""
 
 
-class StartLine(logging.Filter):
+class StartupLogFilter(logging.Filter):
     """Completes the line that waitress logs once it listens: the address is known to waitress, the model to the app."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
@@ -23,9 +23,9 @@ class StartLine(logging.Filter):
         return True
 
 
-def announce(describe: Callable[[], str]) -> None:
+def name_model_in_startup_log(describe: Callable[[], str]) -> None:
     """Has waitress say at its start what `describe` says then. The newest app of a process is the one it speaks of."""
     logger = logging.getLogger("waitress")
-    for former in [filter_ for filter_ in logger.filters if isinstance(filter_, StartLine)]:
+    for former in [filter_ for filter_ in logger.filters if isinstance(filter_, StartupLogFilter)]:
         logger.removeFilter(former)
-    logger.addFilter(StartLine(describe))
+    logger.addFilter(StartupLogFilter(describe))

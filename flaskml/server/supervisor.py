@@ -22,26 +22,26 @@ from typing import TypeAlias
 
 logger = logging.getLogger("waitress")
 
-Work: TypeAlias = Callable[[socket.socket, Callable[[], None]], None]
+WorkerMain: TypeAlias = Callable[[socket.socket, Callable[[], None]], None]
 """What a worker does: serves on a socket until SIGTERM; it calls the function once it accepts."""
 
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What the supervisor waits for."""
 
-PAUSE_MOST = 10.0
+MAX_RESTART_DELAY_SECONDS = 10.0
 """Seconds at most between two tries to start a worker that cannot."""
 
-READY_WITHIN = 120.0
+READY_TIMEOUT_SECONDS = 120.0
 """Seconds in which a worker has to accept; loading a large model takes some."""
 
-GRACE = 2.0
+KILL_GRACE_SECONDS = 2.0
 """Seconds beyond its patience after which a worker that does not end is killed."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
-class Slot:
+class WorkerSlot:
     """The place of one worker: its socket, and who is there now."""
 
     number: int
@@ -66,14 +66,14 @@ class Supervisor:
 
     def __init__(
         self,
-        load: Callable[[], Work],
+        load: Callable[[], WorkerMain],
         sockets: Sequence[socket.socket],
         patience: float,
         changed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._load = load
         self._changed = changed
-        self._slots = [Slot(number, sock) for number, sock in enumerate(sockets, start=1)]
+        self._slots = [WorkerSlot(number, sock) for number, sock in enumerate(sockets, start=1)]
         self._patience = patience
         self._leaving: dict[int, float] = {}
         """Workers that were told to end, and when they are killed."""
@@ -98,7 +98,7 @@ class Supervisor:
             self._kill_late()
         self._stop()
 
-    def _take(self, work: Work) -> None:
+    def _take(self, work: WorkerMain) -> None:
         """What workers do from now on. What was before is given back, and no collection writes to what is shared."""
         self._work = work
         gc.collect()
@@ -110,10 +110,10 @@ class Supervisor:
     def _is_waiting(self) -> bool:
         return bool(self._leaving) or any(not slot.pid for slot in self._slots)
 
-    def _start(self, slot: Slot) -> None:
+    def _start(self, slot: WorkerSlot) -> None:
         slot.pid, slot.told = self._fork(slot)
 
-    def _fork(self, slot: Slot) -> tuple[int, int]:
+    def _fork(self, slot: WorkerSlot) -> tuple[int, int]:
         """A new worker for the slot: its process, and what becomes readable once it accepts or has died."""
         told, tell = os.pipe()
         parent = os.getpid()
@@ -150,7 +150,7 @@ class Supervisor:
             if slot.pid == pid:
                 slot.deaths = 0 if os.read(slot.told, 1) else slot.deaths + 1
                 os.close(slot.told)
-                pause = min(0.1 * 2**slot.deaths, PAUSE_MOST) if slot.deaths else 0.0
+                pause = min(0.1 * 2**slot.deaths, MAX_RESTART_DELAY_SECONDS) if slot.deaths else 0.0
                 slot.pid, slot.again = 0, time.monotonic() + pause
                 self.replaced += 1
                 how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"code {os.WEXITSTATUS(status)}"
@@ -182,7 +182,7 @@ class Supervisor:
             slot.pid, slot.told, slot.deaths = pid, told, 0
 
     def _end(self, pid: int, number: signal.Signals) -> None:
-        self._leaving[pid] = time.monotonic() + self._patience + GRACE
+        self._leaving[pid] = time.monotonic() + self._patience + KILL_GRACE_SECONDS
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -207,7 +207,7 @@ class Supervisor:
             self._kill_late()
 
 
-def listen(count: int, host: str, port: int, backlog: int) -> list[socket.socket]:
+def open_listening_sockets(count: int, host: str, port: int, backlog: int) -> list[socket.socket]:
     """Listening sockets on one address, as many as there are workers. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     sockets: list[socket.socket] = []
@@ -225,7 +225,7 @@ def listen(count: int, host: str, port: int, backlog: int) -> list[socket.socket
 
 def _becomes_ready(told: int) -> bool:
     """Whether a worker accepts in time, and before the supervisor is told to stop."""
-    until = time.monotonic() + READY_WITHIN
+    until = time.monotonic() + READY_TIMEOUT_SECONDS
     while time.monotonic() < until and not signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
         if select.select([told], [], [], 0.1)[0]:
             return os.read(told, 1) == b"1"

@@ -16,20 +16,20 @@ from typing import Any
 from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.task import WSGITask, hop_by_hop
 
-from flaskml.server.policy import KEY
+from flaskml.server.policy import ENVIRON_KEY
 
-HEADS_KEPT = 512
+MAX_CACHED_HEADS = 512
 """Beginnings of answers that are kept; all are dropped when there are more."""
 
-HEAD_LIMIT = 512
+MAX_CACHED_HEAD_BYTES = 512
 """Bytes of the largest beginning that is kept: what is kept is bounded by this and the number."""
 
-ONE_PACKET = 65_536
+MAX_COPIED_BODY_BYTES = 65_536
 """Bytes up to which a body is copied behind its headers rather than sent for itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """How an answer with a body of a known length begins, on a connection that stays open."""
 
     content: bytes
@@ -39,17 +39,17 @@ class Head:
     """Bytes of the body."""
 
 
-class Heads:
+class ResponseHeadCache:
     """The beginnings that answers had lately, by their status and headers."""
 
     def __init__(self, ident: str | None) -> None:
         self._ident = ident
-        self._kept: dict[tuple[Any, ...], Head] = {}
+        self._kept: dict[tuple[Any, ...], ResponseHead] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, status: str, headers: Sequence[tuple[str, str]]) -> Head | None:
+    def get(self, status: str, headers: Sequence[tuple[str, str]]) -> ResponseHead | None:
         """The beginning for status and headers; None if it is none that is kept, or one that breaks WSGI's rules.
 
         Raises what waitress raises at these.
@@ -57,10 +57,10 @@ class Heads:
         try:
             return self._kept[(status, *headers)]
         except (KeyError, TypeError):
-            check(status, headers)
+            validate_response(status, headers)
         return self._made(status, headers)
 
-    def _made(self, status: str, headers: Sequence[tuple[str, str]]) -> Head | None:
+    def _made(self, status: str, headers: Sequence[tuple[str, str]]) -> ResponseHead | None:
         values = {name.lower(): value for name, value in headers}
         if "content-length" not in values or "date" in values or not may_have_body(status):
             return None
@@ -69,15 +69,15 @@ class Heads:
             lines.append(f"Via: {self._ident or 'waitress'}")
         elif self._ident:
             lines.append(f"Server: {self._ident}")
-        head = Head(("\r\n".join(lines) + "\r\n").encode("latin-1"), int(values["content-length"]))
-        if len(head.content) <= HEAD_LIMIT:
-            if len(self._kept) >= HEADS_KEPT:
+        head = ResponseHead(("\r\n".join(lines) + "\r\n").encode("latin-1"), int(values["content-length"]))
+        if len(head.content) <= MAX_CACHED_HEAD_BYTES:
+            if len(self._kept) >= MAX_CACHED_HEADS:
                 self._kept.clear()
             self._kept[(status, *headers)] = head
         return head
 
 
-def check(status: Any, headers: Any) -> None:
+def validate_response(status: Any, headers: Any) -> None:
     """Raises AssertionError or ValueError for what an app may not answer with (PEP 3333), as waitress does."""
     texts = [("status", status), *(("header", text) for header in headers for text in header)]
     for what, text in texts:
@@ -95,11 +95,11 @@ def may_have_body(status: str) -> bool:
     return not status.startswith(("1", "204", "304"))
 
 
-class Task(WSGITask):
+class RequestTask(WSGITask):
     """A WSGI call, with its environment made from a template and its answer written in one go."""
 
     environ: dict[str, Any] | None = None
-    head: Head | None = None
+    head: ResponseHead | None = None
     content_length: Any = None
     complete = False
     wrote_header = False
@@ -157,9 +157,9 @@ class Task(WSGITask):
             if hasattr(answer, "close"):
                 answer.close()
 
-    def _is_usual(self, head: Head, body: bytes) -> bool:
+    def _is_usual(self, head: ResponseHead, body: bytes) -> bool:
         """Whether the beginning that is kept is the right one for this request and body."""
-        if head.length != len(body) or head.length > ONE_PACKET or self.wrote_header:
+        if head.length != len(body) or head.length > MAX_COPIED_BODY_BYTES or self.wrote_header:
             return False
         return bool(self.request.stays_open and not self.close_on_finish)
 
@@ -194,7 +194,7 @@ class Task(WSGITask):
     def write(self, data: bytes) -> None:
         """Writes a part of the answer; a small one leaves in one packet with the headers."""
         is_first = self.complete and not self.wrote_header and self.content_length is not None
-        if not is_first or not self.has_body or not 0 < len(data) <= min(self.content_length, ONE_PACKET):
+        if not is_first or not self.has_body or not 0 < len(data) <= min(self.content_length, MAX_COPIED_BODY_BYTES):
             super().write(data)
             return
         head = self.build_response_header()
@@ -208,7 +208,7 @@ def declared_length(headers: Sequence[tuple[str, str]]) -> int | None:
     return next((int(value) for name, value in headers if name.lower() == "content-length"), None)
 
 
-class Clock:
+class DateHeader:
     """The end of a beginning: the Date header (RFC 9110, section 6.6.1), written once a second."""
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ class Clock:
         return self._line
 
 
-def template(channel: Any) -> dict[str, Any]:
+def environ_template(channel: Any) -> dict[str, Any]:
     """What every WSGI environment of a connection has in common."""
     server, (host, port) = channel.server, channel.addr[:2]
     return {
@@ -240,6 +240,6 @@ def template(channel: Any) -> dict[str, Any]:
         "wsgi.run_once": False,
         "wsgi.file_wrapper": ReadOnlyFileBasedBuffer,
         "wsgi.input_terminated": True,
-        KEY: server.status,
+        ENVIRON_KEY: server.status,
         "waitress.client_disconnected": channel.check_client_disconnected,
     }

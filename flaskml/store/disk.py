@@ -16,10 +16,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-STAGING = ".staging-"
+STAGING_PREFIX = ".staging-"
 """Prefix of what is being written. Whoever holds the lock may remove what bears it."""
 
-STAGED = STAGING + "[0-9a-f]" * 16
+STAGING_PATTERN = STAGING_PREFIX + "[0-9a-f]" * 16
 """The pattern of the names that we give to what is being written."""
 
 
@@ -60,7 +60,7 @@ class Disk:
 
     def replace(self, path: Path, content: bytes) -> None:
         """Replaces the file whole: a reader, and the disk after a crash, has the old content or the new."""
-        staged = path.with_name(f"{STAGING}{token_hex(8)}")
+        staged = path.with_name(f"{STAGING_PREFIX}{token_hex(8)}")
         try:
             with self.create(staged) as file:
                 file.write(content)
@@ -76,7 +76,7 @@ class Disk:
 
     def sweep(self, folder: Path) -> None:
         """Removes what writers that died have left in the folder; nobody alive writes there while its lock is held."""
-        for entry in folder.glob(STAGED):
+        for entry in folder.glob(STAGING_PATTERN):
             if entry.is_dir():
                 self.remove_tree(entry)
             else:

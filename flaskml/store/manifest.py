@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flaskml.schema.features import Schema
 
-FORMAT = 1
+MANIFEST_FORMAT = 1
 """The number of the on-disk format that this code writes.
 
 Raise it when a reader of the old number would misread a new version. Then: keep reading the old number (`Manifest`
@@ -25,7 +25,7 @@ MODEL_FILE = "model.joblib"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
 
-RECORDED = (
+RECORDED_PACKAGES = (
     *("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas", "xgboost", "xgboost-cpu", "lightgbm"),
     "onnxruntime",
 )
@@ -81,7 +81,7 @@ class FileRecord(BaseModel):
     size: int
 
 
-class Facts(BaseModel):
+class VersionFacts(BaseModel):
     """What is known of a version before it is stored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
@@ -131,7 +131,7 @@ class Facts(BaseModel):
         return set(self.methods) <= {method for methods in self.graphs.values() for method in methods}
 
 
-class Manifest(Facts):
+class Manifest(VersionFacts):
     """What a version records about itself. It is written last, so its presence says that the version is whole."""
 
     format: Literal[1]
@@ -141,7 +141,7 @@ class Manifest(Facts):
     """When it was stored, ISO 8601 in UTC."""
 
     environment: Mapping[str, str]
-    """The versions of Python and of the packages in `RECORDED`, and the kind of machine."""
+    """The versions of Python and of the packages in `RECORDED_PACKAGES`, and the kind of machine."""
 
     files: Mapping[str, FileRecord]
     """Every other file of the version, by name."""
@@ -152,7 +152,7 @@ class Manifest(Facts):
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class LoadedVersion:
     """One version in memory, as read."""
 
     manifest: Manifest
@@ -163,10 +163,10 @@ class Bundle:
     """The content of each file of a graph."""
 
 
-def environment() -> dict[str, str]:
+def current_environment() -> dict[str, str]:
     """The versions of what is running now."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in RECORDED:
+    for package in RECORDED_PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -177,4 +177,4 @@ def environment() -> dict[str, str]:
 @cache
 def environment_key() -> str:
     """What runs now, as one text: a verdict holds for as long as it stays the same."""
-    return ", ".join(f"{name} {version}" for name, version in environment().items())
+    return ", ".join(f"{name} {version}" for name, version in current_environment().items())

@@ -28,25 +28,25 @@ from flaskml.errors import (
     VersionNotFound,
     VersionRejected,
 )
-from flaskml.settings import MODEL_NAME
-from flaskml.store.disk import STAGING, Disk
-from flaskml.store.golden_rows import Golden
-from flaskml.store.manifest import Bundle, Facts, Manifest, environment_key
-from flaskml.store.permissions import Custody
+from flaskml.settings import MODEL_NAME_PATTERN
+from flaskml.store.disk import STAGING_PREFIX, Disk
+from flaskml.store.golden_rows import GoldenRows
+from flaskml.store.manifest import LoadedVersion, Manifest, VersionFacts, environment_key
+from flaskml.store.permissions import PermissionChecker
 from flaskml.store.signing import KEY_FILE, Signer
-from flaskml.store.state import UNUSED, State
-from flaskml.store.version_folder import Archive, Contents
+from flaskml.store.state import EMPTY_STATE, ModelState
+from flaskml.store.version_folder import VersionContents, VersionFolders
 
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
-GRACE = 3600
+UNACTIVATED_GRACE_SECONDS = 3600
 """Seconds that a version newer than the active one is left to its publisher: longer than a trial takes."""
 
-_NAME = re.compile(MODEL_NAME, re.ASCII)
+_NAME = re.compile(MODEL_NAME_PATTERN, re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 
 
-class Store:
+class ModelStore:
     """The models under `instance_path`. What is not a name or a number is not found, and never a path."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Store:
         self.root = instance_path / "models"
         self.disk = disk or Disk()
         signer = Signer(key_file or instance_path / KEY_FILE, self.disk)
-        self.archive = Archive(instance_path, self.disk, signer, Custody(self.root, strict=strict))
+        self.archive = VersionFolders(instance_path, self.disk, signer, PermissionChecker(self.root, strict=strict))
 
     def names(self) -> list[str]:
         """The models that have a version, in order."""
@@ -88,24 +88,24 @@ class Store:
                 stamps.append((name, found.st_ino, found.st_mtime_ns, found.st_size))
         return stamps
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> ModelState:
         """What is active. Raises `ModelNotFound`, or `DamagedFile` if the state cannot be read."""
         path = self._state_file(name)
         try:
             self.archive.custody.check_file(path)
-            return self.archive.document(path, State, name, self.disk.read(path))
+            return self.archive.document(path, ModelState, name, self.disk.read(path))
         except FileNotFoundError:
             self.versions(name)
-            return UNUSED
+            return EMPTY_STATE
         except OSError as error:
             raise self.archive.unreadable(path, error, name) from error
 
-    def state_or_unused(self, name: str) -> State:
-        """The state of a model; `UNUSED` if nothing of it is stored. Raises `DamagedFile`."""
+    def state_or_unused(self, name: str) -> ModelState:
+        """The state of a model; `EMPTY_STATE` if nothing of it is stored. Raises `DamagedFile`."""
         try:
             return self.state(name)
         except ModelNotFound:
-            return UNUSED
+            return EMPTY_STATE
 
     def summary(self, name: str) -> dict[str, Any]:
         """A model in a few words, for people and for JSON. Raises `ModelNotFound` or `DamagedFile`."""
@@ -126,7 +126,7 @@ class Store:
             return sum(file.stat().st_size for file in (self._folder(name) / version).iterdir())
         return 0
 
-    def golden(self, manifest: Manifest) -> Golden:
+    def golden(self, manifest: Manifest) -> GoldenRows:
         """The golden rows of the version. Raises `DamagedFile`."""
         return self.archive.golden(self.folder(manifest.model, manifest.version), manifest)
 
@@ -134,14 +134,14 @@ class Store:
         """Checks all that can be checked of a version without loading it. Raises `DamagedFile`."""
         return self.archive.check(self.folder(name, version))
 
-    def check_state(self, name: str) -> State:
+    def check_state(self, name: str) -> ModelState:
         """Checks the state of a model, and who could have changed it. Raises `DamagedFile` or `VersionNotFound`."""
         state = self.state_or_unused(name)
         for version in state.served():
             self.folder(name, version)
         return state
 
-    def load(self, name: str, version: str, *, mapped: bool | None = None) -> Bundle:
+    def load(self, name: str, version: str, *, mapped: bool | None = None) -> LoadedVersion:
         """The version in memory; if `mapped`, with large arrays mapped read-only from its file.
 
         What `mapped` leaves open is taken from the trial of the version in this environment. Nothing is unpickled
@@ -156,7 +156,7 @@ class Store:
             mapped = verdict is not None and verdict.mapped
         return self.archive.load(folder, manifest, mapped=mapped)
 
-    def load_active(self, name: str) -> Bundle:
+    def load_active(self, name: str) -> LoadedVersion:
         """The active version in memory. Raises `NoActiveVersion` if there is none, else as `load`."""
         active = self.state_or_unused(name).active
         if active is None:
@@ -167,7 +167,7 @@ class Store:
         """The error that says what to do about a model without an active version."""
         return NoActiveVersion(name, self.names(), [str(number) for number in self._numbers(self._folder(name))])
 
-    def publish(self, name: str, facts: Facts, contents: Contents) -> Manifest:
+    def publish(self, name: str, facts: VersionFacts, contents: VersionContents) -> Manifest:
         """Stores the contents as the next version of the model. It is not active yet.
 
         Raises `StorageFailed` or `InvalidName`.
@@ -176,7 +176,7 @@ class Store:
             raise InvalidName(name)
         with self.writing(name, make=True) as folder:
             highest = max([self.state_or_unused(name).highest, *self._numbers(folder)])
-            staged = folder / f"{STAGING}{token_hex(8)}"
+            staged = folder / f"{STAGING_PREFIX}{token_hex(8)}"
             try:
                 manifest = self.archive.write(staged, str(highest + 1), name, facts, contents)
                 self.disk.rename(staged, folder / manifest.version)
@@ -185,14 +185,14 @@ class Store:
                 raise
         return manifest
 
-    def activate(self, name: str, version: str, reason: str, *, unless_newer: bool = False) -> State:
+    def activate(self, name: str, version: str, reason: str, *, unless_newer: bool = False) -> ModelState:
         """Makes a version active that was accepted in this environment. Raises `VersionRejected` for any other.
 
         Its files are checked once more, for what was accepted may have been damaged since. With `unless_newer`, an
         active version that is newer stays: of two who publish at once the later one wins.
         """
 
-        def change(state: State) -> State:
+        def change(state: ModelState) -> ModelState:
             if unless_newer and state.active is not None and int(state.active) > int(version):
                 return state
             self.check(name, version)
@@ -203,18 +203,18 @@ class Store:
 
         return self.change(name, change)
 
-    def alias(self, name: str, alias: str, version: str) -> State:
+    def alias(self, name: str, alias: str, version: str) -> ModelState:
         """Lets a name stand for a stored version. Raises `VersionNotFound`, `DamagedFile` or `InvalidAlias`."""
         if not _NAME.fullmatch(alias) or alias.isdigit():
             raise InvalidAlias(alias)
 
-        def change(state: State) -> State:
+        def change(state: ModelState) -> ModelState:
             self.check(name, version)
             return state.alias(alias, version)
 
         return self.change(name, change)
 
-    def change(self, name: str, change: Callable[[State], State]) -> State:
+    def change(self, name: str, change: Callable[[ModelState], ModelState]) -> ModelState:
         """Replaces the state of the model by what `change` makes of it, under the lock. Raises `StorageFailed`."""
         with self.writing(name):
             return self._change(name, change)
@@ -232,7 +232,7 @@ class Store:
             state = self.state(name)
             kept = state.kept(versions) | set(versions[-keep:])
             for version in versions:
-                fresh = time.time() - (folder / version).stat().st_mtime < GRACE
+                fresh = time.time() - (folder / version).stat().st_mtime < UNACTIVATED_GRACE_SECONDS
                 if version not in kept and not (fresh and state.may_become_active(version)):
                     self._delete(name, folder / version)
 
@@ -270,11 +270,11 @@ class Store:
         if path.is_dir():
             highest = max(self._numbers(path.parent))
             self._change(name, lambda state: state.forget(path.name, name, highest))
-            gone = path.with_name(f"{STAGING}{token_hex(8)}")
+            gone = path.with_name(f"{STAGING_PREFIX}{token_hex(8)}")
             self.disk.rename(path, gone)
             self.disk.remove_tree(gone)
 
-    def _change(self, name: str, change: Callable[[State], State]) -> State:
+    def _change(self, name: str, change: Callable[[ModelState], ModelState]) -> ModelState:
         before = self.state(name)
         state = change(before)
         if state != before:

@@ -17,7 +17,7 @@ from flaskml.errors import DamagedFile
 logger = logging.getLogger(__name__)
 
 
-class Custody:
+class PermissionChecker:
     """Checks the folders from `root` down; what is wrong is an error if `strict`, else a warning in the log."""
 
     def __init__(self, root: Path, *, strict: bool) -> None:

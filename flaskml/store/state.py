@@ -1,6 +1,6 @@
 """What changes about a model, and how: one document, replaced whole.
 
-Every method of `State` returns the state after one change; nothing here reads or writes.
+Every method of `ModelState` returns the state after one change; nothing here reads or writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Activation(BaseModel):
     reason: str
 
 
-class Verdict(BaseModel):
+class TrialVerdict(BaseModel):
     """What the trial of a version said in one environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -54,7 +54,7 @@ class Verdict(BaseModel):
     """What it answered in the trial."""
 
 
-class Choice(BaseModel):
+class ActivationRequest(BaseModel):
     """The body of an activation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -63,7 +63,7 @@ class Choice(BaseModel):
     reason: str = Field(default="activated over HTTP", max_length=500)
 
 
-class State(BaseModel):
+class ModelState(BaseModel):
     """The state of one model. All versions are numbers written as strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -85,12 +85,12 @@ class State(BaseModel):
     aliases: Mapping[str, str]
     """Names for versions, such as `stable`."""
 
-    verdicts: Mapping[str, Mapping[str, Verdict]]
+    verdicts: Mapping[str, Mapping[str, TrialVerdict]]
     """What trials said, by version and by environment."""
 
-    def activate(self, version: str, reason: str) -> State:
+    def activate(self, version: str, reason: str) -> ModelState:
         """`version` is the active one."""
-        entry = Activation(version=version, at=now(), reason=reason)
+        entry = Activation(version=version, at=utc_now(), reason=reason)
         return self._after(active=version, history=(*self.history, entry))
 
     def previous(self, name: str, stored: Collection[str]) -> str:
@@ -103,28 +103,28 @@ class State(BaseModel):
         others = (entry.version for entry in reversed(self.history) if entry.version != self.active)
         return next((version for version in others if version in stored), None)
 
-    def alias(self, alias: str, version: str) -> State:
+    def alias(self, alias: str, version: str) -> ModelState:
         """`alias` means `version`."""
         return self._after(aliases={**self.aliases, alias: version})
 
-    def remove_alias(self, alias: str) -> State:
+    def remove_alias(self, alias: str) -> ModelState:
         """`alias` means nothing."""
         left = {key: version for key, version in self.aliases.items() if key != alias}
         return self._after(aliases=left) if left != self.aliases else self
 
-    def judge(self, version: str, environment: str, verdict: Verdict) -> State:
+    def judge(self, version: str, environment: str, verdict: TrialVerdict) -> ModelState:
         """The trial of `version` in `environment` said `verdict`."""
         judged = {**self.verdicts.get(version, {}), environment: verdict}
         return self._after(verdicts={**self.verdicts, version: judged})
 
-    def forget(self, version: str, name: str, highest: int) -> State:
+    def forget(self, version: str, name: str, highest: int) -> ModelState:
         """`version` is gone, and no number up to `highest` is free. Raises `VersionInUse`."""
         if version == self.active or version in self.aliases.values():
             raise VersionInUse(name, version)
         verdicts = {key: value for key, value in self.verdicts.items() if key != version}
         return self._after(verdicts=verdicts, highest=max(self.highest, highest))
 
-    def verdict(self, version: str, environment: str) -> Verdict | None:
+    def verdict(self, version: str, environment: str) -> TrialVerdict | None:
         """What the trial of `version` said in `environment`; None if there was none."""
         return self.verdicts.get(version, {}).get(environment)
 
@@ -143,14 +143,14 @@ class State(BaseModel):
         former = self._former(stored)
         return self.served() | ({former} if former else set())
 
-    def _after(self, **changes: Any) -> State:
+    def _after(self, **changes: Any) -> ModelState:
         return self.model_copy(update={**changes, "generation": self.generation + 1, "mark": token_hex(8)})
 
 
-UNUSED = State(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={})
+EMPTY_STATE = ModelState(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={})
 """The state of a model of which nothing has been published yet."""
 
 
-def now() -> str:
+def utc_now() -> str:
     """This moment, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -20,49 +20,49 @@ from pydantic import BaseModel, ValidationError
 
 from flaskml.errors import DamagedFile, FlaskmlError
 from flaskml.store.disk import Disk
-from flaskml.store.golden_rows import GOLDEN_FILE, Golden
+from flaskml.store.golden_rows import GOLDEN_FILE, GoldenRows
 from flaskml.store.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     SIGNATURE_FILE,
-    Bundle,
-    Facts,
     FileRecord,
+    LoadedVersion,
     Manifest,
-    environment,
+    VersionFacts,
+    current_environment,
 )
-from flaskml.store.permissions import Custody
+from flaskml.store.permissions import PermissionChecker
 from flaskml.store.signing import Signer
-from flaskml.store.state import now
+from flaskml.store.state import utc_now
 
-MAPPED_FROM = 2**20
+MIN_MAPPED_BYTES = 2**20
 """Bytes from which a model file is mapped; a mapped array costs each call a little, and a small one is soon read."""
 
 Document = TypeVar("Document", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class VersionContents:
     """What a version holds beside its manifest."""
 
     estimator: Any
     """The fitted estimator; None for one that came as a graph."""
 
-    golden: Golden
+    golden: GoldenRows
     graphs: Mapping[str, bytes] = field(default_factory=dict)
     """The graphs, by the name of their file."""
 
 
-class Archive:
+class VersionFolders:
     """Writes and reads the folders of versions. Paths in its errors are relative to `instance_path`."""
 
-    def __init__(self, instance_path: Path, disk: Disk, signer: Signer, custody: Custody) -> None:
+    def __init__(self, instance_path: Path, disk: Disk, signer: Signer, custody: PermissionChecker) -> None:
         self.instance_path = instance_path
         self.disk = disk
         self.signer = signer
         self.custody = custody
 
-    def write(self, folder: Path, version: str, name: str, facts: Facts, contents: Contents) -> Manifest:
+    def write(self, folder: Path, version: str, name: str, facts: VersionFacts, contents: VersionContents) -> Manifest:
         """Writes all files of a version into a new folder, the signature last. Raises OSError."""
         self.disk.stage(folder)
         written = [*contents.graphs, GOLDEN_FILE]
@@ -73,8 +73,8 @@ class Archive:
             self._write_file(folder / file, graph)
         self._write_file(folder / GOLDEN_FILE, contents.golden.model_dump_json().encode())
         files = {file: self._record(folder / file) for file in written}
-        known = {**facts.model_dump(by_alias=True), "environment": environment(), "files": files}
-        manifest = Manifest(**known, format=1, model=name, version=version, created=now())
+        known = {**facts.model_dump(by_alias=True), "environment": current_environment(), "files": files}
+        manifest = Manifest(**known, format=1, model=name, version=version, created=utc_now())
         content = manifest.to_json()
         self._write_file(folder / MANIFEST_FILE, content)
         self._write_file(folder / SIGNATURE_FILE, self.signer.sign(content, new_key=not self._holds_signatures()))
@@ -93,10 +93,10 @@ class Archive:
             raise self._damaged(path, f"it belongs to {manifest.model} version {manifest.version}", name)
         return manifest
 
-    def golden(self, folder: Path, manifest: Manifest) -> Golden:
+    def golden(self, folder: Path, manifest: Manifest) -> GoldenRows:
         """The golden rows of the version. Raises `DamagedFile`."""
         return self.document(
-            folder / GOLDEN_FILE, Golden, manifest.model, self._verified(folder, GOLDEN_FILE, manifest)
+            folder / GOLDEN_FILE, GoldenRows, manifest.model, self._verified(folder, GOLDEN_FILE, manifest)
         )
 
     def check(self, folder: Path) -> Manifest:
@@ -111,11 +111,11 @@ class Archive:
             self._compare(folder / file, manifest, size, digest)
         return manifest
 
-    def load(self, folder: Path, manifest: Manifest, *, mapped: bool) -> Bundle:
+    def load(self, folder: Path, manifest: Manifest, *, mapped: bool) -> LoadedVersion:
         """The version in memory, with no more of it than its runtime needs. Raises `DamagedFile`."""
         graphs = {file: self._verified(folder, file, manifest) for file in manifest.graphs}
         needed = not (manifest.runtime == "onnx" and manifest.in_graphs)
-        return Bundle(manifest, self._estimator(folder, manifest, mapped=mapped) if needed else None, graphs)
+        return LoadedVersion(manifest, self._estimator(folder, manifest, mapped=mapped) if needed else None, graphs)
 
     def _estimator(self, folder: Path, manifest: Manifest, *, mapped: bool) -> Any:
         """The estimator; if `mapped` and large, with its arrays mapped from its file. Raises `DamagedFile`."""
@@ -123,7 +123,7 @@ class Archive:
 
         path = folder / MODEL_FILE
         try:
-            if mapped and is_large(manifest):
+            if mapped and is_mappable(manifest):
                 self.check(folder)
                 return joblib.load(path, mmap_mode="r")
             # What was compared is what is loaded: the same bytes, read once.
@@ -195,7 +195,7 @@ class Archive:
         return DamagedFile(path.relative_to(self.instance_path).as_posix(), reason, name, remedy)
 
 
-def is_large(manifest: Manifest) -> bool:
+def is_mappable(manifest: Manifest) -> bool:
     """Whether mapping the model file is worth it."""
     record = manifest.files.get(MODEL_FILE)
-    return record is not None and record.size >= MAPPED_FROM
+    return record is not None and record.size >= MIN_MAPPED_BYTES

@@ -1,7 +1,7 @@
 """The child process of a training job: `python -m flaskml.training`.
 
-It reads one `Order` as a line of JSON from standard input and writes `Message`s, one line each, to standard output. It
-ends when its standard input does: a job never outlives the server that started it.
+It reads one `TrainingOrder` as a line of JSON from standard input and writes `TrainingMessage`s, one line each, to standard
+output. It ends when its standard input does: a job never outlives the server that started it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TextIO
 
 from flaskml.errors import FlaskmlError
-from flaskml.training.messages import Message, Order
-from flaskml.training.trainer import BUILT_IN_SOURCE, Source, Stage, train
+from flaskml.training.messages import TrainingMessage, TrainingOrder
+from flaskml.training.trainer import BUILT_IN_SOURCE, Stage, TrainingSource, run_training
 
 NICENESS = 10
 """A fit yields the processor to the predictions of the server that started it."""
 
 
-def main() -> None:
+def _main() -> None:
     """Runs the ordered training and tells how it went."""
-    order = Order.model_validate_json(sys.stdin.readline())
+    order = TrainingOrder.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
@@ -32,21 +32,21 @@ def main() -> None:
     tell(_run(order, tell))
 
 
-def _run(order: Order, tell: Callable[[Message], None]) -> Message:
+def _run(order: TrainingOrder, tell: Callable[[TrainingMessage], None]) -> TrainingMessage:
     def report(stage: Stage) -> None:
-        tell(Message(stage=stage.name, progress=stage.fraction))
+        tell(TrainingMessage(stage=stage.name, progress=stage.fraction))
 
-    source = Source(Path(order.file), order.file_name) if order.file else BUILT_IN_SOURCE
+    source = TrainingSource(Path(order.file), order.file_name) if order.file else BUILT_IN_SOURCE
     try:
-        training = train(order.spec, order.settings, report, source)
+        training = run_training(order.spec, order.settings, report, source)
     except FlaskmlError as error:
-        return Message(failure=error.detail)
+        return TrainingMessage(failure=error.detail)
     manifest = training.manifest
-    return Message(version=manifest.version, score=manifest.score)
+    return TrainingMessage(version=manifest.version, score=manifest.score)
 
 
-def _teller(stream: TextIO) -> Callable[[Message], None]:
-    def tell(message: Message) -> None:
+def _teller(stream: TextIO) -> Callable[[TrainingMessage], None]:
+    def tell(message: TrainingMessage) -> None:
         stream.write(message.model_dump_json() + "\n")
         stream.flush()
 
@@ -60,4 +60,4 @@ def _end_with(stream: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaskml.schema.corrections import corrected, retyped
+from flaskml.schema.corrections import apply_corrections, cast_columns
 from flaskml.schema.features import Schema, Table
-from flaskml.schema.from_sample import as_array, dates_read, learn
+from flaskml.schema.from_sample import parse_date_column, schema_from_frame, with_array_layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,13 +21,13 @@ def as_fitted(features: pd.DataFrame, corrections: Mapping[str, Any]) -> tuple[S
     Strings are Python objects and NaN, or datetimes where all of them are; booleans with gaps and whole numbers beyond
     64 bits are floats. A table of numbers alone is an array, which costs a request no frame. Raises `InvalidSchema`.
     """
-    frame = retyped(features, corrections).apply(_tidy)
+    frame = cast_columns(features, corrections).apply(_tidy)
     gaps = [str(name) for name in frame if _is_boolean_with_gaps(frame[name])]
     frame = frame.astype(dict.fromkeys(gaps, np.float64))
     booleans = {"features": [{"name": name, "kind": "boolean"} for name in gaps]}
-    schema = corrected(corrected(learn(frame), booleans), corrections)
+    schema = apply_corrections(apply_corrections(schema_from_frame(frame), booleans), corrections)
     if all(feature.is_number for feature in schema.features):
-        return as_array(schema, "float64"), frame.to_numpy(dtype=np.float64)
+        return with_array_layout(schema, "float64"), frame.to_numpy(dtype=np.float64)
     return schema, frame
 
 
@@ -40,7 +40,9 @@ def _tidy(column: pd.Series) -> pd.Series:
         return column
     if set(map(type, column)) == {bool}:
         return column.astype(bool)
-    return dates_read(column.astype(object).where(column.notna(), np.nan).map(str, na_action="ignore").astype(object))
+    return parse_date_column(
+        column.astype(object).where(column.notna(), np.nan).map(str, na_action="ignore").astype(object)
+    )
 
 
 def _wide(column: pd.Series) -> pd.Series:

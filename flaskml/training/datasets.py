@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flaskml.codecs.csv_tables import read_table
-from flaskml.errors import InvalidTraining, nearest
+from flaskml.codecs.csv_tables import read_csv_frame
+from flaskml.errors import InvalidTraining, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +38,9 @@ def built_in(name: str) -> Dataset:
     return Dataset(name=name, features=features, target=target)
 
 
-def read_csv(source: Path, name: str, target: str | None) -> Dataset:
+def read_csv_dataset(source: Path, name: str, target: str | None) -> Dataset:
     """The data set in a CSV file. Raises `InvalidTraining` saying what is wrong with it."""
-    return _dataset(read_table(source, name), name, target)
+    return _dataset(read_csv_frame(source, name), name, target)
 
 
 def _cut(text: object) -> str:
@@ -52,7 +52,7 @@ def _dataset(table: pd.DataFrame, name: str, target: str | None) -> Dataset:
     if target is None:
         raise InvalidTraining(f"Say which column of {name} is the target; it has {columns}.")
     if target not in table.columns:
-        offer = nearest(target, table.columns)
+        offer = did_you_mean(target, table.columns)
         raise InvalidTraining(f'{name} has no column "{target[:100]}"{offer}. It has {columns}.')
     known = table[table[target].notna()]
     features = known.drop(columns=target)

@@ -16,7 +16,7 @@ from typing import Any
 
 from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
 from flaskml.hot_reload.roster import Roster
-from flaskml.store.state import now
+from flaskml.store.state import utc_now
 from flaskml.training.trainer import TrainingSpec
 
 JOBS_KEPT = 1_000
@@ -78,7 +78,7 @@ class JobTable:
             if sum(self._is_current(row) for row in rows) >= limit:
                 raise QueueFull(limit)
             job_id = token_hex(8)
-            values = (job_id, owner, "queued", spec.model_dump_json(), now())
+            values = (job_id, owner, "queued", spec.model_dump_json(), utc_now())
             connection.execute("insert into jobs (id, owner, status, spec, created) values (?, ?, ?, ?, ?)", values)
             kept = "select rowid from jobs order by rowid desc limit ?"
             connection.execute(f"delete from jobs where rowid not in ({kept})", (JOBS_KEPT,))
@@ -101,7 +101,7 @@ class JobTable:
 
     def end(self, job_id: str, **values: Any) -> None:
         """Sets the last values of a job."""
-        self.update(job_id, stage=None, ended=now(), **values)
+        self.update(job_id, stage=None, ended=utc_now(), **values)
 
     def get(self, job_id: str) -> Job:
         """The job as it stands. Raises `JobNotFound`."""

@@ -14,24 +14,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from flaskml.child_process import child_group, end_group
+from flaskml.child_process import kill_group, start_child
 from flaskml.errors import StorageFailed
 from flaskml.hot_reload.roster import Roster
 from flaskml.settings import Settings
 from flaskml.store.disk import Disk
 from flaskml.training.job_table import JobTable
-from flaskml.training.messages import Message, Order
+from flaskml.training.messages import TrainingMessage, TrainingOrder
 from flaskml.training.trainer import TrainingSpec
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 600
+RECORD_TIMEOUT_SECONDS = 600
 """Seconds for which the end of a job is tried to be recorded."""
 
-TURN = 0.5
+QUEUE_POLL_SECONDS = 0.5
 """Seconds between two looks at whether another process's job has ended."""
 
-Published: TypeAlias = Callable[[], None]
+OnPublished: TypeAlias = Callable[[], None]
 """Called when a model has a new active version, before the job is said to have succeeded."""
 
 
@@ -41,13 +41,13 @@ class Jobs:
     A thread lives while there is work, and only then.
     """
 
-    def __init__(self, settings: Settings, roster: Roster, published: Published) -> None:
+    def __init__(self, settings: Settings, roster: Roster, published: OnPublished) -> None:
         self.settings = settings
         self.published = published
         self.roster = roster
         self.table = JobTable(settings.instance_path / "jobs.sqlite3", roster)
         self._mutex = threading.Lock()
-        self._waiting: list[Order] = []
+        self._waiting: list[TrainingOrder] = []
         self._thread: threading.Thread | None = None
 
     def submit(self, spec: TrainingSpec, upload: IO[bytes] | None = None, file_name: str = "") -> str:
@@ -59,7 +59,7 @@ class Jobs:
             with self._mutex:
                 job_id = self.table.add(spec, self.roster.enter(), self.settings.train_queue)
                 file = self._keep(upload, job_id) if upload else None
-                order = Order(job_id=job_id, spec=spec, settings=self.settings, file=file, file_name=file_name)
+                order = TrainingOrder(job_id=job_id, spec=spec, settings=self.settings, file=file, file_name=file_name)
                 self._waiting.append(order)
                 self._start_thread()
         except OSError as error:
@@ -101,17 +101,17 @@ class Jobs:
                 if order.file:
                     Path(order.file).unlink(missing_ok=True)
 
-    def _next(self) -> Order | None:
+    def _next(self) -> TrainingOrder | None:
         with self._mutex:
             if self._waiting:
                 return self._waiting.pop(0)
             self._thread = None
             return None
 
-    def _run(self, order: Order) -> None:
+    def _run(self, order: TrainingOrder) -> None:
         turn = threading.Event()
         while not self.table.start(order.job_id):
-            turn.wait(TURN)
+            turn.wait(QUEUE_POLL_SECONDS)
         message = self._train(order)
         if message.version is None:
             self._end(order.job_id, status="failed", detail=message.failure)
@@ -122,7 +122,7 @@ class Jobs:
 
     def _end(self, job_id: str, **values: Any) -> None:
         """Records how a job ended, and waits for a disk that is full: a job must not seem to run for ever."""
-        for _ in range(PATIENCE):
+        for _ in range(RECORD_TIMEOUT_SECONDS):
             try:
                 self.table.end(job_id, **values)
                 return
@@ -130,11 +130,11 @@ class Jobs:
                 logger.error("Job %s has ended and that cannot be recorded: %s", job_id, error.detail)
                 time.sleep(1)
 
-    def _train(self, order: Order) -> Message:
+    def _train(self, order: TrainingOrder) -> TrainingMessage:
         """Runs the child to its end and returns the last thing it said, or why it said nothing."""
         spare = max(1, (os.cpu_count() or 1) - 1)  # One processor is for the predictions.
-        with child_group([sys.executable, "-m", "flaskml.training"], threads=spare) as child:
-            alarm = threading.Timer(self.settings.train_timeout, end_group, (child,))
+        with start_child([sys.executable, "-m", "flaskml.training"], threads=spare) as child:
+            alarm = threading.Timer(self.settings.train_timeout, kill_group, (child,))
             alarm.daemon = True
             alarm.start()
             try:
@@ -142,14 +142,14 @@ class Jobs:
             finally:
                 late = not alarm.is_alive()
                 alarm.cancel()
-        return last or Message(failure=self._silence(child.returncode, late=late))
+        return last or TrainingMessage(failure=self._silence(child.returncode, late=late))
 
-    def _listen(self, child: subprocess.Popen[bytes], order: Order) -> Message | None:
+    def _listen(self, child: subprocess.Popen[bytes], order: TrainingOrder) -> TrainingMessage | None:
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write(order.model_dump_json().encode() + b"\n")
         child.stdin.flush()  # And left open: its end would end the child.
         for line in child.stdout:
-            message = Message.model_validate_json(line)
+            message = TrainingMessage.model_validate_json(line)
             if message.is_last:
                 return message
             self.table.update(order.job_id, stage=message.stage, progress=message.progress)

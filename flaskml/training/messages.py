@@ -9,7 +9,7 @@ from flaskml.store.manifest import Score
 from flaskml.training.trainer import TrainingSpec
 
 
-class Order(BaseModel):
+class TrainingOrder(BaseModel):
     """What the child is to do."""
 
     model_config = ConfigDict(frozen=True)
@@ -21,7 +21,7 @@ class Order(BaseModel):
     file_name: str = ""
 
 
-class Message(BaseModel):
+class TrainingMessage(BaseModel):
     """What the child tells: where it is, or how it ended."""
 
     model_config = ConfigDict(frozen=True)

@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flaskml.errors import InvalidTraining
-from flaskml.publishing.publish import name_of, open_store, publish_version
+from flaskml.publishing.publish import estimator_name, open_store, publish_version
 from flaskml.schema.features import Table
-from flaskml.settings import MODEL_NAME, Settings
-from flaskml.store.manifest import Facts, Manifest, RuntimeName, Score, Task
+from flaskml.settings import MODEL_NAME_PATTERN, Settings
+from flaskml.store.manifest import Manifest, RuntimeName, Score, Task, VersionFacts
 from flaskml.training.columns import as_fitted
-from flaskml.training.datasets import BUILT_IN, Dataset, built_in, read_csv
+from flaskml.training.datasets import BUILT_IN, Dataset, built_in, read_csv_dataset
 from flaskml.training.estimators import build, infer_task
 
 HELD_OUT = 0.2
@@ -44,7 +44,7 @@ class TrainingSpec(BaseModel):
     target: Annotated[str, Field(max_length=1_000)] | None = None
     """The column of the file to predict."""
 
-    name: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")] = "default"
+    name: Annotated[str, Field(pattern=f"^{MODEL_NAME_PATTERN}$")] = "default"
     """The model that the version belongs to."""
 
     task: Task | None = None
@@ -68,20 +68,20 @@ class Stage:
     fraction: float
 
 
-Report: TypeAlias = Callable[[Stage], None]
+StageReport: TypeAlias = Callable[[Stage], None]
 
 STAGES = ("reading", "fitting for the score", "scoring", "fitting on all rows", "storing and trying")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TrainingSource:
     """The CSV file to train on, and what it is called; no file for a built-in data set."""
 
     file: Path | None = None
     name: str = ""
 
 
-BUILT_IN_SOURCE = Source()
+BUILT_IN_SOURCE = TrainingSource()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Fitted:
     """An estimator fitted on all rows, what is known of it, and the table that it was fitted on."""
 
     estimator: Any
-    facts: Facts
+    facts: VersionFacts
     table: Table
     task_rule: str
     dropped_rows: int
@@ -107,7 +107,9 @@ class Training:
     fitted: Fitted
 
 
-def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source = BUILT_IN_SOURCE) -> Training:
+def run_training(
+    spec: TrainingSpec, settings: Settings, report: StageReport, source: TrainingSource = BUILT_IN_SOURCE
+) -> Training:
     """Fits as `fit` does, stores the version, tries it and makes it active.
 
     Raises `InvalidTraining` for data that no model can be fitted to, `StorageFailed` if the disk refuses it, and
@@ -130,7 +132,7 @@ def train(spec: TrainingSpec, settings: Settings, report: Report, source: Source
     return Training(manifest, store.state(spec.name).active, fitted)
 
 
-def fit(spec: TrainingSpec, report: Report, source: Source = BUILT_IN_SOURCE) -> Fitted:
+def fit(spec: TrainingSpec, report: StageReport, source: TrainingSource = BUILT_IN_SOURCE) -> Fitted:
     """Reads the data, measures a held-out score, and fits on all rows. Raises `InvalidTraining`."""
     stages = _Stages(report)
     with stages.next():
@@ -148,9 +150,9 @@ def fit(spec: TrainingSpec, report: Report, source: Source = BUILT_IN_SOURCE) ->
     return Fitted(estimator, facts, run.table, rule, dataset.dropped_rows, dataset.dropped_columns)
 
 
-def _read(spec: TrainingSpec, source: Source) -> Dataset:
+def _read(spec: TrainingSpec, source: TrainingSource) -> Dataset:
     if source.file is not None:
-        return read_csv(source.file, source.name, spec.target)
+        return read_csv_dataset(source.file, source.name, spec.target)
     if spec.data is None:
         raise InvalidTraining(f"There is nothing to train on: give a CSV file or one of {', '.join(BUILT_IN)}.")
     if spec.target not in (None, "target"):
@@ -161,7 +163,7 @@ def _read(spec: TrainingSpec, source: Source) -> Dataset:
 class _Stages:
     """Tells where a run is, stage after stage."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: StageReport) -> None:
         self._report = report
         self._done = 0
 
@@ -248,11 +250,11 @@ def _take(table: Table, rows: np.ndarray) -> Table:
     return table[rows] if isinstance(table, np.ndarray) else table.iloc[rows]
 
 
-def _facts(spec: TrainingSpec, dataset: Dataset, run: _Run, score: Score | None, estimator: Any) -> Facts:
-    return Facts(
+def _facts(spec: TrainingSpec, dataset: Dataset, run: _Run, score: Score | None, estimator: Any) -> VersionFacts:
+    return VersionFacts(
         task=run.task,
         target=str(dataset.target.name),
-        estimator=name_of(estimator),
+        estimator=estimator_name(estimator),
         data=dataset.name,
         rows=len(run.target),
         seed=spec.seed,

@@ -16,28 +16,28 @@ from flaskml.web.lean import this_app, this_request
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing by their definition (RFC 9110, section 9.2.1). Every other one is guarded."""
 
-FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 """Headers that proxies add. `waitress-serve` removes most of them before the app sees them, the engine does not."""
 
-View = TypeVar("View", bound=Callable[..., Any])
+_View = TypeVar("_View", bound=Callable[..., Any])
 
 
-def changes_nothing(view: View) -> View:
+def changes_no_state(view: _View) -> _View:
     """Marks a view that takes an unsafe method and yet changes no state, so that anyone may call it."""
-    view.changes_nothing = True  # type: ignore[attr-defined]
+    view.changes_no_state = True  # type: ignore[attr-defined]
     return view
 
 
-def guards(view: Callable[..., Any], method: str) -> bool:
+def is_guarded(view: Callable[..., Any], method: str) -> bool:
     """Whether only those may use a view by a method who may change state."""
-    return method not in SAFE_METHODS and not getattr(view, "changes_nothing", False)
+    return method not in SAFE_METHODS and not getattr(view, "changes_no_state", False)
 
 
-def guard() -> None:
+def check_access() -> None:
     """Lets a state-changing request through only from who may send it."""
     sent = this_request()
     endpoint = sent.endpoint
-    if endpoint is None or not guards(this_app().view_functions[endpoint], sent.method):
+    if endpoint is None or not is_guarded(this_app().view_functions[endpoint], sent.method):
         return
     _refuse_foreign_pages()
     if digests := current_app.extensions["settings"].admin_token_sha256:
@@ -75,7 +75,7 @@ def _sent_token() -> bytes | None:
 
 
 def _require_loopback() -> None:
-    if any(name in request.headers for name in FORWARDING):  # Behind a proxy, everybody's peer is this machine.
+    if any(name in request.headers for name in FORWARDING_HEADERS):  # Behind a proxy, everybody's peer is this machine.
         raise AccessDenied("came through a proxy, behind which a token is needed; set ADMIN_TOKEN_SHA256")
     host = request.host.removeprefix("[").partition("]" if request.host.startswith("[") else ":")[0]
     if not _is_loopback(request.remote_addr or "") or not (host == "localhost" or _is_loopback(host)):

@@ -9,13 +9,13 @@ from flask import request
 from pydantic import BaseModel, ValidationError
 
 from flaskml.errors import (
-    PROBLEMS_SHOWN,
+    MAX_PROBLEMS,
     InvalidInput,
     NotParseable,
     Problem,
     TooLarge,
 )
-from flaskml.web.current import settings
+from flaskml.web.current import current_settings
 from flaskml.web.lean import this_request
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -23,7 +23,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 def validated(kind: type[Body]) -> Body:
     """The JSON body as a `kind`. Raises `NotParseable`, or `InvalidInput` naming each key that is wrong."""
-    limit_body(settings().max_body, "MAX_BODY")
+    limit_body(current_settings().max_body, "MAX_BODY")
     return checked(lambda: kind.model_validate_json(request.get_data()))
 
 
@@ -36,7 +36,7 @@ def checked(validate: Callable[[], Body]) -> Body:
         problems = [_key_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
     if problems[0].feature is None and error_kinds & {"json_invalid", "json_type"}:
         raise NotParseable(problems[0].detail)
-    raise InvalidInput(problems[:PROBLEMS_SHOWN], more=len(problems) > PROBLEMS_SHOWN)
+    raise InvalidInput(problems[:MAX_PROBLEMS], more=len(problems) > MAX_PROBLEMS)
 
 
 def _key_problem(detail: Any) -> Problem:

@@ -11,51 +11,51 @@ from flaskml.hot_reload.registry import Registry
 from flaskml.hot_reload.roster import Roster
 from flaskml.inference.slot import ModelSlot
 from flaskml.publishing.publish import trial_limits
-from flaskml.publishing.trial import Limits
+from flaskml.publishing.trial import TrialLimits
 from flaskml.settings import Settings
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from flaskml.training.jobs import Jobs
 from flaskml.web.lean import this_app
 
 
-def slot() -> ModelSlot:
+def default_slot() -> ModelSlot:
     """The slot of the default model."""
     return cast(ModelSlot, this_app().extensions["model"])
 
 
-def store() -> Store:
+def current_store() -> ModelStore:
     """The store that the app serves from."""
-    return cast(Store, this_app().extensions["store"])
+    return cast(ModelStore, this_app().extensions["store"])
 
 
-def registry() -> Registry:
+def current_registry() -> Registry:
     """The slots of this process."""
     return cast(Registry, this_app().extensions["registry"])
 
 
-def roster() -> Roster:
+def current_roster() -> Roster:
     """The processes that serve the store."""
     return cast(Roster, this_app().extensions["watcher"].roster)
 
 
-def limits() -> Limits:
+def current_trial_limits() -> TrialLimits:
     """What the trial of a version may take."""
-    return trial_limits(settings())
+    return trial_limits(current_settings())
 
 
 def named_slot(name: str) -> ModelSlot:
     """The slot of a model. Raises `ModelNotFound`."""
-    found = registry().slots.get(name)
+    found = current_registry().slots.get(name)
     if found is None:
-        raise ModelNotFound(name, sorted(registry().slots))
+        raise ModelNotFound(name, sorted(current_registry().slots))
     return found
 
 
-def jobs() -> Jobs:
+def current_jobs() -> Jobs:
     """The training jobs of this process."""
     return cast(Jobs, this_app().extensions["jobs"])
 
 
-def settings() -> Settings:
+def current_settings() -> Settings:
     """The settings of the app."""
     return cast(Settings, this_app().extensions["settings"])

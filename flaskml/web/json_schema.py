@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaskml.codecs.parser import TEXT_LIMIT
+from flaskml.codecs.parser import MAX_TEXT_CHARACTERS
 from flaskml.schema.features import Feature, Schema
 
-COLUMNS_SHOWN = 1_000
+MAX_DESCRIBED_COLUMNS = 1_000
 """Columns of the widest row that is written out; a document with more would be larger than tools can show."""
 
-CATEGORIES_SHOWN = 20
+MAX_EXAMPLE_CATEGORIES = 20
 """Categories that are named where others are taken too."""
 
 _FOUND = {
@@ -24,7 +24,7 @@ _FOUND = {
     "required": ["row", "feature", "detail"],
 }
 
-WARNINGS = {"type": "array", "items": _FOUND, "description": "Values beyond those of training."}
+WARNINGS_SCHEMA = {"type": "array", "items": _FOUND, "description": "Values beyond those of training."}
 
 PROBLEM_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -45,7 +45,7 @@ _OFFSET = r"(Z|[+-][0-9]{2}:[0-5][0-9])"
 
 def row_schema(schema: Schema) -> dict[str, Any]:
     """The JSON schema of one row as an object."""
-    shown = schema.features[:COLUMNS_SHOWN]
+    shown = schema.features[:MAX_DESCRIBED_COLUMNS]
     whole = len(shown) == len(schema.features)
     return {
         "type": "object",
@@ -56,9 +56,9 @@ def row_schema(schema: Schema) -> dict[str, Any]:
     }
 
 
-def list_schema(schema: Schema) -> dict[str, Any]:
+def row_list_schema(schema: Schema) -> dict[str, Any]:
     """The same of one row as a list, in the order of the columns."""
-    items = [feature_schema(schema, feature) for feature in schema.features[:COLUMNS_SHOWN]]
+    items = [feature_schema(schema, feature) for feature in schema.features[:MAX_DESCRIBED_COLUMNS]]
     length = len(schema.features)
     rest: Any = False if length == len(items) else {}
     return {"type": "array", "prefixItems": items, "items": rest, "minItems": length, "maxItems": length}
@@ -84,11 +84,11 @@ def _category(schema: Schema, feature: Feature) -> dict[str, Any]:
     if feature.unknown == "refuse":
         return {"enum": categories}
     kind = _number(schema, feature) if feature.is_whole else _text(schema, feature)
-    return {**kind, "examples": categories[:CATEGORIES_SHOWN]}
+    return {**kind, "examples": categories[:MAX_EXAMPLE_CATEGORIES]}
 
 
 def _text(_: Schema, __: Feature) -> dict[str, Any]:
-    return {"type": "string", "maxLength": TEXT_LIMIT}
+    return {"type": "string", "maxLength": MAX_TEXT_CHARACTERS}
 
 
 def _moment(_: Schema, feature: Feature) -> dict[str, Any]:

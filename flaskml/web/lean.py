@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 ADAPTERS_KEPT = 256
 """Adapters that are kept, one for each method, path and host that clients use; all are dropped when there are more."""
 
-LENGTH_DIGITS = 18
+_LENGTH_DIGITS = 18
 """Digits of a length that is read here; Werkzeug has a word to say about longer ones."""
 
-MARKS = frozenset({"changes_nothing"})
+MARKS = frozenset({"changes_no_state"})
 """Attributes of a function that say nothing about how it is called."""
 
 _ASYNC = CO_COROUTINE | CO_ASYNC_GENERATOR
@@ -64,7 +64,7 @@ class LeanRequest(Request):
     def content_length(self) -> int | None:
         """The bytes of the body; None where they were not declared."""
         sent, coding = self.environ.get("CONTENT_LENGTH"), self.environ.get("HTTP_TRANSFER_ENCODING")
-        if sent and coding is None and sent.isascii() and sent.isdigit() and len(sent) <= LENGTH_DIGITS:
+        if sent and coding is None and sent.isascii() and sent.isdigit() and len(sent) <= _LENGTH_DIGITS:
             return int(sent)
         return get_content_length(sent, coding)
 
@@ -223,14 +223,14 @@ class Lean(Flask):
             request_tearing_down.send(self, _async_wrapper=self.ensure_sync, exc=told)
 
 
-View = TypeVar("View", bound=Callable[..., Any])
+_View = TypeVar("_View", bound=Callable[..., Any])
 
 
-def may_block(view: View) -> View:
+def may_block(view: _View) -> _View:
     """Marks a view that waits for files or other processes, so that it holds up nobody where all share a thread."""
 
     @wraps(view)
     def apart(*arguments: Any, **named: Any) -> Any:
         return lane.get().apart(lambda: view(*arguments, **named))
 
-    return cast(View, apart)
+    return cast(_View, apart)

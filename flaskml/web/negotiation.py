@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Request, request
 from werkzeug.datastructures import MIMEAccept
 
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+FORM_MEDIA_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 """The media types of what browsers send."""
 
 
@@ -14,7 +14,7 @@ def prefers_page() -> bool:
 
     What sends JSON, or does what no form can do, is a script, whatever it accepts.
     """
-    if request.method not in ("GET", "HEAD") and request.mimetype not in FORMS:
+    if request.method not in ("GET", "HEAD") and request.mimetype not in FORM_MEDIA_TYPES:
         return False
     return prefers(request, "text/html")
 

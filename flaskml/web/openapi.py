@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document: the live routes, and of predictions the very columns that each model takes.
 
-A view says what it takes and answers with `describe`; its path, its methods and its docstring say the rest. Routes of
+A view says what it takes and answers with `documented`; its path, its methods and its docstring say the rest. Routes of
 predictions are written out for every version that is served, each with its own schema.
 """
 
@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 
 from flaskml.codecs.csv_tables import write_csv
 from flaskml.store.manifest import Manifest
-from flaskml.web.json_schema import PROBLEM_SCHEMA, WARNINGS, list_schema, row_schema
+from flaskml.web.json_schema import PROBLEM_SCHEMA, WARNINGS_SCHEMA, row_list_schema, row_schema
 
-View = TypeVar("View", bound=Callable[..., Any])
+_View = TypeVar("_View", bound=Callable[..., Any])
 
-PROBLEM = "application/problem+json"
+PROBLEM_JSON = "application/problem+json"
 
 JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class OperationDescription:
     """What a view takes and answers."""
 
     tag: str
@@ -44,19 +44,19 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ApiRoute:
     """A route of the app: a path with its parameters in braces, a method, what the view does, and its description."""
 
     path: str
     method: str
     name: str
     summary: str
-    description: Description
+    description: OperationDescription
     guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """The versions of a model that answer."""
 
     active: Manifest | None
@@ -65,7 +65,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class ApiDescription:
     """What the document is about."""
 
     title: str
@@ -78,7 +78,7 @@ class Api:
     root: str = ""
     """The path under which the app is served."""
 
-    served: Mapping[str, Served] = field(default_factory=dict)
+    served: Mapping[str, ServedModel] = field(default_factory=dict)
     """By the names of the models."""
 
     @property
@@ -88,32 +88,32 @@ class Api:
         return next((active for name in names if (active := self.served[name].active)), None)
 
 
-_DESCRIBED: dict[Callable[..., Any], Description] = {}
+_DESCRIBED: dict[Callable[..., Any], OperationDescription] = {}
 
 
-def describe(
+def documented(
     tag: str,
     answers: Mapping[int, str | None],
     *,
     errors: Iterable[int] = (),
     takes: str | None = None,
     forms: Iterable[str] = (),
-) -> Callable[[View], View]:
+) -> Callable[[_View], _View]:
     """Says what a view takes and answers."""
 
-    def note(view: View) -> View:
-        _DESCRIBED[view] = Description(tag, answers, tuple(errors), takes, tuple(forms))
+    def note(view: _View) -> _View:
+        _DESCRIBED[view] = OperationDescription(tag, answers, tuple(errors), takes, tuple(forms))
         return view
 
     return note
 
 
-def description_of(view: Callable[..., Any]) -> Description | None:
+def description_of(view: Callable[..., Any]) -> OperationDescription | None:
     """What was said of a view."""
     return _DESCRIBED.get(view)
 
 
-def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> dict[str, Any]:
+def openapi_document(api: ApiDescription, routes: Iterable[ApiRoute], schemas: Mapping[str, Any]) -> dict[str, Any]:
     """The document; `schemas` are those of all bodies but of predictions, by name."""
     paths: dict[str, dict[str, Any]] = {}
     components = {"Problem": PROBLEM_SCHEMA, **schemas}
@@ -138,7 +138,7 @@ def document(api: Api, routes: Iterable[Route], schemas: Mapping[str, Any]) -> d
     return shown
 
 
-def _targets(api: Api, path: str) -> Iterator[tuple[str, Manifest]]:
+def _targets(api: ApiDescription, path: str) -> Iterator[tuple[str, Manifest]]:
     """The paths that a route of predictions stands for, each with the version that answers there."""
     names = api.served if "{name}" in path else [api.default] if api.default in api.served else []
     for name in names:
@@ -148,7 +148,7 @@ def _targets(api: Api, path: str) -> Iterator[tuple[str, Manifest]]:
             yield path.replace("{name}", name).replace("{version}", manifest.version), manifest
 
 
-def _operation(api: Api, route: Route) -> dict[str, Any]:
+def _operation(api: ApiDescription, route: ApiRoute) -> dict[str, Any]:
     described = route.description
     operation: dict[str, Any] = {
         "operationId": route.name,
@@ -168,7 +168,7 @@ def _operation(api: Api, route: Route) -> dict[str, Any]:
     return operation
 
 
-def _errors(api: Api, route: Route) -> list[int]:
+def _errors(api: ApiDescription, route: ApiRoute) -> list[int]:
     guards = {401, 403} if route.guarded and api.has_tokens else {403} if route.guarded else set()
     return sorted({*route.description.errors, *guards})
 
@@ -181,14 +181,14 @@ def _answer(status: int, name: str | None) -> dict[str, Any]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    return {"description": HTTPStatus(status).phrase, "content": {PROBLEM: {"schema": _reference("Problem")}}}
+    return {"description": HTTPStatus(status).phrase, "content": {PROBLEM_JSON: {"schema": _reference("Problem")}}}
 
 
 def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _parameters(api: Api, path: str) -> Iterator[dict[str, Any]]:
+def _parameters(api: ApiDescription, path: str) -> Iterator[dict[str, Any]]:
     known = {"name": api.example.model, "version": api.example.version} if api.example else {}
     for name in re.findall(r"{(\w+)}", path):
         example = {"example": known[name]} if name in known else {}
@@ -198,7 +198,7 @@ def _parameters(api: Api, path: str) -> Iterator[dict[str, Any]]:
 # Predictions.
 
 
-def _prediction(api: Api, route: Route, path: str, name: str, manifest: Manifest) -> dict[str, Any]:
+def _prediction(api: ApiDescription, route: ApiRoute, path: str, name: str, manifest: Manifest) -> dict[str, Any]:
     """The operation of one version."""
     operation = _operation(api, route)
     operation["operationId"] = route.name + _identifier(path)
@@ -236,9 +236,9 @@ def _identifier(path: str) -> str:
 
 def _predictions(name: str, manifest: Manifest, most_rows: int) -> dict[str, Any]:
     """The schemas of what a version takes and answers."""
-    row, listed = _reference(f"{name}.Row"), list_schema(manifest.schema_)
+    row, listed = _reference(f"{name}.Row"), row_list_schema(manifest.schema_)
     many = {"type": "array", "maxItems": most_rows}
-    by = {"model": {"const": manifest.model}, "version": {"const": manifest.version}, "warnings": WARNINGS}
+    by = {"model": {"const": manifest.model}, "version": {"const": manifest.version}, "warnings": WARNINGS_SCHEMA}
     value = _value(manifest)
     return {
         f"{name}.Row": row_schema(manifest.schema_),

@@ -11,9 +11,9 @@ from flaskml.errors import (
     FlaskmlError,
     Problem,
 )
-from flaskml.inference.slot import Absent, Current
-from flaskml.web.current import registry, settings
-from flaskml.web.replies import error_detail, is_terse, told
+from flaskml.inference.slot import Current, NoPredictor
+from flaskml.web.current import current_registry, current_settings
+from flaskml.web.replies import error_detail, is_terse, problem_as_json
 
 
 def render_form(
@@ -25,11 +25,11 @@ def render_form(
     **shown: Any,
 ) -> tuple[str, int]:
     """The page with the form of the current model, or with what to do to get one."""
-    if isinstance(current, Absent):
+    if isinstance(current, NoPredictor):
         return render_template("index.html", predictor=None, alert=error_detail(current.reason)), current.reason.status
     if error is not None:
         troubles = {} if is_terse() else {found.feature: found.detail for found in error.problems}
         shown |= {"alert": error_detail(error), "troubles": troubles}
-    shown["doubts"] = [told(doubt)["detail"] for doubt in doubts]
-    shown["names"] = sorted(name for name, one in list(registry().slots.items()) if one.serving)
-    return render_template("index.html", predictor=current, default=settings().model_name, **shown), status
+    shown["doubts"] = [problem_as_json(doubt)["detail"] for doubt in doubts]
+    shown["names"] = sorted(name for name, one in list(current_registry().slots.items()) if one.serving)
+    return render_template("index.html", predictor=current, default=current_settings().model_name, **shown), status

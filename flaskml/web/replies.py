@@ -13,19 +13,21 @@ from flaskml.errors import (
     Problem,
     TokenRequired,
 )
-from flaskml.web.current import settings
+from flaskml.web.current import current_settings
 from flaskml.web.lean import Reply, this_app
 from flaskml.web.negotiation import prefers_page
 
-PROBLEM_LIMIT = 16 * 1024
+MAX_PROBLEM_BYTES = 16 * 1024
 """Bytes of an error's body: whatever was sent, the answer to it stays small."""
 
 
-TERSE = "it is not as the model wants it"
+TERSE_PROBLEM = "it is not as the model wants it"
 """What is said of a row where details are terse."""
 
 
-def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_reply(
+    body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """JSON: a mapping is encoded, bytes are taken as they are."""
     is_usual = status == 200 and headers is None and issubclass(Reply, this_app().response_class)
     if isinstance(body, bytes) and is_usual:
@@ -34,7 +36,7 @@ def reply(body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[s
     return Response(content, status, headers, mimetype="application/json")
 
 
-def problem(error: FlaskmlError) -> Response:
+def problem_reply(error: FlaskmlError) -> Response:
     """The error as RFC 9457 says, or as a page for a browser."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if isinstance(error, TokenRequired):
@@ -47,39 +49,39 @@ def problem(error: FlaskmlError) -> Response:
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
-def told(found: Problem) -> dict[str, Any]:
+def problem_as_json(found: Problem) -> dict[str, Any]:
     """A problem as JSON; where details are terse, the row alone."""
     if is_terse():
-        found = Problem(found.row, None, TERSE)
+        found = Problem(found.row, None, TERSE_PROBLEM)
     return {"row": found.row, "feature": found.feature, "detail": found.detail[:1_000]}
 
 
 def is_terse() -> bool:
     """Whether answers name no feature, category or value."""
-    return settings().error_detail == "terse"
+    return current_settings().error_detail == "terse"
 
 
 def _problem_body(error: FlaskmlError) -> bytes:
     detail = error_detail(error)
     document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": detail[:1_000]}
-    room = PROBLEM_LIMIT - len(json.dumps(document)) - 100
+    room = MAX_PROBLEM_BYTES - len(json.dumps(document)) - 100
     errors = []
     for found in error.problems:  # Escapes can make a sentence six times as long, so what fits is counted in bytes.
-        entry = told(found)
+        entry = problem_as_json(found)
         room -= len(json.dumps(entry)) + 2
         if room >= 0:
             errors.append(entry)
     return json.dumps({**document, "errors": errors} if errors else document).encode()
 
 
-def negotiated(template: str, document: Mapping[str, Any], **more: Any) -> Response:
+def page_or_json(template: str, document: Mapping[str, Any], **more: Any) -> Response:
     """The document as the page that a browser asks for, which `more` is told to besides, or as JSON."""
-    answer = Response(render_template(template, **document, **more)) if prefers_page() else reply({**document})
+    answer = Response(render_template(template, **document, **more)) if prefers_page() else json_reply({**document})
     answer.vary.add("Accept")
     return answer
 
 
-def sent_on(place: str) -> Response:
+def see_other(place: str) -> Response:
     """Where a browser goes after a form of its page has changed something."""
     answer = cast(Response, redirect(place, 303))
     answer.vary.add("Accept")

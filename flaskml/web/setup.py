@@ -15,11 +15,11 @@ from werkzeug.routing import BaseConverter
 from flaskml.errors import (
     FlaskmlError,
 )
-from flaskml.settings import MODEL_NAME, Settings, load_settings
+from flaskml.settings import MODEL_NAME_PATTERN, Settings, load_settings
 from flaskml.web import access
 from flaskml.web.lean import Reply
-from flaskml.web.replies import problem
-from flaskml.web.template_filters import ago, brief
+from flaskml.web.replies import problem_reply
+from flaskml.web.template_filters import short_number, time_ago
 
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -40,7 +40,7 @@ def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, d
 class ModelNameConverter(BaseConverter):
     """A model's name in a URL. Everything else is no such page; the store says the same of a name it does not have."""
 
-    regex = MODEL_NAME
+    regex = MODEL_NAME_PATTERN
 
 
 class VersionConverter(BaseConverter):
@@ -51,18 +51,18 @@ class VersionConverter(BaseConverter):
 
 def compile_templates(app: Flask) -> None:
     """Compiles every template now, so that no page has to."""
-    app.add_template_filter(brief)
-    app.add_template_filter(ago)
+    app.add_template_filter(short_number)
+    app.add_template_filter(time_ago)
     for name in app.jinja_env.list_templates():
         app.jinja_env.get_template(name)
 
 
-def install(app: Flask) -> None:
+def install_hooks(app: Flask) -> None:
     """Gives the app its guard, its errors and its headers."""
     app.before_request(app.extensions["watcher"].join)
-    app.before_request(access.guard)
+    app.before_request(access.check_access)
     app.after_request(_secure)
-    app.register_error_handler(FlaskmlError, problem)
+    app.register_error_handler(FlaskmlError, problem_reply)
     app.register_error_handler(HTTPException, _http_problem)
 
 
@@ -73,7 +73,7 @@ def _http_problem(error: HTTPException) -> Response:
         return response
     fault = FlaskmlError(" ".join((error.description or error.name).split()))
     fault.status, fault.title = error.code or 500, error.name
-    told = problem(fault)
+    told = problem_reply(fault)
     response.data = told.data
     response.mimetype = told.mimetype or ""
     response.vary.add("Accept")

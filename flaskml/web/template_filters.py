@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 
 
-def brief(bound: float | str) -> str:
+def short_number(bound: float | str) -> str:
     """A bound for people: a float in six digits, without the zeros that say nothing."""
     return f"{bound:.6g}" if isinstance(bound, float) else str(bound)
 
 
-def ago(moment: str) -> str:
+def time_ago(moment: str) -> str:
     """How long ago a moment in ISO 8601 was, in its largest unit; what is none, as it stands."""
     try:
         then = dt.datetime.fromisoformat(moment)

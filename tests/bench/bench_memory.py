@@ -32,7 +32,7 @@ from sklearn.svm import SVR
 
 from flaskml import publish
 from flaskml.store.manifest import MODEL_FILE
-from flaskml.store.model_store import Store, environment_key
+from flaskml.store.model_store import ModelStore, environment_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = ("waitress-serve", "--listen=127.0.0.1:{port}", "wsgi:app")
@@ -141,7 +141,7 @@ def measure(model: Any, instance: Path, processes: int) -> Figures:
     """Publish the model into a new instance folder and serve it by one process and by several."""
     table = sample(model.n_features_in_)
     version = publish(model, table, instance_path=instance, runtime="sklearn")
-    store = Store(instance)
+    store = ModelStore(instance)
     verdict = store.state("default").verdict(version, environment_key())
     size = store.manifest("default", version).files[MODEL_FILE].size
     body = json.dumps({"instances": table[:1].tolist()})
@@ -164,7 +164,7 @@ def measure_workers(model: Any, instance: Path, processes: int) -> Figures:
     table = sample(model.n_features_in_)
     body = json.dumps({"instances": table[:1].tolist()})
     publish(model, table, instance_path=instance, runtime="sklearn")
-    size = Store(instance).size("default", "1")
+    size = ModelStore(instance).size("default", "1")
     variables = {"FLASKML_INSTANCE_PATH": str(instance)}
     pss = {}
     for count in sorted({1, processes}):

@@ -28,8 +28,8 @@ from pydantic import ConfigDict, FiniteFloat, RootModel, Strict, TypeAdapter, cr
 from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidInput
 from flaskml.schema.features import Schema, Value
-from flaskml.schema.from_sample import as_array, learn
-from flaskml.schema.tables import plain_rows
+from flaskml.schema.from_sample import schema_from_frame, with_array_layout
+from flaskml.schema.tables import json_rows
 
 SEED = 42
 FEATURES = 20
@@ -130,9 +130,9 @@ def array_cases(count: int) -> Iterator[Case]:
     """Yield the cases of 20 float features in an array: one row, and `count` of them in each form."""
     numbers = np.random.default_rng(SEED).normal(size=(SAMPLE_ROWS, FEATURES)).round(4)
     sample = pd.DataFrame(numbers, columns=[f"feature_{index:02}" for index in range(FEATURES)])
-    schema = as_array(learn(sample), "float64")
+    schema = with_array_layout(schema_from_frame(sample), "float64")
     parser = Parser(schema, max_rows=max(1, count))
-    good = _repeated(plain_rows(schema, numbers), count)
+    good = _repeated(json_rows(schema, numbers), count)
     bad = [*good[:-1], (*good[-1][:-1], "1.5")]
     for form in FORMS:
         calls = {
@@ -150,9 +150,9 @@ def array_cases(count: int) -> Iterator[Case]:
 def frame_cases(count: int) -> Iterator[Case]:
     """Yield the cases of a frame of eight mixed columns, beside the frame that pandas makes without checking any."""
     sample = _mixed_sample()
-    schema = learn(sample)
+    schema = schema_from_frame(sample)
     parser = Parser(schema, max_rows=max(1, count))
-    rows = _repeated(plain_rows(schema, sample), count)
+    rows = _repeated(json_rows(schema, sample), count)
     one = {"pd.DataFrame": lambda body: pd.DataFrame([json.loads(body)]), "parser": with_parser(parser)}
     many = {"pd.DataFrame": lambda body: pd.DataFrame(json.loads(body)), "parser": with_parser(parser)}
     yield Case(OBJECT, 1, True, _body(schema, OBJECT, rows[:1]), one)

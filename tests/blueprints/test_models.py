@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from tests.conftest import accept, stop, train_into
 
 pytestmark = pytest.mark.contract
@@ -16,7 +16,7 @@ def trained_twice(trained, tmp_path_factory):
     """The instance folder with a second version of the default model, trained on other data, not active."""
     path = Path(shutil.copytree(trained, tmp_path_factory.mktemp("twice") / "instance"))
     train_into(path, data="diabetes")
-    Store(path).activate("default", "1", "back to the first")
+    ModelStore(path).activate("default", "1", "back to the first")
     return path
 
 
@@ -127,7 +127,7 @@ def test_an_idle_process_compares_before_its_first_answer(make_app, two):
 
 def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
 
-    monkeypatch.setattr("flaskml.hot_reload.registry.PATIENCE", 0.3)
+    monkeypatch.setattr("flaskml.hot_reload.registry.ROSTER_TIMEOUT_SECONDS", 0.3)
     other = make_app()
     other.test_client().get("/livez")
     other.extensions["watcher"]._stopped.set()
@@ -188,11 +188,13 @@ def test_no_text_of_a_row_leaves(homes, store, home):
 
 def test_a_rejected_version_is_not_activated(client, store, two, monkeypatch):
     from flaskml.store.model_store import environment_key
-    from flaskml.store.state import Verdict, now
+    from flaskml.store.state import TrialVerdict, utc_now
 
-    bad = Verdict(accepted=False, reason="it answered golden row 3 otherwise than in training.", at=now(), row=3)
+    bad = TrialVerdict(
+        accepted=False, reason="it answered golden row 3 otherwise than in training.", at=utc_now(), row=3
+    )
     store.change("default", lambda state: state.judge("2", environment_key(), bad))
-    monkeypatch.setattr("flaskml.publishing.trial.judge", lambda *_: bad)  # Who asks for it has it tried once more.
+    monkeypatch.setattr("flaskml.publishing.trial.run_trial", lambda *_: bad)  # Who asks for it has it tried once more.
     answer = client.put("/models/default/active", json={"version": "2"})
     assert answer.status_code == 409 and "golden row 3" in answer.json["detail"]
     assert client.get("/readyz").json["version"] == "1"

@@ -8,8 +8,8 @@ from io import BytesIO
 
 import pytest
 
-from flaskml.errors import PROBLEMS_SHOWN
-from flaskml.web.replies import PROBLEM_LIMIT
+from flaskml.errors import MAX_PROBLEMS
+from flaskml.web.replies import MAX_PROBLEM_BYTES
 from tests.conftest import train_into
 
 pytestmark = pytest.mark.contract
@@ -144,8 +144,8 @@ def test_a_body_of_unknown_length_is_limited_too(make_app):
 def test_a_hundred_thousand_bad_values_get_a_small_answer(make_app):
     client = make_app(MAX_ROWS=200_000, MAX_BODY=10**7).test_client()
     answer = client.post("/predict", data=b"[" + b'{"feature":"x"},' * 99_999 + b'{"feature":"x"}]')
-    assert answer.status_code == 422 and len(answer.data) < PROBLEM_LIMIT
-    assert len(answer.json["errors"]) == PROBLEMS_SHOWN and "more than 20" in answer.json["detail"]
+    assert answer.status_code == 422 and len(answer.data) < MAX_PROBLEM_BYTES
+    assert len(answer.json["errors"]) == MAX_PROBLEMS and "more than 20" in answer.json["detail"]
 
 
 def test_a_mixed_table(homes, home):

@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from flaskml.cli.models import models
 from flaskml.hot_reload.roster import Roster
 from flaskml.inference.predictor import open_predictor
-from flaskml.store.model_store import Store, environment_key
+from flaskml.store.model_store import ModelStore, environment_key
 from tests.conftest import CHECKOUT
 from tests.hot_reload.test_registry import constant, put
 from tests.publishing.test_trial import trials  # noqa: F401 - a fixture
@@ -50,10 +50,10 @@ def flask_models(instance, monkeypatch):
 @pytest.fixture
 def two(store, trials):  # noqa: F811
     """A second version of the default model, accepted and not active."""
-    from flaskml.publishing.trial import Limits, ensure_accepted
+    from flaskml.publishing.trial import TrialLimits, ensure_accepted
 
     put(store, constant(7))
-    ensure_accepted(store, "default", "2", Limits())
+    ensure_accepted(store, "default", "2", TrialLimits())
     return store
 
 
@@ -220,7 +220,7 @@ def test_a_class_beside_the_current_folder_is_found_by_the_installed_command(fil
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
     done = subprocess.run(command, cwd=files, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    store = Store(instance)
+    store = ModelStore(instance)
     assert store.manifest("mine", "1").estimator == "Mine"
     verdict = store.state("mine").verdict("1", environment_key())
     assert verdict.accepted and verdict.reason == "32 golden rows answered as in training."
@@ -362,7 +362,7 @@ def test_rollback(flask_models, two):
 
 
 def test_a_process_that_lags_is_named(flask_models, two, instance, monkeypatch):
-    monkeypatch.setattr("flaskml.hot_reload.registry.PATIENCE", 0.2)
+    monkeypatch.setattr("flaskml.hot_reload.registry.ROSTER_TIMEOUT_SECONDS", 0.2)
     other = Roster(instance)
     other.enter()
     try:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
 from flaskml import publish
-from flaskml.cli.predict import predict
+from flaskml.cli.predict import predict_command
 from tests.conftest import CHECKOUT
 
 ROWS = np.random.default_rng(3).normal(size=(5_000, 20)).round(3)
@@ -41,7 +41,7 @@ def run(instance, monkeypatch):
     monkeypatch.chdir(CHECKOUT)
 
     def run(*arguments, code=0):
-        done = CliRunner().invoke(predict, [*map(str, arguments)])
+        done = CliRunner().invoke(predict_command, [*map(str, arguments)])
         assert done.exit_code == code and not isinstance(done.exception, Exception), (done.output, done.exc_info)
         return done.stdout, done.stderr
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 from click.testing import CliRunner
 
-from flaskml.cli.train import train
-from flaskml.store.model_store import Store
+from flaskml.cli.train import train_command
+from flaskml.store.model_store import ModelStore
 from tests.conftest import CHECKOUT
 
 
@@ -28,7 +28,7 @@ def lines(result):
 
 
 def test_no_option_trains_the_articles_model(runner, store, instance):
-    result = runner.invoke(train)
+    result = runner.invoke(train_command)
     assert result.exit_code == 0, result.output
     told = lines(result)
     assert told["data"] == "regression: 100 rows" and told["features"] == "1: feature"
@@ -39,7 +39,9 @@ def test_no_option_trains_the_articles_model(runner, store, instance):
 
 
 def test_a_file(runner, store, mixed_csv):
-    result = runner.invoke(train, ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--seed", "7"])
+    result = runner.invoke(
+        train_command, ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--seed", "7"]
+    )
     assert result.exit_code == 0, result.output
     told = lines(result)
     assert told["data"] == "homes.csv: 294 rows (6 more have no target), without the empty columns empty"
@@ -50,7 +52,7 @@ def test_a_file(runner, store, mixed_csv):
 
 @pytest.mark.parametrize("data", ["iris", "wine", "diabetes", "breast_cancer"])
 def test_built_in(runner, data):
-    assert runner.invoke(train, ["--data", data]).exit_code == 0
+    assert runner.invoke(train_command, ["--data", data]).exit_code == 0
 
 
 @pytest.mark.parametrize("runtime", ["sklearn", "sklearn-unchecked", "onnx"])
@@ -58,7 +60,7 @@ def test_the_runtime_can_be_said(runner, store, runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("skl2onnx")
-    result = runner.invoke(train, ["--data", "iris", "--name", "flowers", "--runtime", runtime])
+    result = runner.invoke(train_command, ["--data", "iris", "--name", "flowers", "--runtime", runtime])
     assert result.exit_code == 0, result.output
     manifest = store.manifest("flowers", "1")
     assert manifest.runtime == runtime and bool(manifest.graphs) is (runtime == "onnx")
@@ -68,14 +70,14 @@ def test_the_runtime_can_be_said(runner, store, runtime):
 
 def test_a_runtime_that_cannot_be_is_an_error(runner, store, mixed_csv):
     options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--runtime", "onnx"]
-    result = runner.invoke(train, options)
+    result = runner.invoke(train_command, options)
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert "The runtime onnx cannot serve this estimator: A graph takes numbers only" in result.output
     assert "mine" not in store.names()
 
 
 def test_the_task_can_be_said(runner, mixed_csv):
-    result = runner.invoke(train, ["--data", str(mixed_csv), "--target", "rooms", "--task", "regression"])
+    result = runner.invoke(train_command, ["--data", str(mixed_csv), "--target", "rooms", "--task", "regression"])
     assert lines(result)["task"] == "regression of rooms (as asked for)"
 
 
@@ -92,20 +94,20 @@ def test_the_task_can_be_said(runner, mixed_csv):
     ],
 )
 def test_wrong_use(runner, options, code, said):
-    result = runner.invoke(train, options)
+    result = runner.invoke(train_command, options)
     assert result.exit_code == code and said in result.output and "Traceback" not in result.output
 
 
 def test_a_folder_that_cannot_be_written(runner, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(tmp_path / "file"))
-    result = runner.invoke(train)
+    result = runner.invoke(train_command)
     assert result.exit_code == 1 and "cannot be written" in result.output
 
 
 def test_a_wrong_setting(runner, monkeypatch):
     monkeypatch.setenv("FLASKML_MODEL_NAMES", "x")
-    result = runner.invoke(train)
+    result = runner.invoke(train_command)
     assert result.exit_code == 1 and "MODEL_NAMES" in result.output
 
 
@@ -121,7 +123,7 @@ def test_outside_a_checkout_with_a_broken_app(tmp_path):
     environment = {"FLASKML_INSTANCE_PATH": str(tmp_path / "here")}
     done = flask("train", "--name", "iris", "--data", "iris", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    assert Store(tmp_path / "here").state("iris").active == "1"
+    assert ModelStore(tmp_path / "here").state("iris").active == "1"
     (tmp_path / "wsgi.py").unlink()
     done = flask("train", "--name", "iris", cwd=tmp_path, **environment)
     assert "next       FLASKML_MODEL_NAME=iris waitress-serve --call flaskml:create_app" in done.stdout
@@ -173,7 +175,7 @@ def test_what_was_learnt_can_be_corrected(runner, store, mixed_csv, tmp_path):
     changes = [{"name": "rooms", "kind": "category"}, {"name": "age", "minimum": 0, "maximum": 120}]
     corrections.write_text(json.dumps({"extra": "ignore", "features": changes}))
     options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--schema", str(corrections)]
-    result = runner.invoke(train, options)
+    result = runner.invoke(train_command, options)
     assert result.exit_code == 0, result.output
     schema = store.manifest("mine", "1").schema_
     features = {feature.name: feature for feature in schema.features}
@@ -196,6 +198,6 @@ def test_corrections_that_are_none(runner, store, mixed_csv, tmp_path, content, 
     corrections = tmp_path / "schema.json"
     corrections.write_text(content)
     options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--schema", str(corrections)]
-    result = runner.invoke(train, options)
+    result = runner.invoke(train_command, options)
     assert result.exit_code in (1, 2) and said in result.output, result.output
     assert "mine" not in store.names()

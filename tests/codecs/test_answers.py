@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.codecs.answers import class_name, encoded, to_csv, values
+from flaskml.codecs.answers import class_name, encode_csv, encode_json, json_answers
 
 SHARES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
 
@@ -46,34 +46,34 @@ def test_names_of_classes(label, name):
     ],
 )
 def test_every_type_of_an_answer_has_its_json(answer, plain):
-    found = json.loads(encoded(values(answer, "predict")), parse_constant=pytest.fail)
+    found = json.loads(encode_json(json_answers(answer, "predict")), parse_constant=pytest.fail)
     assert found == plain and list(map(type, found)) == list(map(type, plain))
 
 
 def test_probabilities_by_class():
-    rows = values(SHARES, "predict_proba", [("a", "b", "c")])
+    rows = json_answers(SHARES, "predict_proba", [("a", "b", "c")])
     assert rows == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"a": 0.3, "b": 0.3, "c": 0.4}]
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "transform"])
 @pytest.mark.parametrize("classes", [(), [("a", "b")], [("a", "b"), ("c",)]])
 def test_no_row_has_no_answer(method, classes):
-    assert values(np.empty(0), method, classes) == values(np.empty(0), method, classes, top=1) == []
+    assert json_answers(np.empty(0), method, classes) == json_answers(np.empty(0), method, classes, top=1) == []
 
 
 def test_columns_that_are_no_classes_have_numbers():
-    assert values(SHARES, "predict_proba", [("a", "b")])[0] == {"0": 0.1, "1": 0.7, "2": 0.2}
+    assert json_answers(SHARES, "predict_proba", [("a", "b")])[0] == {"0": 0.1, "1": 0.7, "2": 0.2}
 
 
 def test_several_outputs_have_classes_of_their_own():
-    rows = values([SHARES, SHARES[:, :2]], "predict_proba", [("a", "b", "c"), ("ja", "nein")])
+    rows = json_answers([SHARES, SHARES[:, :2]], "predict_proba", [("a", "b", "c"), ("ja", "nein")])
     assert rows[0] == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"ja": 0.1, "nein": 0.7}]
 
 
 def test_the_most_probable_come_first_and_equals_in_the_order_of_classes():
-    rows = values(SHARES, "predict_proba", [("a", "b", "c")], top=2)
+    rows = json_answers(SHARES, "predict_proba", [("a", "b", "c")], top=2)
     assert [list(row) for row in rows] == [["b", "c"], ["c", "a"]]
-    assert list(values(SHARES, "predict_log_proba", [("a", "b", "c")], top=9)[0]) == ["b", "c", "a"]
+    assert list(json_answers(SHARES, "predict_log_proba", [("a", "b", "c")], top=9)[0]) == ["b", "c", "a"]
 
 
 def read(content):
@@ -92,10 +92,10 @@ def read(content):
     ],
 )
 def test_csv(rows, table):
-    assert read(to_csv(rows)) == table
+    assert read(encode_csv(rows)) == table
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
 def test_no_cell_is_a_formula(text):
-    assert read(to_csv([text])) == [["prediction"], [f"'{text}"]]
-    assert read(to_csv([-1, -0.5])) == [["prediction"], ["-1"], ["-0.5"]]
+    assert read(encode_csv([text])) == [["prediction"], [f"'{text}"]]
+    assert read(encode_csv([-1, -0.5])) == [["prediction"], ["-1"], ["-0.5"]]

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from flaskml.codecs.npy import read_array
+from flaskml.codecs.npy import read_npy
 from flaskml.errors import NotParseable
 
 
@@ -21,7 +21,7 @@ def saved(array, version=None):
 def test_what_numpy_writes(dtype, order, version):
     for shape in ((3, 4), (1, 1), (0, 4)):
         array = np.asarray(np.arange(np.prod(shape)).reshape(shape), dtype, order=order)
-        got = read_array(saved(array, version))
+        got = read_npy(saved(array, version))
         np.testing.assert_array_equal(got, array, strict=True)
         assert not got.flags.writeable
 
@@ -54,4 +54,4 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_numpy_does_not_write_of_numbers(name):
     with pytest.raises(NotParseable):
-        read_array(HOSTILE[name])
+        read_npy(HOSTILE[name])

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.codecs.parser import TEXT_LIMIT, Parser
-from flaskml.codecs.text_values import read_text
+from flaskml.codecs.parser import MAX_TEXT_CHARACTERS, Parser
+from flaskml.codecs.text_values import parse_text_value
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, TooManyRows
 from flaskml.schema.features import Feature, Schema
 
@@ -84,7 +84,7 @@ def problems(parser, body):
         ({"d": 1}, "true or false"),
         ({"d": "true"}, "true or false"),
         ({"e é": 5}, "string"),
-        ({"e é": "x" * (TEXT_LIMIT + 1)}, "string"),
+        ({"e é": "x" * (MAX_TEXT_CHARACTERS + 1)}, "string"),
     ],
 )
 def test_wrong_values_name_row_and_feature(parser, change, said):
@@ -122,11 +122,11 @@ def test_a_row_with_many_unknown_names_is_refused_soon():
     searched = []
     import flaskml.codecs.validation_report as diagnosis
 
-    search, diagnosis.nearest = diagnosis.nearest, lambda *words: searched.append(words) or ""
+    search, diagnosis.did_you_mean = diagnosis.did_you_mean, lambda *words: searched.append(words) or ""
     try:
         assert len(problems(parser, {f"mm{i}": i for i in range(5_000)})) == 20
     finally:
-        diagnosis.nearest = search
+        diagnosis.did_you_mean = search
     assert len(searched) <= 21
 
 
@@ -203,7 +203,7 @@ def test_texts_that_are_no_number(parser, text):
 
 @pytest.mark.parametrize("text", ["1", "-1.5", "+.5e3", "1.", "1e-300"])
 def test_texts_that_are_numbers(text):
-    assert read_text(FEATURES[0], text) == float(text)
+    assert parse_text_value(FEATURES[0], text) == float(text)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_texts_that_are_numbers(text):
     ],
 )
 def test_what_an_empty_field_stands_for(feature, value):
-    assert read_text(Feature(name="a", **feature), "") == value
+    assert parse_text_value(Feature(name="a", **feature), "") == value
 
 
 @pytest.mark.parametrize("row", [VALUES[:-1], [*VALUES, 1], []])

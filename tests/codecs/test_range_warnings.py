@@ -3,8 +3,8 @@
 import pytest
 
 from flaskml.codecs.parser import Parser
-from flaskml.codecs.range_warnings import Doubts
-from flaskml.errors import PROBLEMS_SHOWN
+from flaskml.codecs.range_warnings import RangeWarnings
+from flaskml.errors import MAX_PROBLEMS
 from flaskml.schema.features import Feature, Schema
 
 AGE = Feature(name="age", kind="float", minimum=18.0, maximum=80.0, nullable=True)
@@ -23,7 +23,7 @@ SEEN = Feature(
 def doubts(features, rows, layout="frame", **policies):
     schema = Schema(features=features, layout=layout, **policies)
     parsed = Parser(schema, max_rows=1_000).parse_table(rows)
-    return [(found.row, found.feature, found.detail) for found in Doubts(schema).of(parsed)]
+    return [(found.row, found.feature, found.detail) for found in RangeWarnings(schema).of(parsed)]
 
 
 @pytest.mark.parametrize("layout", ["array", "frame"])
@@ -66,4 +66,4 @@ def test_a_feature_without_a_range_has_none_to_lie_outside_of():
 
 
 def test_only_the_first_are_told():
-    assert len(doubts((ROOMS,), [[50]] * 100, "array")) == PROBLEMS_SHOWN
+    assert len(doubts((ROOMS,), [[50]] * 100, "array")) == MAX_PROBLEMS

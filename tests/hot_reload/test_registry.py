@@ -8,30 +8,30 @@ import pytest
 from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app
-from flaskml.errors import Busy, NoActiveVersion, Unavailable
+from flaskml.errors import Busy, ModelUnavailable, NoActiveVersion
 from flaskml.hot_reload.registry import Registry
 from flaskml.inference.predictor import Predictor
-from flaskml.inference.slot import Absent, ModelSlot
+from flaskml.inference.slot import ModelSlot, NoPredictor
 from flaskml.publishing import trial
-from flaskml.publishing.trial import Limits, ensure_accepted
+from flaskml.publishing.trial import TrialLimits, ensure_accepted
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.disk import Disk
-from flaskml.store.golden_rows import Golden
-from flaskml.store.manifest import Facts
-from flaskml.store.model_store import Store, environment_key
-from flaskml.store.state import Verdict, now
-from flaskml.store.version_folder import Contents
+from flaskml.store.golden_rows import GoldenRows
+from flaskml.store.manifest import VersionFacts
+from flaskml.store.model_store import ModelStore, environment_key
+from flaskml.store.state import TrialVerdict, utc_now
+from flaskml.store.version_folder import VersionContents
 from tests.conftest import accept, stop
 from tests.store.test_model_store import Canary
 
-FACTS = Facts(
+FACTS = VersionFacts(
     task="regression",
     estimator="DummyRegressor",
     data="two rows",
     rows=2,
     schema_=Schema(features=(Feature(name="x", kind="float", minimum=0, maximum=1),), layout="array"),
 )
-GOLDEN = Golden(rows=((0.0,), (1.0,)), answers=(7.0, 7.0))
+GOLDEN = GoldenRows(rows=((0.0,), (1.0,)), answers=(7.0, 7.0))
 
 
 def constant(value):
@@ -41,19 +41,19 @@ def constant(value):
 
 def put(store, estimator, name="default", *, golden=GOLDEN):
     """Stores an estimator of one number, not tried and not active, and returns its version."""
-    return store.publish(name, FACTS, Contents(estimator, golden)).version
+    return store.publish(name, FACTS, VersionContents(estimator, golden)).version
 
 
 @pytest.fixture
 def small(tmp_path):
     """A store with one active version, which answers 7."""
-    store = Store(tmp_path / "instance")
+    store = ModelStore(tmp_path / "instance")
     accept(store, "default", put(store, constant(7)))
     return store
 
 
 def registry_of(store):
-    return Registry(store, Limits(), max_rows=10)
+    return Registry(store, TrialLimits(), max_rows=10)
 
 
 class Trials:
@@ -65,13 +65,13 @@ class Trials:
 
     def __call__(self, store, name, version, limits):
         self.asked.append((name, version))
-        return Verdict(accepted=version not in self.rejected, reason="said so by the test.", at=now())
+        return TrialVerdict(accepted=version not in self.rejected, reason="said so by the test.", at=utc_now())
 
 
 @pytest.fixture
 def trials(monkeypatch):
     trials = Trials()
-    monkeypatch.setattr(trial, "judge", trials)
+    monkeypatch.setattr(trial, "run_trial", trials)
     return trials
 
 
@@ -101,9 +101,9 @@ def test_a_slot_is_made_once(small):
 
 
 def test_a_model_that_is_not_there_yet(tmp_path):
-    registry = registry_of(Store(tmp_path))
+    registry = registry_of(ModelStore(tmp_path))
     slot = registry.expect("default")
-    assert isinstance(slot.current, Absent)
+    assert isinstance(slot.current, NoPredictor)
     with pytest.raises(NoActiveVersion, match="flask train"):
         slot.predict([[0.5]])
     assert not registry.refresh()
@@ -148,9 +148,9 @@ def test_a_name_published_later_gets_its_slot(small):
 
 def test_an_adopted_slot_is_left_alone(small):
     registry = registry_of(small)
-    slot = registry.adopt(ModelSlot("default", Absent(NoActiveVersion("default", ()))))
+    slot = registry.adopt(ModelSlot("default", NoPredictor(NoActiveVersion("default", ()))))
     registry.refresh()
-    assert registry.slots["default"] is slot and isinstance(slot.current, Absent)
+    assert registry.slots["default"] is slot and isinstance(slot.current, NoPredictor)
 
 
 def test_a_version_without_a_trial_here_is_tried_once(small, trials, elsewhere):
@@ -166,7 +166,7 @@ def test_a_version_that_is_rejected_here_is_not_served_at_start(small, trials, e
     trials.rejected.add("1")
     for _ in range(2):
         slot = registry_of(small).expect("default")
-        with pytest.raises(Unavailable, match="rejected in its trial: said so by the test"):
+        with pytest.raises(ModelUnavailable, match="rejected in its trial: said so by the test"):
             slot.predict([[0.5]])
     assert trials.asked == [("default", "1")]
 
@@ -182,7 +182,7 @@ def test_a_version_that_is_rejected_leaves_the_old_one_serving(small, trials, el
     assert answer(slot) == [7.0] and trials.asked == [("default", "2")]
     assert "rejected in its trial" in caplog.text
     version = put(small, constant(9))
-    ensure_accepted(small, "default", version, Limits())
+    ensure_accepted(small, "default", version, TrialLimits())
     small.activate("default", version, "better")
     registry.refresh()
     assert answer(slot) == [9.0]
@@ -226,7 +226,7 @@ def test_what_could_not_be_shown_is_not_tried_again_until_something_changes(smal
 def test_an_active_version_that_is_gone(small):
     (small.root / "default/1").rename(small.root / "default/5")
     slot = registry_of(small).expect("default")
-    with pytest.raises(Unavailable, match=r"models/default/state\.json: it names version 1, which is gone"):
+    with pytest.raises(ModelUnavailable, match=r"models/default/state\.json: it names version 1, which is gone"):
         slot.predict([[0.5]])
 
 
@@ -313,7 +313,7 @@ def test_a_store_that_cannot_be_written_serves(small, trials, elsewhere, number,
     if not tried:
         elsewhere()
     before = (small.root / "default/state.json").read_bytes()
-    store = Store(small.instance_path, ReadOnly(number))
+    store = ModelStore(small.instance_path, ReadOnly(number))
     assert [answer(registry_of(store).expect("default")) for _ in range(2)] == [[7.0], [7.0]]
     assert len(trials.asked) == (0 if tried else 2)  # Where no verdict can be kept, each start tries anew.
     assert (small.root / "default/state.json").read_bytes() == before
@@ -333,8 +333,8 @@ def test_an_app_serves_from_a_folder_that_cannot_be_written(small, monkeypatch):
 def test_a_rejected_version_is_not_served_from_a_store_that_cannot_be_written(small, trials, elsewhere):
     elsewhere()
     trials.rejected.add("1")
-    slot = registry_of(Store(small.instance_path, ReadOnly(errno.EROFS))).expect("default")
-    with pytest.raises(Unavailable, match="rejected"):
+    slot = registry_of(ModelStore(small.instance_path, ReadOnly(errno.EROFS))).expect("default")
+    with pytest.raises(ModelUnavailable, match="rejected"):
         slot.predict([[0.5]])
 
 
@@ -345,7 +345,7 @@ def test_nothing_is_unpickled_from_a_store_that_was_changed(tmp_path, trials, el
     path = store.root / "default/1" / file
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     slot = registry_of(store).expect("default")
-    with pytest.raises(Unavailable, match=r"models/default/"):
+    with pytest.raises(ModelUnavailable, match=r"models/default/"):
         slot.predict([[0.5]])
     assert not nest.exists() and not trials.asked
 
@@ -359,6 +359,6 @@ def test_the_canary_sings_from_a_store_that_was_not_changed(tmp_path, trials, el
 
 def canary_store(path):
     """A store whose active version makes a folder when it is unpickled, and that folder."""
-    store, nest = Store(path / "instance"), path / "canary"
+    store, nest = ModelStore(path / "instance"), path / "canary"
     accept(store, "default", put(store, Canary(str(nest))))
     return store, nest

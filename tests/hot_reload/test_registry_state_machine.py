@@ -29,8 +29,8 @@ from flaskml.errors import (
     VersionNotFound,
     VersionRejected,
 )
-from flaskml.store.manifest import environment
-from flaskml.store.model_store import Store, environment_key
+from flaskml.store.manifest import current_environment
+from flaskml.store.model_store import ModelStore, environment_key
 from tests.conftest import accept
 from tests.hot_reload.test_registry import constant, put
 
@@ -91,7 +91,7 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    store_class = Store
+    store_class = ModelStore
 
     @initialize()
     def start(self):
@@ -234,8 +234,8 @@ class Machine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def asked_once(monkeypatch):
     """What is installed is read from files each time it is asked for, which would take most of the time here."""
-    found = environment()
-    monkeypatch.setattr("flaskml.store.version_folder.environment", lambda: found)
+    found = current_environment()
+    monkeypatch.setattr("flaskml.store.version_folder.current_environment", lambda: found)
 
 
 def run(machine, examples, steps, **options):
@@ -262,7 +262,7 @@ def test_ten_times_as_many_and_longer_sequences():
     run(Machine, 250, 40)
 
 
-class Reusing(Store):
+class Reusing(ModelStore):
     """Gives out the number of a deleted version again."""
 
     def delete(self, name, version):
@@ -271,7 +271,7 @@ class Reusing(Store):
             self.change(name, lambda state: state.model_copy(update={"highest": 0}))
 
 
-class Careless(Store):
+class Careless(ModelStore):
     """Activates what was never accepted."""
 
     def activate(self, name, version, reason, **_):
@@ -279,7 +279,7 @@ class Careless(Store):
         return self.change(name, lambda state: state.activate(version, reason))
 
 
-class Forgetful(Store):
+class Forgetful(ModelStore):
     """Keeps changes in memory alone."""
 
     def alias(self, name, alias, version):
@@ -287,7 +287,7 @@ class Forgetful(Store):
         return self.state(name).alias(alias, version)
 
 
-class Tidy(Store):
+class Tidy(ModelStore):
     """Cleans away what a rollback returns to."""
 
     def clean(self, name, keep):

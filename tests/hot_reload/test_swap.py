@@ -18,10 +18,10 @@ from sklearn.linear_model import LinearRegression
 
 from flaskml import publish
 from flaskml.store.disk import Disk
-from flaskml.store.manifest import Facts
-from flaskml.store.model_store import Store
+from flaskml.store.manifest import VersionFacts
+from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import Signer
-from flaskml.store.version_folder import Contents
+from flaskml.store.version_folder import VersionContents
 from tests.conftest import CHECKOUT, Server, accept
 from tests.support.load import Activation, Answer, Load, activating, failed, mixed, stale
 
@@ -247,7 +247,7 @@ class Offering:
     models to them.
     """
 
-    store: Store
+    store: ModelStore
     servers: list[Server]
     models: ModuleType
     """A good model and the broken ones; the module that other processes import lacks `IsGone`."""
@@ -255,9 +255,9 @@ class Offering:
     def store_model(self, kind, *arguments):
         """Stores a model as a version that claims to be version 2: with its features, and answers to golden rows."""
         manifest = self.store.manifest("default", "2")
-        facts = Facts(**{name: getattr(manifest, name) for name in Facts.model_fields})
+        facts = VersionFacts(**{name: getattr(manifest, name) for name in VersionFacts.model_fields})
         model = getattr(self.models, kind)(SIZE, *arguments)
-        return self.store.publish("default", facts, Contents(model, self.store.golden(manifest))).version
+        return self.store.publish("default", facts, VersionContents(model, self.store.golden(manifest))).version
 
     def load(self):
         """Clients that leave the trials some room."""
@@ -307,7 +307,7 @@ def offering(two_versions, models, tmp_path_factory):
         for limits in ({}, {"FLASKML_TRIAL_TIMEOUT": "3"}):
             servers.append(start(instance, **variables, **limits))
             running.callback(servers[-1].stop)
-        yield Offering(Store(instance), servers, models)
+        yield Offering(ModelStore(instance), servers, models)
 
 
 def test_the_model_that_the_broken_ones_are_made_of_is_good(offering):

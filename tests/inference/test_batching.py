@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 
 from flaskml.codecs.parser import Rows
-from flaskml.inference.batching import BATCH_ROWS, BATCH_SECONDS, WORTH_WAITING, Batcher, Call, Costs, joined
+from flaskml.inference.batching import (
+    MAX_BATCH_ROWS,
+    MAX_BATCH_SECONDS,
+    MIN_QUEUED_CALL_SECONDS,
+    Batcher,
+    Call,
+    CallCosts,
+    concatenate_answers,
+)
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.tables import TableMaker
+from flaskml.schema.tables import SchemaTableBuilder
 
-MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="float")), layout="array"))
+MAKER = SchemaTableBuilder(
+    Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="float")), layout="array")
+)
 
 
 class Estimator:
@@ -54,7 +64,7 @@ class Known:
 
 def slow(batcher):
     """Has threads queue for each other."""
-    batcher.costs = dict.fromkeys(batcher.costs, Known(2 * WORTH_WAITING))
+    batcher.costs = dict.fromkeys(batcher.costs, Known(2 * MIN_QUEUED_CALL_SECONDS))
 
 
 def test_each_call_gets_its_own_rows():
@@ -96,17 +106,17 @@ def test_an_estimator_that_answers_too_few_rows_is_asked_for_each_alone():
 
 def test_batches_keep_the_order_and_are_no_larger_than_pays():
     batcher = batcher_of(Estimator())
-    calls = [Call(batcher, rows(*range(BATCH_ROWS // 4)), "predict") for _ in range(9)]
+    calls = [Call(batcher, rows(*range(MAX_BATCH_ROWS // 4)), "predict") for _ in range(9)]
     batches = batcher.batches(calls)
     assert [len(batch) for batch in batches] == [4, 4, 1] and [call for batch in batches for call in batch] == calls
-    batcher.costs["predict"].note(1, BATCH_SECONDS / 10)
-    batcher.costs["predict"].note(16, 2 * BATCH_SECONDS)
+    batcher.costs["predict"].note(1, MAX_BATCH_SECONDS / 10)
+    batcher.costs["predict"].note(16, 2 * MAX_BATCH_SECONDS)
     alone = [Call(batcher, rows(1), "predict") for _ in range(20)]
     assert [len(batch) for batch in batcher.batches(alone)] == [8, 8, 4]
 
 
 def test_costs_are_known_by_size_and_follow_what_they_see():
-    costs = Costs()
+    costs = CallCosts()
     assert costs.of(1) is None
     costs.note(4, 0.004)
     assert costs.of(1) == costs.of(3) == 0.004 and costs.of(8) == 0.008 and costs.of(1000) == 0.004 * 256
@@ -157,11 +167,11 @@ def test_a_bad_row_in_a_slice_harms_no_neighbour():
 
 
 def test_answers_to_slices_are_one_answer():
-    assert joined([np.array([1.0])]).tolist() == [1.0]
-    assert joined([np.array([1, 2]), np.array([3])]).tolist() == [1, 2, 3]
-    outputs = joined([[np.array([1]), np.array([[1.5]])], [np.array([2]), np.array([[2.5]])]])
+    assert concatenate_answers([np.array([1.0])]).tolist() == [1.0]
+    assert concatenate_answers([np.array([1, 2]), np.array([3])]).tolist() == [1, 2, 3]
+    outputs = concatenate_answers([[np.array([1]), np.array([[1.5]])], [np.array([2]), np.array([[2.5]])]])
     assert [part.tolist() for part in outputs] == [[1, 2], [[1.5], [2.5]]]
-    assert joined([np.array(["a"]), np.array(["long"])]).tolist() == ["a", "long"]
+    assert concatenate_answers([np.array(["a"]), np.array(["long"])]).tolist() == ["a", "long"]
 
 
 def ask_from_threads(batcher, questions, method="predict"):
@@ -197,7 +207,7 @@ def test_threads_that_wait_are_answered_together():
 def test_threads_do_not_wait_for_what_is_cheap():
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    batcher.costs = dict.fromkeys(batcher.costs, Known(WORTH_WAITING / 2))
+    batcher.costs = dict.fromkeys(batcher.costs, Known(MIN_QUEUED_CALL_SECONDS / 2))
     ask_from_threads(batcher, [rows(value) for value in range(16)])
     assert estimator.sizes == [1] * 16
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.store.golden_rows import record
-from flaskml.store.manifest import Facts
-from flaskml.store.model_store import Store
-from flaskml.store.version_folder import Contents
+from flaskml.store.golden_rows import record_golden_rows
+from flaskml.store.manifest import VersionFacts
+from flaskml.store.model_store import ModelStore
+from flaskml.store.version_folder import VersionContents
 from flaskml.training.columns import as_fitted
 from tests.conftest import accept, run_python
 
@@ -80,8 +80,8 @@ def test_estimators_that_would(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
     schema, table = as_fitted(frame, {})
     estimator.fit(table, (frame.a > 0).to_numpy())
-    store = Store(tmp_path)
-    facts = Facts(task="classification", estimator=name, data="made", rows=80, schema_=schema)
-    store.publish("default", facts, Contents(estimator, record(schema, table, estimator.predict)))
+    store = ModelStore(tmp_path)
+    facts = VersionFacts(task="classification", estimator=name, data="made", rows=80, schema_=schema)
+    store.publish("default", facts, VersionContents(estimator, record_golden_rows(schema, table, estimator.predict)))
     accept(store, "default", "1")
     assert count(tmp_path, "default") == [[200], []]

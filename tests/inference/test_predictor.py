@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from flaskml.codecs.parser import Rows
-from flaskml.errors import InvalidInput, NoActiveVersion, NotAnswerable, VersionNotServed
+from flaskml.errors import InvalidInput, NoActiveVersion, RowsRefused, VersionNotServed
 from flaskml.inference.batching import Batcher
 from flaskml.inference.predictor import open_predictor
-from flaskml.inference.slot import Absent, ModelSlot, describe
+from flaskml.inference.slot import ModelSlot, NoPredictor, describe_current
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def test_a_swap_replaces_what_the_next_reader_gets(slot, store):
 
 def test_an_absent_model_answers_with_its_reason():
     slot = ModelSlot("nothing")
-    assert isinstance(slot.current, Absent) and slot.serving is None
+    assert isinstance(slot.current, NoPredictor) and slot.serving is None
     for call in (lambda: slot.predict([[1]]), lambda: slot.current.parse(b""), lambda: slot.current.manifest):
         with pytest.raises(NoActiveVersion, match="flask train --name nothing"):
             call()
-    assert "no model" in describe(slot.current) and "no model" in repr(slot)
+    assert "no model" in describe_current(slot.current) and "no model" in repr(slot)
 
 
 def test_a_slot_refuses_wrong_rows(slot):
@@ -54,7 +54,7 @@ def test_an_estimator_that_raises_refuses_the_rows_and_repeats_none(slot, caplog
             slot.current, batcher=Batcher(Picky().compute, slot.current.parser.maker.table, ["predict"])
         )
     )
-    with pytest.raises(NotAnswerable) as caught:
+    with pytest.raises(RowsRefused) as caught:
         slot.predict({"feature": 0.123456})
     assert caught.value.status == 422
     assert "KeyError" in caplog.text and "0.123456" not in caplog.text + caught.value.detail
@@ -82,7 +82,7 @@ def test_an_old_version_is_freed_with_its_last_request(store):
 
 
 def test_description(slot):
-    assert describe(slot.current) == "default version 1 (r2 1.0000)"
+    assert describe_current(slot.current) == "default version 1 (r2 1.0000)"
 
 
 @pytest.mark.parametrize(

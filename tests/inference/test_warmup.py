@@ -11,9 +11,17 @@ import pytest
 from flaskml.codecs.parser import Parser
 from flaskml.inference import warmup as warming
 from flaskml.inference.batching import Batcher
-from flaskml.inference.warmup import HELD, MADE_UP, PROBED, SIZES, made_up, share_held, warm
+from flaskml.inference.warmup import (
+    EXAMPLE_ROWS,
+    GIL_HELD_SHARE,
+    MAX_PROBE_ROWS,
+    TIMED_BATCH_SIZES,
+    example_rows,
+    gil_held_share,
+    warm_up,
+)
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.tables import TableMaker
+from flaskml.schema.tables import SchemaTableBuilder
 
 SCHEMA = Schema(
     features=(
@@ -36,10 +44,10 @@ SCHEMA = Schema(
 
 
 def test_made_up_rows_are_taken_and_come_from_all_over_the_ranges():
-    rows = made_up(SCHEMA, MADE_UP)
-    assert len(Parser(SCHEMA, max_rows=MADE_UP).parse_table(rows).values) == MADE_UP
+    rows = example_rows(SCHEMA, EXAMPLE_ROWS)
+    assert len(Parser(SCHEMA, max_rows=EXAMPLE_ROWS).parse_table(rows).values) == EXAMPLE_ROWS
     sizes = [row["size"] for row in rows]
-    assert min(sizes) < -1.4 and max(sizes) > 2.4 and len(set(sizes)) == MADE_UP
+    assert min(sizes) < -1.4 and max(sizes) > 2.4 and len(set(sizes)) == EXAMPLE_ROWS
     assert {row["rooms"] for row in rows} == set(range(1, 9))
     assert {row["town"] for row in rows} == {"Oslo", "Rome", "Bern"} and {row["floor"] for row in rows} == {1, 2, 10}
     assert {row["same"] for row in rows} == {2**60 + 1}
@@ -47,7 +55,7 @@ def test_made_up_rows_are_taken_and_come_from_all_over_the_ranges():
 
 
 NUMBER = Schema(features=(Feature(name="a", kind="float"),), layout="array")
-MAKER = TableMaker(NUMBER)
+MAKER = SchemaTableBuilder(NUMBER)
 
 
 def batcher_of(compute, methods=("predict",)):
@@ -62,12 +70,14 @@ def test_every_method_is_timed_with_more_and_more_rows():
         return table[:, 0]
 
     batcher = batcher_of(compute, ("predict", "transform"))
-    warm(batcher, MAKER, [(0.5,), (1.5,)], ("predict", "transform"))
+    warm_up(batcher, MAKER, [(0.5,), (1.5,)], ("predict", "transform"))
     for method in ("predict", "transform"):
         sizes = [size for name, size in asked if name == method]
-        assert [size for size in sizes if size <= 2 ** (SIZES - 1)][::2] == [2**power for power in range(SIZES)]
-        assert all(batcher.costs[method].of(2**power) is not None for power in range(SIZES))
-    assert max(size for _, size in asked) <= PROBED
+        assert [size for size in sizes if size <= 2 ** (TIMED_BATCH_SIZES - 1)][::2] == [
+            2**power for power in range(TIMED_BATCH_SIZES)
+        ]
+        assert all(batcher.costs[method].of(2**power) is not None for power in range(TIMED_BATCH_SIZES))
+    assert max(size for _, size in asked) <= MAX_PROBE_ROWS
     assert batcher.slices == {}
 
 
@@ -80,7 +90,7 @@ def test_what_is_slow_is_not_timed_with_many_rows():
         return table[:, 0]
 
     batcher = batcher_of(compute)
-    warm(batcher, MAKER, [(0.5,)], ("predict",))
+    warm_up(batcher, MAKER, [(0.5,)], ("predict",))
     assert max(asked) <= 8 and batcher.costs["predict"].of(1) >= 0.005
 
 
@@ -89,7 +99,7 @@ def test_what_the_estimator_raises_is_raised():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        warm(batcher_of(compute), MAKER, [(0.5,)], ("predict",))
+        warm_up(batcher_of(compute), MAKER, [(0.5,)], ("predict",))
 
 
 def held_at_once():
@@ -101,31 +111,31 @@ def test_what_holds_the_interpreter_is_told_from_what_does_not():
     start = time.perf_counter()
     held_at_once()
     assert time.perf_counter() - start > 0.05
-    assert max(share_held(held_at_once) for _ in range(3)) > HELD
+    assert max(gil_held_share(held_at_once) for _ in range(3)) > GIL_HELD_SHARE
     content = bytes(2**27)
-    assert min(share_held(lambda: hashlib.sha256(content)) for _ in range(5)) < HELD
-    assert min(share_held(lambda: time.sleep(0.1)) for _ in range(5)) < HELD
+    assert min(gil_held_share(lambda: hashlib.sha256(content)) for _ in range(5)) < GIL_HELD_SHARE
+    assert min(gil_held_share(lambda: time.sleep(0.1)) for _ in range(5)) < GIL_HELD_SHARE
 
 
 def test_the_watcher_leaves_no_thread():
     before = threading.active_count()
-    share_held(lambda: time.sleep(0.01))
+    gil_held_share(lambda: time.sleep(0.01))
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(("share", "sliced"), [(0.9, True), (0.1, False)])
 def test_what_holds_the_interpreter_is_sliced(monkeypatch, share, sliced):
     """By what is measured; the measure itself has its own test."""
-    monkeypatch.setattr(warming, "share_held", lambda call: call() is None or share)
+    monkeypatch.setattr(warming, "gil_held_share", lambda call: call() is None or share)
 
     def compute(table, method):
         time.sleep(len(table) * 2e-5)
         return table[:, 0]
 
     batcher = batcher_of(compute)
-    warm(batcher, MAKER, [(0.5,)], ("predict",))
+    warm_up(batcher, MAKER, [(0.5,)], ("predict",))
     assert (batcher.slices.keys() == {"predict"}) is sliced
     if sliced:
         size, costs = batcher.slices["predict"], batcher.costs["predict"]
-        limit = max(warming.SLICE_SECONDS, 2 * costs.of(1))
+        limit = max(warming.MAX_SLICE_SECONDS, 2 * costs.of(1))
         assert np.log2(size).is_integer() and costs.of(size) <= limit < costs.of(2 * size)

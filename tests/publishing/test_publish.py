@@ -27,8 +27,8 @@ import flaskml
 from flaskml import create_app
 from flaskml.cli.models import models
 from flaskml.errors import FlaskmlError, NotPublishable, VersionRejected
-from flaskml.store.golden_rows import ROWS_KEPT
-from flaskml.store.model_store import Store, environment_key
+from flaskml.store.golden_rows import MAX_GOLDEN_ROWS
+from flaskml.store.model_store import ModelStore, environment_key
 from tests.conftest import CHECKOUT, stop
 
 pytestmark = pytest.mark.thorough
@@ -211,7 +211,7 @@ def test_what_is_published_answers_as_before(kind, here, request):
     answers, alone = served(here, rows)
     assert_same(answers, expected, kind.relative)
     assert_same(alone, expected[: len(alone)], kind.relative)
-    agree_on_manifest(kind, Store(here))
+    agree_on_manifest(kind, ModelStore(here))
     agree_on_golden_rows(kind, here, rows, expected)
 
 
@@ -227,7 +227,7 @@ def agree_on_manifest(kind, store):
 
 def agree_on_golden_rows(kind, here, rows, expected):
     golden = json.loads((here / "models/default/1/golden.json").read_text())
-    assert len(golden["rows"]) == len(golden["answers"]) == ROWS_KEPT == 32
+    assert len(golden["rows"]) == len(golden["answers"]) == MAX_GOLDEN_ROWS == 32
     places = [rows.index(row) for row in golden["rows"]]
     assert_same(golden["answers"], expected[places], kind.relative)
     assert golden["rows"][0] == rows[0] and golden["rows"][-1] == rows[-1]
@@ -238,7 +238,7 @@ def test_the_library_of_an_estimator_belongs_to_the_environment(library, here, s
     """Another version of it may answer otherwise, so the verdict on one says nothing of the other."""
     kind = KINDS[f"{library} regressor"]
     flaskml.publish(kind.make().fit(kind.X, kind.y), kind.X, instance_path=here)
-    recorded = Store(here).manifest("default", "1").environment
+    recorded = ModelStore(here).manifest("default", "1").environment
     assert [name for name in recorded if name.startswith(library)]
     assert library in environment_key()
 
@@ -258,7 +258,7 @@ def test_a_file_that_is_added_answers_as_before(kind, here, swift, tmp_path, mon
     assert result.exit_code == 0, result.output + repr(result.exception)
     answers, _ = served(here, in_json(kind.X))
     assert_same(answers, direct(kind), kind.relative)
-    manifest = Store(here).manifest("default", "1")
+    manifest = ModelStore(here).manifest("default", "1")
     assert manifest.schema_.names == tuple(names) and manifest.data == "sample.csv"
     assert bool(manifest.score) == bool(options)
 
@@ -269,14 +269,14 @@ def fitted():
 
 def test_the_score_is_the_estimators_own(here, swift):
     flaskml.publish(fitted(), NUMBERS, TARGET, instance_path=here)
-    score = Store(here).manifest("default", "1").score
+    score = ModelStore(here).manifest("default", "1").score
     assert score.value == fitted().score(NUMBERS, TARGET) and score.rows == COUNT
 
 
 def test_a_version_that_is_only_stored_leaves_the_active_one(here, swift):
     flaskml.publish(fitted(), NUMBERS, instance_path=here, runtime="sklearn")
     assert flaskml.publish(Ridge().fit(NUMBERS, TARGET), NUMBERS, activate=False, instance_path=here) == "2"
-    store = Store(here)
+    store = ModelStore(here)
     state = store.state("default")
     assert state.active == "1" and store.versions("default") == ["1", "2"]
     assert state.verdict("2", environment_key()).accepted
@@ -288,7 +288,7 @@ def test_a_version_that_is_rejected_leaves_the_active_one(here, swift, monkeypat
     monkeypatch.setattr(LinearRegression, "predict", lambda self, X: np.full(len(X), np.random.random()))
     with pytest.raises(VersionRejected, match="otherwise than in training"):
         flaskml.publish(fitted(), NUMBERS, instance_path=here)
-    state = Store(here).state("default")
+    state = ModelStore(here).state("default")
     verdict = state.verdict("2", environment_key())
     assert state.active == "1" and (verdict.row, verdict.accepted) == (0, False)
     assert verdict.expected != verdict.answered
@@ -297,26 +297,26 @@ def test_a_version_that_is_rejected_leaves_the_active_one(here, swift, monkeypat
 def test_an_array_is_a_sample_for_an_estimator_of_named_columns(here, swift):
     estimator = LinearRegression().fit(FRAME, TARGET)
     flaskml.publish(estimator, NUMBERS, TARGET, instance_path=here)
-    manifest = Store(here).manifest("default", "1")
+    manifest = ModelStore(here).manifest("default", "1")
     assert manifest.schema_.names == ("a", "b", "c") and manifest.score.value == estimator.score(FRAME, TARGET)
 
 
 def test_a_frame_is_a_sample_for_an_estimator_of_arrays(here, swift):
     flaskml.publish(fitted(), FRAME, TARGET, instance_path=here)
-    manifest = Store(here).manifest("default", "1")
+    manifest = ModelStore(here).manifest("default", "1")
     assert manifest.schema_.names == ("a", "b", "c") and manifest.schema_.layout == "array"
 
 
 def test_names_are_kept_apart(here, swift):
     flaskml.publish(fitted(), NUMBERS, name="a.b-c_1", instance_path=str(here))
-    assert Store(here).names() == ["a.b-c_1"]
+    assert ModelStore(here).names() == ["a.b-c_1"]
 
 
 def test_where_settings_say_how_many_versions_are_kept(here, swift, monkeypatch):
     monkeypatch.setenv("FLASKML_KEEP_VERSIONS", "2")
     for _ in range(5):
         flaskml.publish(fitted(), NUMBERS, instance_path=here)
-    assert Store(here).versions("default") == ["4", "5"]
+    assert ModelStore(here).versions("default") == ["4", "5"]
 
 
 @pytest.mark.thorough
@@ -324,7 +324,7 @@ def test_publishers_at_once_take_no_version_from_each_other(here, swift, monkeyp
     monkeypatch.setenv("FLASKML_KEEP_VERSIONS", "1")
     with ThreadPoolExecutor(4) as pool:
         versions = list(pool.map(lambda _: flaskml.publish(fitted(), NUMBERS, instance_path=here), range(8)))
-    store = Store(here)
+    store = ModelStore(here)
     assert sorted(versions, key=int) == [str(number) for number in range(1, 9)]
     assert store.state("default").active == "8"
     store.check("default", "8")
@@ -334,7 +334,7 @@ def test_the_environment_says_where(here, swift, monkeypatch, tmp_path):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(here))
     flaskml.publish(fitted(), NUMBERS)
     flaskml.publish(fitted(), NUMBERS, instance_path=tmp_path / "other")
-    assert Store(here).versions("default") == Store(tmp_path / "other").versions("default") == ["1"]
+    assert ModelStore(here).versions("default") == ModelStore(tmp_path / "other").versions("default") == ["1"]
 
 
 WRONG = {
@@ -453,4 +453,4 @@ def test_a_script_in_an_empty_folder_makes_the_instance_there(tmp_path):
     folder.mkdir()
     assert run_script(folder, "publish", PYTHONPATH=str(tmp_path / "site"))[-1] == "1"
     assert sorted(path.name for path in folder.iterdir()) == ["instance", "script.py"]
-    assert Store(folder / "instance").load_active("default").manifest.estimator == "LinearRegression"
+    assert ModelStore(folder / "instance").load_active("default").manifest.estimator == "LinearRegression"

@@ -11,10 +11,10 @@ import pytest
 
 from flaskml.errors import DamagedFile, VersionNotFound, VersionRejected
 from flaskml.publishing import trial
-from flaskml.publishing.trial import Limits, ensure_accepted, judge
-from flaskml.store.golden_rows import Golden
-from flaskml.store.model_store import Store, environment_key
-from flaskml.store.state import Verdict, now
+from flaskml.publishing.trial import TrialLimits, ensure_accepted, run_trial
+from flaskml.store.golden_rows import GoldenRows
+from flaskml.store.model_store import ModelStore, environment_key
+from flaskml.store.state import TrialVerdict, utc_now
 from tests.conftest import accept
 from tests.hot_reload.test_registry import GOLDEN, Trials, canary_store, constant, put
 
@@ -99,19 +99,19 @@ def odd(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "instance")
+    return ModelStore(tmp_path / "instance")
 
 
 @pytest.fixture
 def trials(monkeypatch):
     trials = Trials()
-    monkeypatch.setattr(trial, "judge", trials)
+    monkeypatch.setattr(trial, "run_trial", trials)
     return trials
 
 
 def try_out(store, estimator, *, golden=GOLDEN, **limits):
     """What a real child says of the estimator."""
-    return judge(store, "default", put(store, estimator, golden=golden), Limits(**limits))
+    return run_trial(store, "default", put(store, estimator, golden=golden), TrialLimits(**limits))
 
 
 def test_a_good_version_is_accepted_whatever_it_prints_and_leaves_running(store, odd):
@@ -161,7 +161,7 @@ def is_running(pid):
 
 
 def test_a_trial_ends_in_time_even_if_nobody_waits_for_it(store, odd):
-    order = trial.order_for(store, "default", put(store, odd.Hanging()), Limits(seconds=1))
+    order = trial.trial_order(store, "default", put(store, odd.Hanging()), TrialLimits(seconds=1))
     child = subprocess.run(
         [sys.executable, "-m", "flaskml.publishing.trial"], input=order.model_dump_json().encode(), timeout=60
     )
@@ -187,9 +187,11 @@ def test_a_large_version_is_tried_as_it_will_be_mapped(store):
     rng = np.random.default_rng(0)
     rows = rng.random((70_000, 1))
     model = KNeighborsRegressor(1, algorithm="brute").fit(rows, rows[:, 0] * 2)
-    golden = Golden(rows=tuple((float(row),) for row in rows[:3, 0]), answers=tuple(2 * float(r) for r in rows[:3, 0]))
+    golden = GoldenRows(
+        rows=tuple((float(row),) for row in rows[:3, 0]), answers=tuple(2 * float(r) for r in rows[:3, 0])
+    )
     version = put(store, model, golden=golden)
-    ensure_accepted(store, "default", version, Limits())
+    ensure_accepted(store, "default", version, TrialLimits())
     assert store.state("default").verdict(version, environment_key()).mapped
     mapped = store.load("default", version).estimator._fit_X
     while not isinstance(mapped, np.memmap):
@@ -200,9 +202,9 @@ def test_a_large_version_is_tried_as_it_will_be_mapped(store):
 def test_the_verdict_is_kept(store, trials):
     version = put(store, constant(7))
     for _ in range(3):
-        ensure_accepted(store, "default", version, Limits())
+        ensure_accepted(store, "default", version, TrialLimits())
     assert trials.asked == [("default", "1")]
-    ensure_accepted(Store(store.instance_path), "default", version, Limits())
+    ensure_accepted(ModelStore(store.instance_path), "default", version, TrialLimits())
     assert trials.asked == [("default", "1")]
 
 
@@ -211,7 +213,7 @@ def test_a_rejection_is_kept_and_raised_each_time(store, trials):
     trials.rejected.add(version)
     for _ in range(2):
         with pytest.raises(VersionRejected, match="said so by the test") as refused:
-            ensure_accepted(store, "default", version, Limits())
+            ensure_accepted(store, "default", version, TrialLimits())
         assert refused.value.status == 409
     assert trials.asked == [("default", "1")] and store.state("default").active is None
     with pytest.raises(VersionRejected):
@@ -230,12 +232,12 @@ def test_a_new_environment_tries_anew(store, trials, monkeypatch):
         monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
     trials.rejected.add(version)
     with pytest.raises(VersionRejected):
-        ensure_accepted(store, "default", version, Limits())
+        ensure_accepted(store, "default", version, TrialLimits())
     with pytest.raises(VersionRejected):
         store.activate("default", version, "as before")
     assert trials.asked == [("default", "1")]
     monkeypatch.undo()
-    ensure_accepted(store, "default", version, Limits())
+    ensure_accepted(store, "default", version, TrialLimits())
 
 
 def test_a_limit_that_was_raised_lets_a_version_be_tried_again(store, monkeypatch):
@@ -245,18 +247,20 @@ def test_a_limit_that_was_raised_lets_a_version_be_tried_again(store, monkeypatc
     def slow(store, name, version, limits):
         asked.append(limits.seconds)
         done = limits.seconds > 10
-        return Verdict(accepted=done, reason="it took longer (setting TRIAL_TIMEOUT).", at=now())
+        return TrialVerdict(accepted=done, reason="it took longer (setting TRIAL_TIMEOUT).", at=utc_now())
 
-    monkeypatch.setattr(trial, "judge", slow)
+    monkeypatch.setattr(trial, "run_trial", slow)
     with pytest.raises(VersionRejected, match="TRIAL_TIMEOUT"):
-        ensure_accepted(store, "default", version, Limits(seconds=1))
-    ensure_accepted(store, "default", version, Limits(seconds=100))
+        ensure_accepted(store, "default", version, TrialLimits(seconds=1))
+    ensure_accepted(store, "default", version, TrialLimits(seconds=100))
     assert asked == [1, 100]
 
 
 def test_two_trials_at_once_both_end_with_the_verdict(store, trials):
     version = put(store, constant(7))
-    threads = [threading.Thread(target=ensure_accepted, args=(store, "default", version, Limits())) for _ in range(4)]
+    threads = [
+        threading.Thread(target=ensure_accepted, args=(store, "default", version, TrialLimits())) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -268,7 +272,7 @@ def test_what_is_not_there_is_not_tried(store, trials):
     put(store, constant(7))
     for version in ("2", "x", "../1"):
         with pytest.raises(VersionNotFound):
-            ensure_accepted(store, "default", version, Limits())
+            ensure_accepted(store, "default", version, TrialLimits())
     assert not trials.asked
 
 
@@ -285,7 +289,7 @@ def test_no_child_is_started_for_what_was_changed(tmp_path, trials, change):
         content = (folder / change).read_bytes()
         (folder / change).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     with pytest.raises(DamagedFile, match="models/default/1/"):
-        ensure_accepted(Store(store.instance_path), "default", "1", Limits())
+        ensure_accepted(ModelStore(store.instance_path), "default", "1", TrialLimits())
     assert not trials.asked and not nest.exists()
 
 
@@ -293,6 +297,6 @@ def test_the_child_itself_unpickles_nothing_that_was_changed(tmp_path):
     store, nest = canary_store(tmp_path)
     model = store.root / "default/1/model.joblib"
     model.write_bytes(model.read_bytes() + b" ")
-    verdict = judge(store, "default", "1", Limits())
+    verdict = run_trial(store, "default", "1", TrialLimits())
     assert not verdict.accepted and "models/default/1/model.joblib: it holds" in verdict.reason
     assert not nest.exists()

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from flaskml.runtimes.equivalence import (
-    FARTHER,
-    PAIRS,
+    BOUNDARY_PAIRS,
+    EXTRAPOLATION_FACTORS,
     Comparison,
+    extrapolated_rows,
     extreme_rows,
-    far_rows,
     is_same,
-    rows_at_changes,
+    rows_at_decision_boundaries,
     scale,
 )
 from flaskml.schema.features import Feature, Schema
@@ -79,8 +79,8 @@ def step(place):
 
 def test_rows_at_changes_lie_on_both_sides_of_a_boundary():
     table = np.random.default_rng(0).normal(size=(50, 2))
-    rows = rows_at_changes(step(0.123456789), table, schema("float", "float"))
-    assert rows.shape == (2 * PAIRS, 2)
+    rows = rows_at_decision_boundaries(step(0.123456789), table, schema("float", "float"))
+    assert rows.shape == (2 * BOUNDARY_PAIRS, 2)
     near = np.abs(rows[:, 0] - 0.123456789) < 1e-8
     answers = step(0.123456789)(rows)
     assert near.sum() > 20 and set(answers[near]) == {True, False}
@@ -88,7 +88,7 @@ def test_rows_at_changes_lie_on_both_sides_of_a_boundary():
 
 def test_numbers_change_where_they_are_half():
     table = np.random.default_rng(0).normal(size=(50, 1))
-    rows = rows_at_changes(lambda rows: np.where(rows[:, 0] > 0.5, 9.0, 1.0), table, schema("float"))
+    rows = rows_at_decision_boundaries(lambda rows: np.where(rows[:, 0] > 0.5, 9.0, 1.0), table, schema("float"))
     assert (np.abs(rows[:, 0] - 0.5) < 1e-8).sum() > 20
 
 
@@ -97,7 +97,7 @@ def test_numbers_change_where_they_are_half():
 )
 def test_the_first_column_of_the_first_output_counts(answer):
     table = np.random.default_rng(0).normal(size=(50, 2))
-    assert (np.abs(rows_at_changes(answer, table, schema("float", "float"))[:, 0]) < 1e-8).sum() > 20
+    assert (np.abs(rows_at_decision_boundaries(answer, table, schema("float", "float"))[:, 0]) < 1e-8).sum() > 20
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "float32", "float64"])
@@ -111,7 +111,12 @@ def test_rows_keep_the_type_of_the_table_and_whole_numbers(dtype):
         return rows[:, 0] > 0
 
     sketch = schema(kind, kind, dtype=dtype)
-    for rows in (rows_at_changes(ask, table, sketch), far_rows(table, sketch), extreme_rows(table, sketch), *asked):
+    for rows in (
+        rows_at_decision_boundaries(ask, table, sketch),
+        extrapolated_rows(table, sketch),
+        extreme_rows(table, sketch),
+        *asked,
+    ):
         assert rows.dtype == table.dtype and rows.shape[1] == 2
         if dtype == "float64":
             assert np.array_equal(rows, np.round(rows))
@@ -124,7 +129,10 @@ def test_the_largest_whole_numbers(dtype, bounds):
     table, sketch = np.array([[3], [5]], dtype=dtype), schema("integer", dtype=dtype)
     assert tuple(extreme_rows(table, sketch)[:, 0].tolist()) == bounds
     huge = np.array([[bounds[0]], [bounds[1]]], dtype=dtype)
-    for rows in (far_rows(huge, sketch), rows_at_changes(lambda rows: rows[:, 0] > 9, huge, sketch)):
+    for rows in (
+        extrapolated_rows(huge, sketch),
+        rows_at_decision_boundaries(lambda rows: rows[:, 0] > 9, huge, sketch),
+    ):
         assert (rows >= bounds[0]).all() and (rows <= bounds[1]).all()
 
 
@@ -139,10 +147,13 @@ def test_extreme_rows_keep_to_what_requests_may_send():
 
 def test_far_rows_go_beyond_the_sample_and_not_beyond_requests():
     table = np.array([[0.0, 1.0], [2.0, np.nan], [4.0, 0.0]])
-    rows = far_rows(table, schema("float", "boolean", magnitude=1e5))
-    assert len(rows) == 3 * len(FARTHER)
+    rows = extrapolated_rows(table, schema("float", "boolean", magnitude=1e5))
+    assert len(rows) == 3 * len(EXTRAPOLATION_FACTORS)
     assert rows[:, 0].min() == -1e5 and rows[:, 0].max() == 1e5 and 22.0 in rows[:, 0]
-    assert np.isnan(rows[:, 1]).sum() == len(FARTHER) and set(rows[~np.isnan(rows[:, 1]), 1]) == {0.0, 1.0}
+    assert np.isnan(rows[:, 1]).sum() == len(EXTRAPOLATION_FACTORS) and set(rows[~np.isnan(rows[:, 1]), 1]) == {
+        0.0,
+        1.0,
+    }
 
 
 class Asked:

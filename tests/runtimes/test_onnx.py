@@ -14,7 +14,7 @@ from flaskml.inference.predictor import open_predictor
 from flaskml.runtimes.onnx import OnnxRuntime, open_session
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.manifest import environment_key
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from tests.conftest import run_python
 from tests.runtimes.test_selection import BLOCKED
 from tests.support.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case
@@ -42,7 +42,7 @@ def instance(published, tmp_path):
 
 
 def test_what_is_stored(published):
-    store = Store(published)
+    store = ModelStore(published)
     manifest = store.manifest("default", "1")
     assert manifest.runtime == "onnx" and manifest.in_graphs
     assert manifest.graphs == {"predict.onnx": ("predict", "predict_proba", "predict_log_proba")}
@@ -55,7 +55,7 @@ def test_what_is_stored(published):
 
 
 def test_methods_without_a_graph_are_answered_by_the_estimator(published):
-    predictor = open_predictor(Store(published).load("bayes", "1"), max_rows=100)
+    predictor = open_predictor(ModelStore(published).load("bayes", "1"), max_rows=100)
     far = ROWS[:5] * 50  # Where probabilities are too small for a float, their logarithms are not.
     rows = predictor.parser.parse_table(far)
     expected = GaussianNB().fit(ROWS, THREE).predict_log_proba(far)
@@ -115,7 +115,7 @@ def test_a_damaged_graph_is_named_and_never_parsed(instance, monkeypatch, how):
     damage(instance / "models/default/1/predict.onnx", how)
     monkeypatch.setattr("flaskml.runtimes.onnx.open_session", lambda graph: pytest.fail("it was parsed"))
     with pytest.raises(DamagedFile, match=r"models/default/1/predict\.onnx"):
-        Store(instance).load("default", "1")
+        ModelStore(instance).load("default", "1")
 
 
 def test_a_server_with_a_damaged_graph_says_which(instance, make_app):
@@ -133,10 +133,10 @@ app = create_app({{"INSTANCE_PATH": sys.argv[2]}})
 answer = app.test_client().post("/predict", json=dict.fromkeys(["x0", "x1", "x2", "x3"], 0.5))
 print(answer.status_code, answer.json["detail"])
 """
-    before = Store(instance).state("default")
+    before = ModelStore(instance).state("default")
     answer = run_python(code, "onnxruntime", instance)
     assert answer.startswith("503 ") and "pip install 'flaskml[fast]'" in answer
-    assert Store(instance).state("default").verdicts == before.verdicts  # It may be installed by the next start.
+    assert ModelStore(instance).state("default").verdicts == before.verdicts  # It may be installed by the next start.
 
 
 def as_int(table):
@@ -190,7 +190,7 @@ def test_whole_numbers_beyond_a_float_reach_the_estimator_whole():
 def test_gaps_reach_the_graph(tmp_path):
     made = case("gaps, classes")
     flaskml.publish(made.estimator, made.X, instance_path=tmp_path, runtime="onnx", activate=False)
-    predictor = open_predictor(Store(tmp_path).load("default", "1"), max_rows=100)
+    predictor = open_predictor(ModelStore(tmp_path).load("default", "1"), max_rows=100)
     rows = [[None if value != value else value for value in row] for row in GAPS[:20].tolist()]
     answer = predictor.predict(predictor.parse(json.dumps({"instances": rows}).encode()))
     assert np.array_equal(answer, made.estimator.predict(GAPS[:20])) and any(None in row for row in rows)

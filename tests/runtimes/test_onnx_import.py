@@ -11,12 +11,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import flaskml
-from flaskml.codecs.answers import values
+from flaskml.codecs.answers import json_answers
 from flaskml.errors import NotPublishable
 from flaskml.inference.predictor import open_predictor
-from flaskml.publishing.publish import name_of, task_of
-from flaskml.runtimes.onnx_import import ForeignGraph
-from flaskml.store.model_store import Store
+from flaskml.publishing.publish import estimator_name, estimator_task
+from flaskml.runtimes.onnx_import import ImportedGraph
+from flaskml.store.model_store import ModelStore
 from tests.support.numeric_cases import NAMES, QUANTITY, ROWS, THREE, TWO, few
 
 onnx = pytest.importorskip("onnx")
@@ -52,7 +52,7 @@ def doubled(inputs=None, outputs=None, nodes=None, constants=()):
 
 
 def foreign(model):
-    return ForeignGraph(model.SerializeToString())
+    return ImportedGraph(model.SerializeToString())
 
 
 @pytest.mark.parametrize("rows", [SINGLE, ROWS], ids=["single", "double"])
@@ -111,7 +111,7 @@ def test_names_that_are_ours_are_no_trouble():
 )
 def test_garbage_is_refused(content, said):
     with pytest.raises(NotPublishable, match=said):
-        ForeignGraph(content)
+        ImportedGraph(content)
 
 
 def two_inputs():
@@ -216,9 +216,9 @@ def test_numbers_in_other_files_are_refused_before_any_is_read(make, tmp_path, m
 def test_it_is_published_like_an_estimator(tmp_path):
     estimator = LogisticRegression().fit(ROWS, NAMES)
     graph = foreign(converted(estimator))
-    assert (task_of(graph), name_of(graph)) == ("classification", "ONNX graph")
+    assert (estimator_task(graph), estimator_name(graph)) == ("classification", "ONNX graph")
     assert flaskml.publish(graph, ROWS, instance_path=tmp_path) == "1"
-    bundle = Store(tmp_path).load("default", "1")
+    bundle = ModelStore(tmp_path).load("default", "1")
     manifest = bundle.manifest
     assert bundle.estimator is None and not (tmp_path / "models/default/1/model.joblib").exists()
     assert (manifest.runtime, manifest.graphs) == ("onnx", {"predict.onnx": ("predict", "predict_proba")})
@@ -229,7 +229,7 @@ def test_it_is_published_like_an_estimator(tmp_path):
     predictor = open_predictor(bundle, max_rows=300)
     rows = predictor.parser.parse_table(ROWS)
     assert predictor.predict(rows).tolist() == estimator.predict(ROWS).tolist()
-    shown = values(predictor.predict(rows, "predict_proba"), "predict_proba", manifest.classes)
+    shown = json_answers(predictor.predict(rows, "predict_proba"), "predict_proba", manifest.classes)
     assert list(shown[0]) == estimator.classes_.tolist() and sum(shown[0].values()) == pytest.approx(1, abs=1e-5)
 
 

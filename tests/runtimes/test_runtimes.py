@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from flaskml.runtimes import RUNTIMES, open_runtime
+from flaskml.runtimes import RUNTIME_CLASSES, open_runtime
 from flaskml.runtimes import selection as candidates
 from flaskml.runtimes.equivalence import is_same
-from flaskml.runtimes.onnx_import import ForeignGraph
-from flaskml.runtimes.selection import choose
-from flaskml.store.model_store import Store
-from flaskml.store.version_folder import Contents
+from flaskml.runtimes.onnx_import import ImportedGraph
+from flaskml.runtimes.selection import choose_runtime
+from flaskml.store.model_store import ModelStore
+from flaskml.store.version_folder import VersionContents
 from tests.conftest import run_python
 from tests.support.numeric_cases import QUANTITY, ROWS, case, facts_of
 
@@ -24,16 +24,16 @@ from tests.support.numeric_cases import QUANTITY, ROWS, case, facts_of
 def publish(store, name, estimator, X, runtime):
     """Stores an estimator to be computed by a runtime."""
     facts, golden, table = facts_of(estimator, X)
-    choice = choose(estimator, facts, table, runtime)
-    kept = None if isinstance(estimator, ForeignGraph) else estimator
-    store.publish(name, choice.complete(facts), Contents(kept, golden, choice.graphs))
+    choice = choose_runtime(estimator, facts, table, runtime)
+    kept = None if isinstance(estimator, ImportedGraph) else estimator
+    store.publish(name, choice.complete(facts), VersionContents(kept, golden, choice.graphs))
 
 
 def foreign(X):
     """A graph that somebody else made."""
     from skl2onnx import to_onnx
 
-    return ForeignGraph(to_onnx(case("three whole").estimator, X[:1].astype(np.float32)).SerializeToString())
+    return ImportedGraph(to_onnx(case("three whole").estimator, X[:1].astype(np.float32)).SerializeToString())
 
 
 KINDS = ("sklearn", "sklearn-unchecked", "onnx", "onnx and its estimator", "a graph alone")
@@ -43,10 +43,10 @@ KINDS = ("sklearn", "sklearn-unchecked", "onnx", "onnx and its estimator", "a gr
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A store with a model for each kind, which only those have that can be had."""
-    store = Store(tmp_path_factory.mktemp("runtimes") / "instance")
+    store = ModelStore(tmp_path_factory.mktemp("runtimes") / "instance")
     made, gaps = case("forest, three"), case("naive bayes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "CALLS", candidates.TURN)
+        patch.setattr(candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN)
         publish(store, "sklearn", made.estimator, made.X, "sklearn")
         publish(store, "sklearn-unchecked", made.estimator, made.X, "sklearn-unchecked")
         if "onnx" in installed():
@@ -85,8 +85,8 @@ def answers(runtime, bundle, rows):
 
 
 def test_every_runtime_is_among_the_kinds(store, name):
-    assert set(RUNTIMES) <= set(KINDS)
-    assert store.load(name, "1").manifest.runtime in RUNTIMES
+    assert set(RUNTIME_CLASSES) <= set(KINDS)
+    assert store.load(name, "1").manifest.runtime in RUNTIME_CLASSES
 
 
 def test_it_answers_every_method_of_the_manifest(runtime, bundle):
@@ -166,7 +166,7 @@ class Counting(LinearRegression):
 
 @pytest.mark.parametrize("name", ["sklearn", "sklearn-unchecked"])
 def test_opening_asks_no_estimator(tmp_path, name):
-    store = Store(tmp_path)
+    store = ModelStore(tmp_path)
     publish(store, "default", Counting().fit(ROWS, QUANTITY), ROWS, name)
     bundle, before = store.load("default", "1"), Counting.asked
     runtime = open_runtime(bundle)
@@ -199,8 +199,8 @@ COUNT = """
 import json, sys, threading
 from pathlib import Path
 from flaskml.runtimes import open_runtime
-from flaskml.store.model_store import Store
-bundle = Store(Path(sys.argv[1])).load(sys.argv[2], "1")
+from flaskml.store.model_store import ModelStore
+bundle = ModelStore(Path(sys.argv[1])).load(sys.argv[2], "1")
 runtime, row = open_runtime(bundle), [0.5, -0.5, 0.25, 1.0]
 seen, counting, before = [], True, threading.active_count()
 def hook(event, arguments):

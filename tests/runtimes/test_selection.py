@@ -19,14 +19,21 @@ from flaskml.errors import NotPublishable
 from flaskml.runtimes import equivalence as comparisons
 from flaskml.runtimes import open_runtime
 from flaskml.runtimes import selection as candidates
-from flaskml.runtimes.equivalence import Comparison, extreme_rows, far_rows, is_same, rows_at_changes, scale
+from flaskml.runtimes.equivalence import (
+    Comparison,
+    extrapolated_rows,
+    extreme_rows,
+    is_same,
+    rows_at_decision_boundaries,
+    scale,
+)
 from flaskml.runtimes.onnx import open_session
-from flaskml.runtimes.onnx_export.conversion import Graph, rename
-from flaskml.runtimes.selection import choose, timed
-from flaskml.runtimes.sklearn import SklearnRuntime, numpy_answer
-from flaskml.store.manifest import Bundle, Measurement
-from flaskml.store.model_store import Store
-from flaskml.store.version_folder import Contents
+from flaskml.runtimes.onnx_export.conversion import ExportedGraph, rename_values
+from flaskml.runtimes.selection import choose_runtime, time_calls
+from flaskml.runtimes.sklearn import SklearnRuntime, as_numpy
+from flaskml.store.manifest import LoadedVersion, Measurement
+from flaskml.store.model_store import ModelStore
+from flaskml.store.version_folder import VersionContents
 from tests.conftest import run_python
 from tests.support.numeric_cases import QUANTITY, ROWS, THREE, TWO, WITH_GRAPH, WITHOUT_GRAPH, case, facts_of, few
 
@@ -37,19 +44,19 @@ pytest.importorskip("skl2onnx")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Times are measured in few calls: what is true is what most of these tests are about."""
-    monkeypatch.setattr(candidates, "CALLS", candidates.TURN)
+    monkeypatch.setattr(candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN)
 
 
 def stored(path, estimator, X, runtime=None):
     """The estimator as a bundle that a store has written and read, and what was chosen."""
     facts, golden, table = facts_of(estimator, X)
-    choice = choose(estimator, facts, table, runtime)
-    store = Store(path)
-    store.publish("default", choice.complete(facts), Contents(estimator, golden, choice.graphs))
+    choice = choose_runtime(estimator, facts, table, runtime)
+    store = ModelStore(path)
+    store.publish("default", choice.complete(facts), VersionContents(estimator, golden, choice.graphs))
     return store.load("default", "1"), choice
 
 
-def differences(estimator, bundle: Bundle, X, tables):
+def differences(estimator, bundle: LoadedVersion, X, tables):
     """The tables and methods which the bundle's runtime answers otherwise than the estimator itself."""
     runtime = open_runtime(bundle)
     for method in bundle.manifest.methods:
@@ -64,7 +71,7 @@ def differences(estimator, bundle: Bundle, X, tables):
 
 def asked(estimator, table, method) -> Answer:
     with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-        return numpy_answer(getattr(estimator, method)(table))
+        return as_numpy(getattr(estimator, method)(table))
 
 
 def other_tables(estimator, X, fresh, schema):
@@ -72,9 +79,15 @@ def other_tables(estimator, X, fresh, schema):
     with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         tables = [fresh, *(fresh[index : index + 1] for index in range(5))]
         method = "predict" if hasattr(estimator, "predict") else "transform"
-        tables.append(rows_at_changes(lambda rows: getattr(estimator, method)(rows), fresh, schema, pairs=40))
+        tables.append(
+            rows_at_decision_boundaries(lambda rows: getattr(estimator, method)(rows), fresh, schema, pairs=40)
+        )
         extremes = extreme_rows(fresh, schema)
-        return [*tables, far_rows(fresh, schema), *(extremes[index : index + 1] for index in range(len(extremes)))]
+        return [
+            *tables,
+            extrapolated_rows(fresh, schema),
+            *(extremes[index : index + 1] for index in range(len(extremes))),
+        ]
 
 
 @pytest.mark.parametrize("name", WITH_GRAPH)
@@ -110,7 +123,7 @@ def test_an_estimator_that_refuses_rows_is_not_answered_for(tmp_path):
 
 def chosen(estimator, X, runtime=None):
     facts, _, table = facts_of(estimator, X)
-    return choose(estimator, facts, table, runtime)
+    return choose_runtime(estimator, facts, table, runtime)
 
 
 def notes(choice):
@@ -121,8 +134,8 @@ def plant(monkeypatch, make):
     """Has the converter give what `make` makes of an estimator and of the true graphs."""
     from flaskml.runtimes.onnx_export import conversion
 
-    true = conversion.graphs_of
-    monkeypatch.setattr(conversion, "graphs_of", lambda estimator, *rest: make(estimator, true(estimator, *rest)))
+    true = conversion.export_graphs
+    monkeypatch.setattr(conversion, "export_graphs", lambda estimator, *rest: make(estimator, true(estimator, *rest)))
 
 
 def with_a_constant_changed(graph, change):
@@ -166,14 +179,14 @@ def single_precision(estimator, _):
         node.input[:] = ["single" if name == given else name for name in node.input]
     methods = ("predict", "predict_proba")[: len(model.graph.output)]
     names = dict(zip([output.name for output in model.graph.output], methods, strict=True))
-    rename(model.graph, names)
+    rename_values(model.graph, names)
     for output in model.graph.output:
         output.name = names[output.name]
     model.graph.node.insert(0, helper.make_node("Cast", ["rows"], ["single"], to=TensorProto.FLOAT))
     del model.graph.input[:]
     model.graph.input.append(helper.make_tensor_value_info("rows", TensorProto.DOUBLE, [None, 4]))
     onnx.checker.check_model(model)
-    return {"predict.onnx": Graph(model.SerializeToString(), methods)}
+    return {"predict.onnx": ExportedGraph(model.SerializeToString(), methods)}
 
 
 @pytest.mark.thorough
@@ -250,7 +263,9 @@ def test_whole_numbers_that_no_float_holds_have_no_graph():
     assert choice.runtime != "onnx" and "whole numbers that no float holds" in notes(choice)["onnx"]
 
 
-@pytest.mark.parametrize(("limit", "said"), [("GRAPH_LIMIT", "graph is larger"), ("ESTIMATOR_LIMIT", "too large")])
+@pytest.mark.parametrize(
+    ("limit", "said"), [("MAX_GRAPH_BYTES", "graph is larger"), ("MAX_ESTIMATOR_BYTES", "too large")]
+)
 def test_what_is_too_large_has_no_graph(monkeypatch, limit, said):
     monkeypatch.setattr(candidates, limit, 1000)
     made = case("forest, three")
@@ -281,8 +296,8 @@ class Slow(LinearRegression):
 
 
 def test_a_slow_estimator_is_asked_less(monkeypatch):
-    monkeypatch.setattr(comparisons, "PATIENCE", 0.05)
-    monkeypatch.setattr(comparisons, "ALONE_SECONDS", 0.01)
+    monkeypatch.setattr(comparisons, "COMPARISON_SECONDS", 0.05)
+    monkeypatch.setattr(comparisons, "SINGLE_ROWS_SECONDS", 0.01)
     estimator = Slow().fit(ROWS, QUANTITY)
     choice = chosen(estimator, ROWS, "sklearn-unchecked")
     assert choice.runtime == "sklearn-unchecked" and Slow.calls < 110
@@ -303,10 +318,10 @@ def test_an_estimator_that_raises_anything_is_published():
 
 
 def test_calls_are_timed_by_turns(monkeypatch):
-    monkeypatch.setattr(candidates, "CALLS", 3 * candidates.TURN)
+    monkeypatch.setattr(candidates, "MAX_TIMED_CALLS", 3 * candidates.CALLS_PER_TURN)
     order = []
-    found = timed([lambda: order.append("a"), lambda: order.append("b") or time.sleep(0.001)])
-    turn = candidates.TURN + 1
+    found = time_calls([lambda: order.append("a"), lambda: order.append("b") or time.sleep(0.001)])
+    turn = candidates.CALLS_PER_TURN + 1
     assert "".join(order) == ("a" * turn + "b" * turn) * 3
     assert len(found) == 2 and 0 <= found[0] < 1000 <= found[1]
 
@@ -340,12 +355,12 @@ import flaskml
 import numpy as np
 from sklearn.linear_model import LinearRegression
 from flaskml.errors import NotPublishable
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from pathlib import Path
 X = np.random.default_rng(0).normal(size=(40, 2))
 estimator = LinearRegression().fit(X, X[:, 0])
 version = flaskml.publish(estimator, X, instance_path=sys.argv[2])
-manifest = Store(Path(sys.argv[2])).manifest("default", version)
+manifest = ModelStore(Path(sys.argv[2])).manifest("default", version)
 found = {{found.runtime: found for found in manifest.measurements}}
 assert manifest.runtime != "onnx" and not found["onnx"].is_true, manifest.runtime
 print(found["onnx"].note)

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from flaskml.runtimes.sklearn import _parts, rehearse, run_in_one_thread
+from flaskml.runtimes.sklearn import _parts, set_single_threaded, warm_up_sklearn
 
 VALUES = np.random.default_rng(0).normal(size=(40, 3))
 LABELS = (VALUES[:, 0] > 0).astype(int)
@@ -36,7 +36,7 @@ def test_everything_fitted_computes_in_one_thread(estimator):
             part.n_jobs = None
     estimator.fit(VALUES, LABELS)
     before = estimator.predict(VALUES)
-    run_in_one_thread(estimator)
+    set_single_threaded(estimator)
     assert {getattr(part, "n_jobs", 1) for part in _parts(estimator, set())} == {1}
     assert np.array_equal(estimator.predict(VALUES), before)
 
@@ -50,5 +50,5 @@ def test_parts_of_what_refers_to_itself():
 @pytest.mark.parametrize("layout", ["array", "frame"])
 def test_the_rehearsal_starts_no_thread(layout):
     before = threading.active_count()
-    rehearse(layout)
+    warm_up_sklearn(layout)
     assert threading.active_count() == before

@@ -11,7 +11,7 @@ from sklearn.preprocessing import OneHotEncoder
 import flaskml
 from flaskml import create_app
 from flaskml.errors import FlaskmlError
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from tests.conftest import stop
 
 ROWS = 40
@@ -80,7 +80,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_stored(publish, tmp_path, case
     changes, said = REFUSED[case]
     with pytest.raises(FlaskmlError, match=said) as caught:
         publish(**changes)
-    assert not Store(tmp_path).names()
+    assert not ModelStore(tmp_path).names()
     assert not any(value in caught.value.detail for value in ("Rome", "9.5", "9.26"))
 
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidInput
-from flaskml.schema.features import LARGEST, Feature, Schema
+from flaskml.schema.features import MAX_FLOAT, Feature, Schema
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_the_example_is_made_up_and_accepted(feature, example):
 @pytest.mark.parametrize(
     ("feature", "options", "bounds"),
     [
-        ({"kind": "float"}, {}, (-LARGEST, LARGEST)),
+        ({"kind": "float"}, {}, (-MAX_FLOAT, MAX_FLOAT)),
         ({"kind": "float"}, {"magnitude": 1e15}, (-1e15, 1e15)),
         ({"kind": "float", "dtype": "float32"}, {"magnitude": 1e300}, (-3.4028234663852886e38, 3.4028234663852886e38)),
         ({"kind": "float", "minimum": 1.0}, {"magnitude": 1e15, "out_of_range": "refuse"}, (1.0, 1e15)),
-        ({"kind": "float", "minimum": 1.0, "maximum": 2.0}, {"out_of_range": "warn"}, (-LARGEST, LARGEST)),
+        ({"kind": "float", "minimum": 1.0, "maximum": 2.0}, {"out_of_range": "warn"}, (-MAX_FLOAT, MAX_FLOAT)),
         ({"kind": "integer"}, {"magnitude": 1e15}, (-(2**63), 2**63 - 1)),
         ({"kind": "integer", "dtype": "uint8"}, {}, (0, 255)),
         ({"kind": "integer", "minimum": 1, "maximum": 8}, {"out_of_range": "refuse"}, (1, 8)),
@@ -132,4 +132,4 @@ def test_a_number_that_the_estimator_does_not_take_is_refused_with_its_bounds():
 def test_a_schema_without_a_magnitude_takes_every_number():
     stored = Schema(features=(Feature(name="a", kind="float"),), layout="frame").model_dump()
     del stored["magnitude"]
-    assert Schema.model_validate(stored).magnitude == LARGEST
+    assert Schema.model_validate(stored).magnitude == MAX_FLOAT

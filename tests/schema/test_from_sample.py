@@ -9,10 +9,10 @@ import pytest
 
 from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidSchema
-from flaskml.schema.corrections import corrected, retyped
+from flaskml.schema.corrections import apply_corrections, cast_columns
 from flaskml.schema.features import Feature
-from flaskml.schema.from_sample import as_array, dates_read, learn
-from flaskml.schema.tables import plain_rows
+from flaskml.schema.from_sample import parse_date_column, schema_from_frame, with_array_layout
+from flaskml.schema.tables import json_rows
 from tests.conftest import mixed_table
 
 
@@ -22,7 +22,7 @@ def frame():
 
 
 def test_kinds(frame):
-    features = {feature.name: feature for feature in learn(frame).features}
+    features = {feature.name: feature for feature in schema_from_frame(frame).features}
     kinds = {name: (feature.kind, feature.nullable) for name, feature in features.items()}
     assert kinds == {
         "age": ("float", True),
@@ -60,12 +60,12 @@ def test_kinds(frame):
     ],
 )  # fmt: skip
 def test_what_a_column_is_made_of(column, kind, dtype, missing):
-    feature = learn(pd.DataFrame({"a": column})).features[0]
+    feature = schema_from_frame(pd.DataFrame({"a": column})).features[0]
     assert (feature.kind, feature.dtype, feature.missing) == (kind, dtype, missing)
 
 
 def test_numbers_as_far_apart_as_numbers_can_be():
-    feature = learn(pd.DataFrame({"a": [-1.7e308, 1.7e308] * 2})).features[0]
+    feature = schema_from_frame(pd.DataFrame({"a": [-1.7e308, 1.7e308] * 2})).features[0]
     assert Feature.model_validate_json(feature.model_dump_json()) == feature
     assert feature.quantiles[2] == 0 and feature.minimum <= feature.quantiles[0] < feature.quantiles[4] <= 1.7e308
 
@@ -73,15 +73,15 @@ def test_numbers_as_far_apart_as_numbers_can_be():
 @pytest.mark.parametrize("dtype", ["float32", "Float32", "float16"])
 def test_short_numbers_lie_in_their_range_however_they_are_written(dtype):
     column = pd.Series([0.1, 0.3], dtype=dtype)
-    feature = learn(pd.DataFrame({"a": column})).features[0]
+    feature = schema_from_frame(pd.DataFrame({"a": column})).features[0]
     for number in (0.1, 0.3, *map(float, column)):
         assert feature.minimum <= number <= feature.maximum
 
 
 def test_moments_from_before_there_were_time_zones():
     moments = pd.Series(pd.to_datetime(["1850-01-01", "1851-07-02"])).dt.tz_localize("Europe/Amsterdam")
-    schema = learn(pd.DataFrame({"a": moments}))
-    rows = plain_rows(schema, pd.DataFrame({"a": moments}))
+    schema = schema_from_frame(pd.DataFrame({"a": moments}))
+    rows = json_rows(schema, pd.DataFrame({"a": moments}))
     made = Parser(schema, max_rows=2).parse_table([*rows, schema.example]).table
     assert made["a"][:2].tolist() == moments.tolist() and made["a"].dtype == moments.dtype
 
@@ -106,7 +106,7 @@ def test_moments_from_before_there_were_time_zones():
 )
 def test_columns_that_no_request_could_fill(values):
     with pytest.raises(InvalidSchema, match='"odd one"'):
-        learn(pd.DataFrame({"odd one": values}))
+        schema_from_frame(pd.DataFrame({"odd one": values}))
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_columns_that_no_request_could_fill(values):
     ],
 )
 def test_a_closed_set_is_one_whose_values_come_again(values, kind):
-    assert learn(pd.DataFrame({"a": pd.Series(values, dtype=object)})).features[0].kind == kind
+    assert schema_from_frame(pd.DataFrame({"a": pd.Series(values, dtype=object)})).features[0].kind == kind
 
 
 def test_an_array_has_one_type():
-    schema = as_array(learn(pd.DataFrame({"a": [1, 2], "b": [0.5, None]})), "float64")
+    schema = with_array_layout(schema_from_frame(pd.DataFrame({"a": [1, 2], "b": [0.5, None]})), "float64")
     assert [(feature.kind, feature.dtype) for feature in schema.features] == [
         ("integer", "float64"),
         ("float", "float64"),
@@ -133,8 +133,8 @@ def test_an_array_has_one_type():
 
 
 def test_corrections(frame):
-    schema = corrected(
-        learn(frame),
+    schema = apply_corrections(
+        schema_from_frame(frame),
         {
             "extra": "ignore",
             "features": [
@@ -145,11 +145,13 @@ def test_corrections(frame):
         },
     )
     features = {feature.name: feature for feature in schema.features}
-    assert schema.extra == "ignore" and schema.names == learn(frame).names
+    assert schema.extra == "ignore" and schema.names == schema_from_frame(frame).names
     assert (features["rooms"].minimum, features["rooms"].maximum) == (0, 20)
     assert features["home city"].kind == "text" and features["home city"].categories is None
-    assert not features["note"].nullable and features["age"] == learn(frame).features[0]
-    assert corrected(learn(frame), learn(frame).model_dump(mode="json")) == learn(frame)
+    assert not features["note"].nullable and features["age"] == schema_from_frame(frame).features[0]
+    assert apply_corrections(
+        schema_from_frame(frame), schema_from_frame(frame).model_dump(mode="json")
+    ) == schema_from_frame(frame)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_corrections(frame):
 )
 def test_corrections_that_are_none(frame, correction, said):
     with pytest.raises(InvalidSchema, match=said):
-        corrected(learn(frame), correction)
+        apply_corrections(schema_from_frame(frame), correction)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_corrections_that_are_none(frame, correction, said):
     ],
 )
 def test_columns_of_a_training_table_take_the_kind_that_is_said(values, kind, dtype):
-    table = retyped(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
+    table = cast_columns(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
     assert str(table["a"].dtype).startswith(dtype)
 
 
@@ -196,7 +198,7 @@ def test_columns_of_a_training_table_take_the_kind_that_is_said(values, kind, dt
 )
 def test_values_that_are_not_of_the_kind_that_is_said(values, kind):
     with pytest.raises(InvalidSchema, match=f'"a" holds values that are no {kind}'):
-        retyped(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
+        cast_columns(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
 
 
 @pytest.mark.parametrize(
@@ -213,5 +215,5 @@ def test_values_that_are_not_of_the_kind_that_is_said(values, kind):
     ],
 )
 def test_strings_that_are_all_dates_are_dates(values, are_dates):
-    read = dates_read(pd.Series(values, dtype=object))
+    read = parse_date_column(pd.Series(values, dtype=object))
     assert str(read.dtype).startswith("datetime64") is are_dates

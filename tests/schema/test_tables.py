@@ -8,8 +8,8 @@ import pytest
 
 from flaskml.codecs.parser import Parser
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.from_sample import as_array, learn
-from flaskml.schema.tables import TableMaker, plain_rows
+from flaskml.schema.from_sample import schema_from_frame, with_array_layout
+from flaskml.schema.tables import SchemaTableBuilder, json_rows
 
 
 @pytest.fixture
@@ -55,17 +55,17 @@ def parsed(schema, rows, form):
 @pytest.mark.parametrize("count", [1, 5, 12])
 @pytest.mark.parametrize("form", ["objects", "instances", "lists"])
 def test_a_frame_comes_back(frame, form, count):
-    schema = learn(frame)
-    rows = plain_rows(schema, frame.iloc[:count])
+    schema = schema_from_frame(frame)
+    rows = json_rows(schema, frame.iloc[:count])
     pd.testing.assert_frame_equal(parsed(schema, rows, form), frame.iloc[:count])
 
 
 def test_a_frame_from_python_comes_back(frame):
-    pd.testing.assert_frame_equal(Parser(learn(frame), max_rows=1).parse_table(frame).table, frame)
+    pd.testing.assert_frame_equal(Parser(schema_from_frame(frame), max_rows=1).parse_table(frame).table, frame)
 
 
 def test_a_schema_survives_its_file(frame):
-    schema = learn(frame)
+    schema = schema_from_frame(frame)
     assert Schema.model_validate_json(schema.model_dump_json()) == schema
 
 
@@ -85,9 +85,9 @@ def test_a_schema_survives_its_file(frame):
 @pytest.mark.parametrize("form", ["objects", "lists"])
 def test_an_array_comes_back(array, form):
     dtype = "U" if array.dtype.kind == "U" else array.dtype.name
-    schema = as_array(learn(pd.DataFrame(array)), dtype)
+    schema = with_array_layout(schema_from_frame(pd.DataFrame(array)), dtype)
     for part in (array, array[:1]):
-        table = parsed(schema, plain_rows(schema, part), form)
+        table = parsed(schema, json_rows(schema, part), form)
         assert table.dtype.kind == array.dtype.kind and table.shape == part.shape
         assert array.dtype.kind == "U" or table.dtype == array.dtype
         assert [[repr(value) for value in row] for row in table] == [[repr(value) for value in row] for row in part]
@@ -96,7 +96,7 @@ def test_an_array_comes_back(array, form):
 @pytest.mark.parametrize("layout", ["array", "frame"])
 def test_no_rows(layout):
     schema = Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="integer")), layout=layout)
-    assert TableMaker(schema).table([]).shape == (0, 2)
+    assert SchemaTableBuilder(schema).table([]).shape == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import pytest
 
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from tests.hot_reload.test_swap import OFFSETS, instance, two_versions  # noqa: F401 - fixtures
 from tests.server.test_supervisor import children, wait_until
 from tests.support.load import Load, failed, mixed
@@ -24,7 +24,7 @@ class Swaps(threading.Thread):
 
     def __init__(self, path):
         super().__init__()
-        self._store, self._over = Store(path), threading.Event()
+        self._store, self._over = ModelStore(path), threading.Event()
 
     def __enter__(self):
         self.start()

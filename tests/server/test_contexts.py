@@ -12,10 +12,10 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from flaskml.codecs.parser import Rows
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.tables import TableMaker
+from flaskml.schema.tables import SchemaTableBuilder
 from tests.support.servers import IN_THREADS
 
-MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+MAKER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 OWN = ContextVar("own", default=None)
 BATCHER = Batcher(lambda table, _: table[:, 0] * 2, MAKER.table, ["predict"])
 

@@ -17,18 +17,18 @@ import pytest
 from flask import Flask, g, request
 
 from flaskml.codecs.parser import Rows
-from flaskml.errors import EngineNotHere
+from flaskml.errors import EngineUnavailable
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.tables import TableMaker
-from flaskml.server.engine import check_waitress, make_engine
+from flaskml.schema.tables import SchemaTableBuilder
+from flaskml.server.engine import build_server, check_waitress
 from tests.support.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 
-from flaskml.server.http_parser import BLOCK_LIMIT, BLOCKS_KEPT, Blocks, Parser
+from flaskml.server.http_parser import MAX_CACHED_BLOCK_BYTES, MAX_CACHED_BLOCKS, HeaderCache, RequestParser
 
-MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+MAKER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 SPARE = ContextVar("spare", default="clean")
 
 
@@ -337,26 +337,26 @@ def test_what_is_received_and_sent_is_as_on_waitress():
 
 
 def test_blocks_that_are_kept_are_few_and_small():
-    blocks = Blocks()
-    for number in range(10 * BLOCKS_KEPT):
+    blocks = HeaderCache()
+    for number in range(10 * MAX_CACHED_BLOCKS):
         blocks.put(str(number).encode(), {"number": number})
         assert blocks.get(b"0") == {"number": 0}, "what is asked for all the time stays"
-    blocks.put(b"x" * (BLOCK_LIMIT + 1), {})
-    assert len(blocks) <= 4 * BLOCKS_KEPT + 2 and blocks.get(b"x" * (BLOCK_LIMIT + 1)) is None
+    blocks.put(b"x" * (MAX_CACHED_BLOCK_BYTES + 1), {})
+    assert len(blocks) <= 4 * MAX_CACHED_BLOCKS + 2 and blocks.get(b"x" * (MAX_CACHED_BLOCK_BYTES + 1)) is None
 
 
 def test_more_blocks_of_headers_than_are_kept():
     with serving(echo) as port, closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-        for number in range(3 * BLOCKS_KEPT):
+        for number in range(3 * MAX_CACHED_BLOCKS):
             for value in (f"new {number}", "usual"):
                 connection.request("GET", "/", headers={"X-One": value})
                 assert f"('HTTP_X_ONE', '{value}')".encode() in connection.getresponse().read()
-        assert len(Parser.blocks) <= 4 * BLOCKS_KEPT + 2
-        kept = len(Parser.blocks)
+        assert len(RequestParser.blocks) <= 4 * MAX_CACHED_BLOCKS + 2
+        kept = len(RequestParser.blocks)
         for name in ("bad header", "bad length", "two lengths", "odd coding", "bare line feed", "nonsense"):
             refused = RAW[name].replace(b"\r\n\r\n", b"\r\nX-New: 1\r\n\r\n", 1)
             assert exchange(port, refused)[2] in ([b"HTTP/1.1 400"], [b"HTTP/1.1 501"]), name
-        assert len(Parser.blocks) == kept, "what is refused is not kept"
+        assert len(RequestParser.blocks) == kept, "what is refused is not kept"
 
 
 KIN = {
@@ -379,28 +379,28 @@ VALUES = (b"1", b"2", b"close", b"3", b"", b"  4 ", b"a, b", b"5:6", b"\xe9", b"
 @pytest.mark.parametrize("name", KIN)
 def test_a_block_means_the_same_whatever_was_seen_before(name):
     """What is known from its like is what waitress's parser says of it alone."""
-    engine = make_engine(echo, port=0)
+    engine = build_server(echo, port=0)
     try:
-        warm, like = Blocks(), 0
+        warm, like = HeaderCache(), 0
         for value in VALUES:
             block = KIN[name].replace(b"%s", value)
             like += warm.get(block) is not None
-            assert parsed(engine.adj, block, warm) == parsed(engine.adj, block, Blocks())
+            assert parsed(engine.adj, block, warm) == parsed(engine.adj, block, HeaderCache())
         assert like == (len(VALUES) - 2 if name in ("an id", "two", "old") else 0)
     finally:
         engine.close()
 
 
 def parsed(adj, block, blocks):
-    parser = type("Parsing", (Parser,), {"blocks": blocks})(adj)
+    parser = type("Parsing", (RequestParser,), {"blocks": blocks})(adj)
     parser.received(block)
     own = ("adj", "body_rcv", "header_plus", "header_bytes_received", "error", "first_line")
     return {key: value for key, value in vars(parser).items() if key not in own}, getattr(parser.error, "body", None)
 
 
 def test_another_waitress_is_refused(monkeypatch):
-    monkeypatch.setattr("flaskml.server.version", lambda _: "4.0.0")
-    with pytest.raises(EngineNotHere, match=r"waitress 4\.0\.0 is installed"):
+    monkeypatch.setattr("flaskml.server.engine.version", lambda _: "4.0.0")
+    with pytest.raises(EngineUnavailable, match=r"waitress 4\.0\.0 is installed"):
         check_waitress()
 
 
@@ -408,7 +408,7 @@ def test_who_stops_it_late_or_twice_writes_to_no_closed_file():
     made = []
 
     def run():
-        made.append(make_engine(echo, port=0))
+        made.append(build_server(echo, port=0))
         made[0].run()
 
     thread = threading.Thread(target=run)
@@ -427,7 +427,7 @@ def test_a_unix_socket(tmp_path):
     made, ready = [], threading.Event()
 
     def run():
-        made.append(make_engine(echo, unix_socket=path))
+        made.append(build_server(echo, unix_socket=path))
         ready.set()
         made[0].run()
 

@@ -9,8 +9,8 @@ from http.client import HTTPConnection, HTTPException
 import pytest
 from flask import Flask, request
 
-from flaskml.server.engine import make_engine
-from flaskml.server.policy import KEY, Policy
+from flaskml.server.engine import build_server
+from flaskml.server.policy import ENVIRON_KEY, ServerPolicy
 from flaskml.web.lean import may_block
 
 pytest.importorskip("greenlet")
@@ -33,7 +33,7 @@ def make_app():
 
     @app.get("/state")
     def state():
-        return str(request.environ[KEY].draining)
+        return str(request.environ[ENVIRON_KEY].draining)
 
     return app
 
@@ -45,7 +45,7 @@ class Engine:
         ready = threading.Event()
 
         def run():
-            self.made = make_engine(make_app(), port=0, **given)
+            self.made = build_server(make_app(), port=0, **given)
             ready.set()
             self.made.run()
 
@@ -108,7 +108,7 @@ def test_nothing_that_was_accepted_is_lost(pause):
 
 
 def test_without_patience_there_are_losses():
-    clients = stop_under_load(0.3, policy=Policy(patience=0))
+    clients = stop_under_load(0.3, policy=ServerPolicy(patience=0))
     assert sum(client.lost for client in clients) > 0
 
 
@@ -131,7 +131,7 @@ def test_idle_connections_get_one_more_answer_and_then_are_closed():
 
 
 def test_who_is_refused_then_is_told_that_it_was_the_last_answer():
-    engine = Engine(policy=Policy(queue_limit=1))
+    engine = Engine(policy=ServerPolicy(queue_limit=1))
     with engine.connect() as served, engine.connect() as refused:
         for connection in (served, refused):
             connection.request("GET", "/quick")

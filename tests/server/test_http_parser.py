@@ -17,9 +17,9 @@ from tests.support.servers import plainly_serving, serving
 pytest.importorskip("greenlet")
 
 from flaskml.server import http_validation as strict
-from flaskml.server.connection import Channel
-from flaskml.server.http_parser import Blocks, Parser
-from flaskml.server.http_validation import trimmed
+from flaskml.server.connection import Connection
+from flaskml.server.http_parser import HeaderCache, RequestParser
+from flaskml.server.http_validation import collapse_spaces
 
 LAST = request(b"Connection: close", start=b"GET /last HTTP/1.1")
 """What is asked after all that is right; its answer is the last one, and comes whole, if both sides counted alike."""
@@ -148,19 +148,19 @@ def test_what_cannot_become_right_is_refused_before_its_headers_end(line, size):
 
 def test_what_is_refused_is_not_kept():
     with serving(Told()) as port:
-        kept = len(Parser.blocks)
+        kept = len(RequestParser.blocks)
         for status, content in REFUSED.values():
             # The headers of a body that is too long are right, and of too long headers waitress reads others instead.
             if status not in (413, 431) and b"chunked" not in content.partition(b"\r\n\r\n")[0]:
                 assert answers(exchange(port, content + CANARY))[0][0] == status
-        assert len(Parser.blocks) == kept
+        assert len(RequestParser.blocks) == kept
 
 
 def test_spaces_that_waitress_would_take_long_for_are_left_out():
     for name in ("many spaces", "many tabs and spaces"):
-        found = trimmed(RIGHT[name][1])
+        found = collapse_spaces(RIGHT[name][1])
         assert len(found) < 700 and b"X: 1" in found
-    assert trimmed(RIGHT["a value with colons"][1]) == RIGHT["a value with colons"][1]
+    assert collapse_spaces(RIGHT["a value with colons"][1]) == RIGHT["a value with colons"][1]
 
 
 def test_waitress_alone_reads_some_otherwise():
@@ -246,10 +246,10 @@ def test_behind_nginx_each_answer_is_the_one_to_what_was_asked(tmp_path):
     assert len(app.paths) > len(REFUSED) + 2 * len(RIGHT), "nginx passes on the probes and what is right"
 
 
-class Deaf(Parser):
+class Deaf(RequestParser):
     """Takes a body for the next request."""
 
-    blocks = Blocks()
+    blocks = HeaderCache()
 
     def parse_header(self, block):
         super().parse_header(block)
@@ -257,7 +257,7 @@ class Deaf(Parser):
 
 
 def test_behind_nginx_a_server_that_counts_otherwise_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(Channel, "parser_class", Deaf)
+    monkeypatch.setattr(Connection, "parser_class", Deaf)
     app = Told()
     with serving(app) as behind, behind_nginx(behind, tmp_path) as port:
         assert desyncs(app, port) and "/canary" in app.paths

@@ -15,8 +15,8 @@ from tests.support.servers import serving
 
 pytest.importorskip("greenlet")
 
-from flaskml.server.error_responses import budget
-from flaskml.server.policy import Policy
+from flaskml.server.error_responses import client_timeout_seconds
+from flaskml.server.policy import ServerPolicy
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def many(port, path, count, **headers):
 
 
 def test_above_the_limit_requests_are_refused_at_once_and_health_is_not(app):
-    with serving(app, policy=Policy(queue_limit=3, first=frozenset({"/livez"}))) as port:
+    with serving(app, policy=ServerPolicy(queue_limit=3, first=frozenset({"/livez"}))) as port:
         answers, threads = many(port, "/gated", 3)
         while len(app.begun) < 3:
             time.sleep(0.01)
@@ -97,7 +97,7 @@ def test_those_who_are_refused_take_no_place_of_others(app):
                 answer.read()
                 served.append(answer.status)
 
-    with serving(app, policy=Policy(queue_limit=4)) as port:
+    with serving(app, policy=ServerPolicy(queue_limit=4)) as port:
         threads = [threading.Thread(target=ask_on, args=(port,)) for _ in range(40)]
         for thread in threads:
             thread.start()
@@ -111,7 +111,7 @@ def test_those_who_are_refused_take_no_place_of_others(app):
 
 def test_a_refusal_of_a_head_request_has_no_body(app):
     with (
-        serving(app, policy=Policy(queue_limit=0)) as port,
+        serving(app, policy=ServerPolicy(queue_limit=0)) as port,
         closing(socket.create_connection(("127.0.0.1", port))) as c,
     ):
         c.sendall(b"HEAD /gated HTTP/1.1\r\nHost: h\r\n\r\nGET /gated HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -135,7 +135,7 @@ def test_work_that_is_late_is_not_begun(app):
 def test_refused_and_served_requests_alternate_on_one_connection(app):
     app.gate.set()
     with (
-        serving(app, policy=Policy(queue_limit=1)) as port,
+        serving(app, policy=ServerPolicy(queue_limit=1)) as port,
         closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection,
     ):
         for _ in range(5):
@@ -148,4 +148,4 @@ def test_refused_and_served_requests_alternate_on_one_connection(app):
     [("250", 0.25), ("0", 0.0), ("", None), ("-1", None), ("1.5", None), ("٣", None), ("9" * 10, None)],
 )
 def test_budgets(sent, seconds):
-    assert budget({"X_ENVOY_EXPECTED_RQ_TIMEOUT_MS": sent}) == seconds
+    assert client_timeout_seconds({"X_ENVOY_EXPECTED_RQ_TIMEOUT_MS": sent}) == seconds

@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from flaskml.publishing.trial import Limits, ensure_accepted
+from flaskml.publishing.trial import TrialLimits, ensure_accepted
 from tests.hot_reload.test_registry import constant, put
 from tests.publishing.test_trial import trials  # noqa: F401 - a fixture
 
@@ -22,7 +22,7 @@ def engine(serve):
 
 def test_a_swap_while_others_ask(engine, store, trials):  # noqa: F811
     put(store, constant(7))
-    ensure_accepted(store, "default", "2", Limits())
+    ensure_accepted(store, "default", "2", TrialLimits())
     stop, answers = threading.Event(), []
 
     def ask():

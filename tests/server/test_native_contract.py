@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from flaskml.schema.tables import TableMaker
+from flaskml.schema.tables import SchemaTableBuilder
 from tests.conftest import HOME, server_of_a_copy, train_into
 from tests.support.servers import COMMANDS, command_of
 
@@ -59,7 +59,7 @@ def test_rows(server):
 def test_mixed_table_equals_the_estimator(server, store):
     rows = [HOME, HOME | {"age": None, "home city": None}, HOME | {"note": None, "member": False, "rooms": 7.0}]
     bundle = store.load_active("homes")
-    table = TableMaker(bundle.manifest.schema_).table([tuple(row.values()) for row in rows])
+    table = SchemaTableBuilder(bundle.manifest.schema_).table([tuple(row.values()) for row in rows])
     expected = bundle.estimator.predict(table).tolist()
     assert server.json("POST", "/models/homes/predict", rows)[1]["predictions"] == expected
     assert [server.json("POST", "/models/homes/predict", row)[1]["prediction"] for row in rows] == expected

@@ -16,9 +16,9 @@ from tests.support.servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 
-from flaskml.server.connection import Channel
+from flaskml.server.connection import Connection
 from flaskml.server.deadlines import Deadlines
-from flaskml.server.policy import Policy
+from flaskml.server.policy import ServerPolicy
 
 PART = bytes(2**20)
 
@@ -58,7 +58,7 @@ class Large:
 
 def within(**seconds):
     """What gives an engine other deadlines."""
-    return {"policy": Policy(deadlines=Deadlines(**seconds))}
+    return {"policy": ServerPolicy(deadlines=Deadlines(**seconds))}
 
 
 def connect(port, timeout=10):
@@ -222,7 +222,7 @@ def test_a_body_that_comes_at_a_good_rate_has_more_time():
 
 
 def test_what_came_while_the_loop_was_held_up_is_not_late(monkeypatch):
-    monkeypatch.setattr("flaskml.server.loop.STOOD_STILL", 1.2)
+    monkeypatch.setattr("flaskml.server.loop.STALL_SECONDS", 1.2)
     body = bytes(2**19)
     with (
         serving(Large(), **within(request=1, rate=1e9)) as port,
@@ -359,8 +359,8 @@ def test_who_goes_on_sending_after_a_refusal_is_cut_off():
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1])))
-from flaskml.server.engine import connections_possible
-print(connections_possible(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+from flaskml.server.engine import max_connections
+print(max_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
@@ -378,7 +378,7 @@ def test_the_server_takes_all_descriptors_it_may_have(serve):
 
 def test_without_deadlines_they_stay(monkeypatch):
     """What makes the tests above red."""
-    monkeypatch.setattr(Channel, "look_at_clock", lambda *_: None)
+    monkeypatch.setattr(Connection, "look_at_clock", lambda *_: None)
     app = Large()
     with (
         serving(app, **within(request=0.5, answer=0.5), channel_timeout=1) as port,

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import flaskml
 from flaskml.publishing import trial
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from tests.conftest import CHECKOUT, Server, replayed
 from tests.support.servers import command_of
 from tests.test_doors import by_class, differs, largest, plain
@@ -116,11 +116,11 @@ def instance(estimators, tmp_path_factory):
     """A store of both versions of both models, each of which can be asked for by its number."""
     path = tmp_path_factory.mktemp("soak") / "instance"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "judge", replayed)
+        patch.setattr(trial, "run_trial", replayed)
         for (name, version), estimator in estimators.items():
             runtime = "sklearn" if version == "1" else None  # What is slow shares calls on threads too.
             assert flaskml.publish(estimator, ROWS, name=name, instance_path=path, runtime=runtime) == version
-            Store(path).alias(name, f"number-{version}", version)
+            ModelStore(path).alias(name, f"number-{version}", version)
     return path
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from flaskml.server.start_line import StartLine, announce
+from flaskml.server.start_line import StartupLogFilter, name_model_in_startup_log
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +22,12 @@ def say(message):
 
 
 def test_the_newest_app_is_announced(waitress_logger):
-    announce(lambda: "old version 1")
-    announce(lambda: "new version 2")
+    name_model_in_startup_log(lambda: "old version 1")
+    name_model_in_startup_log(lambda: "new version 2")
     assert say("Serving on http://127.0.0.1:8080") == "Serving new version 2 on http://127.0.0.1:8080"
-    assert len([filter_ for filter_ in waitress_logger.filters if isinstance(filter_, StartLine)]) == 1
+    assert len([filter_ for filter_ in waitress_logger.filters if isinstance(filter_, StartupLogFilter)]) == 1
 
 
 def test_other_lines_pass_unchanged():
-    announce(lambda: "any")
+    name_model_in_startup_log(lambda: "any")
     assert say("Task queue depth is 5") == "Task queue depth is 5"

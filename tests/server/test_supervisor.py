@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
 from flaskml import publish
-from flaskml.hot_reload.registry import LARGE
+from flaskml.hot_reload.registry import LARGE_VERSION_BYTES
 from tests.conftest import CHECKOUT
 
 pytest.importorskip("greenlet")
@@ -28,9 +28,9 @@ APP = """
 import os, signal, sys, time
 from pathlib import Path
 from flask import Flask
-from flaskml.server.engine import make_engine
-from flaskml.server.supervisor import Supervisor, listen
-from flaskml.web.setup import may_block
+from flaskml.server.engine import build_server
+from flaskml.server.supervisor import Supervisor, open_listening_sockets
+from flaskml.web.lean import may_block
 
 word = Path(sys.argv[1])
 
@@ -53,7 +53,7 @@ def load():
     def work(sock, ready):
         if said == "fails":
             raise SystemExit(3)
-        engine = make_engine(app, listening=sock)
+        engine = build_server(app, listening=sock)
         signal.signal(signal.SIGTERM, lambda *_: engine.stop())
         signal.signal(signal.SIGINT, lambda *_: engine.stop())
         ready()
@@ -61,7 +61,7 @@ def load():
 
     return work
 
-sockets = listen(int(sys.argv[2]), "127.0.0.1", 0, 1024)
+sockets = open_listening_sockets(int(sys.argv[2]), "127.0.0.1", 0, 1024)
 print(sockets[0].getsockname()[1], flush=True)
 Supervisor(load, sockets, patience=10).run()
 """
@@ -343,7 +343,7 @@ def test_a_large_version_comes_with_new_workers_that_share_it(serve, store):
     rng = np.random.default_rng(0)
     estimator, sample = large(rng, 0)
     publish(estimator, sample, name="large", instance_path=store.instance_path, runtime="sklearn")
-    assert store.size("large", "1") >= LARGE
+    assert store.size("large", "1") >= LARGE_VERSION_BYTES
     server = serve("flask serve", "--workers", "2")
     before = children(server.process.pid)
     row = {f"x{index}": float(value) for index, value in enumerate(sample[0])}

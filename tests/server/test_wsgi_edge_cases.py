@@ -13,10 +13,10 @@ from flask import Flask, request
 from flaskml.codecs.parser import Rows
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.tables import TableMaker
+from flaskml.schema.tables import SchemaTableBuilder
 from tests.support.servers import IN_THREADS, serving
 
-MAKER = TableMaker(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+MAKER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 
 LARGE = bytes(range(256)) * 2**13
 """2 MiB."""

@@ -15,7 +15,7 @@ pytest.importorskip("fcntl", reason="processes are forked and killed as on Linux
 
 from flaskml.errors import FlaskmlError
 from flaskml.store.disk import Disk
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import KEY_FILE
 from tests.conftest import accept, run_python
 from tests.support.crash_harness import (
@@ -75,7 +75,7 @@ def expected(bases, ground):
         instance = build(bases[start], ground / "instance")
         before = look(instance)
         with quickly(instance):
-            COMMANDS[name](Store(instance))
+            COMMANDS[name](ModelStore(instance))
         found[start, name] = before, look(instance)
     return found
 
@@ -99,9 +99,9 @@ def survive(instance, name, before, after, *, done=False):
     assert between(found, before, after)
     assert not done or same(found, after)
     with quickly(instance):
-        COMMANDS[name](Store(instance))
+        COMMANDS[name](ModelStore(instance))
     again = look(instance)
-    with Store(instance).writing(NAME):  # Whoever writes next clears up.
+    with ModelStore(instance).writing(NAME):  # Whoever writes next clears up.
         assert leftovers(instance) == []
     if name == "publish":
         assert len(again.versions) == len(found.versions) + 1 and again.highest > found.highest
@@ -162,7 +162,7 @@ def test_a_kill_of_the_one_who_comes_after_the_dead(bases, expected, ground, sta
             found = look(instance)
             assert found.highest >= middle.highest and found.state.generation >= middle.state.generation
             with quickly(instance):
-                COMMANDS[name](Store(instance))
+                COMMANDS[name](ModelStore(instance))
             assert look(instance).highest >= expected[start, name][1].highest
             if not dead_again:
                 break
@@ -233,11 +233,11 @@ def test_a_version_that_is_deleted_meanwhile_is_not_named(bases, ground, name):
     def step(call, perform):
         if call.name == "flock" and not meanwhile:
             meanwhile.append(call)
-            delete(Store(instance))
+            delete(ModelStore(instance))
         return perform()
 
     with intercepted(instance, step), pytest.raises(FlaskmlError):
-        COMMANDS[name](Store(instance))
+        COMMANDS[name](ModelStore(instance))
     assert meanwhile
     assert look(instance).versions == {"1", "2", "3"}
 
@@ -251,7 +251,7 @@ def cut_power(bases, ground, start, name, skipped=0):
     before = look(instance)
     cut = PowerCut(root, skipped)
     with intercepted(root, cut):
-        COMMANDS[name](Store(instance))
+        COMMANDS[name](ModelStore(instance))
     cut.acknowledge()
     return cut, before, look(instance)
 
@@ -264,7 +264,7 @@ def faults(states, before, after, ground):
             found = look(instance)
             assert found == after if acknowledged else between(found, before, after)
             with quickly(instance):
-                version = publish(Store(instance)).version
+                version = publish(ModelStore(instance)).version
             assert int(version) > max(before.highest, after.highest if acknowledged else 0), "a number is used twice"
             assert look(instance).state == found.state
         except (AssertionError, FlaskmlError) as fault:
@@ -329,7 +329,7 @@ EVERY_HIT = pytest.mark.parametrize(
 
 
 def publish_and_activate(instance, disk=None):
-    store = Store(instance, disk)
+    store = ModelStore(instance, disk)
     accept(store, NAME, publish(store).version)
 
 

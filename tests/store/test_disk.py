@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flaskml.store.disk import STAGING, Disk, lock_file
+from flaskml.store.disk import STAGING_PREFIX, Disk, lock_file
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
 
@@ -51,7 +51,7 @@ def test_replace_leaves_old_or_new(disk, tmp_path):
     disk.replace(tmp_path / "a", b"old")
     disk.replace(tmp_path / "a", b"new")
     assert disk.read(tmp_path / "a") == b"new"
-    assert not list(tmp_path.glob(f"{STAGING}*"))
+    assert not list(tmp_path.glob(f"{STAGING_PREFIX}*"))
 
 
 def test_replace_that_fails_leaves_the_old(tmp_path):
@@ -63,7 +63,7 @@ def test_replace_that_fails_leaves_the_old(tmp_path):
     with pytest.raises(OSError):
         Full().replace(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
-    assert not list(tmp_path.glob(f"{STAGING}*"))
+    assert not list(tmp_path.glob(f"{STAGING_PREFIX}*"))
 
 
 def test_rename_takes_no_taken_name(disk, tmp_path):

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from flaskml.schema.features import Feature, Schema
-from flaskml.schema.from_sample import learn
-from flaskml.store.golden_rows import ROWS_KEPT, Golden, plain, record, same
+from flaskml.schema.from_sample import schema_from_frame
+from flaskml.store.golden_rows import MAX_GOLDEN_ROWS, GoldenRows, answers_equal, finite_json, record_golden_rows
 
 SCHEMA = Schema(features=(Feature(name="x", kind="float"),), layout="array")
 
@@ -21,9 +21,9 @@ def doubled(table):
 @pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 1000])
 def test_rows_are_spread_from_the_first_to_the_last(count):
     table = np.arange(float(count)).reshape(-1, 1)
-    golden = record(SCHEMA, table, doubled)
+    golden = record_golden_rows(SCHEMA, table, doubled)
     kept = [row[0] for row in golden.rows]
-    assert len(kept) == min(count, ROWS_KEPT) and kept == sorted(set(kept))
+    assert len(kept) == min(count, MAX_GOLDEN_ROWS) and kept == sorted(set(kept))
     assert kept[0] == 0 and kept[-1] == count - 1
     assert golden.answers == tuple(2 * value for value in kept)
 
@@ -31,28 +31,28 @@ def test_rows_are_spread_from_the_first_to_the_last(count):
 def test_a_frame_with_gaps_is_kept_as_json_has_it():
     frame = pd.DataFrame({"n": [1.5, np.nan], "city": ["Rome", None], "b": [True, False], "whole": [1, 2]})
     frame["when"] = pd.to_datetime(["2024-01-31 12:00", None])
-    golden = record(learn(frame), frame, lambda table: np.array(["yes", "no"])[: len(table)])
+    golden = record_golden_rows(schema_from_frame(frame), frame, lambda table: np.array(["yes", "no"])[: len(table)])
     assert json.loads(golden.model_dump_json()) == {
         "rows": [[1.5, "Rome", True, 1, "2024-01-31T12:00:00"], [None, None, False, 2, None]],
         "answers": ["yes", "no"],
     }
-    assert Golden.model_validate_json(golden.model_dump_json()) == golden
+    assert GoldenRows.model_validate_json(golden.model_dump_json()) == golden
 
 
 def test_answers_that_are_not_finite_are_null():
-    assert plain(np.array([[1.0, np.nan], [np.inf, -np.inf]])) == [[1.0, None], [None, None]]
-    assert plain(np.array(["a", np.float64(2), np.int64(3), None], dtype=object)) == ["a", 2.0, 3, None]
+    assert finite_json(np.array([[1.0, np.nan], [np.inf, -np.inf]])) == [[1.0, None], [None, None]]
+    assert finite_json(np.array(["a", np.float64(2), np.int64(3), None], dtype=object)) == ["a", 2.0, 3, None]
 
 
 def test_the_same_answers_are_no_difference():
-    golden = record(SCHEMA, np.arange(50.0).reshape(-1, 1), doubled)
+    golden = record_golden_rows(SCHEMA, np.arange(50.0).reshape(-1, 1), doubled)
     assert golden.replay(SCHEMA, doubled) is None
 
 
 @pytest.mark.parametrize("row", [0, 17, 31])
 def test_the_row_that_is_answered_otherwise_is_told(row):
     table = np.arange(32.0).reshape(-1, 1)
-    golden = record(SCHEMA, table, doubled)
+    golden = record_golden_rows(SCHEMA, table, doubled)
 
     def otherwise(table):
         return np.where(table[:, 0] == row, -1.0, table[:, 0] * 2)
@@ -64,7 +64,7 @@ def test_the_row_that_is_answered_otherwise_is_told(row):
 @pytest.mark.parametrize("when_alone", [True, False])
 def test_an_answer_that_depends_on_the_batch_is_a_difference(when_alone):
     table = np.arange(8.0).reshape(-1, 1)
-    golden = record(SCHEMA, table, doubled)
+    golden = record_golden_rows(SCHEMA, table, doubled)
     answer = golden.replay(SCHEMA, lambda rows: doubled(rows) + ((len(rows) == 1) == when_alone))
     assert answer.row == 0 and answer.answered == 1.0
 
@@ -72,7 +72,7 @@ def test_an_answer_that_depends_on_the_batch_is_a_difference(when_alone):
 def test_too_few_answers_are_no_answers():
     table = np.arange(8.0).reshape(-1, 1)
     with pytest.raises(ValueError, match="shorter"):
-        record(SCHEMA, table, doubled).replay(SCHEMA, lambda rows: doubled(rows)[: max(1, len(rows) - 1)])
+        record_golden_rows(SCHEMA, table, doubled).replay(SCHEMA, lambda rows: doubled(rows)[: max(1, len(rows) - 1)])
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_too_few_answers_are_no_answers():
     ],
 )
 def test_sameness(expected, answered, alike):
-    assert same(expected, answered) is alike
+    assert answers_equal(expected, answered) is alike
 
 
 def test_nothing_more_than_rows_and_answers_is_read():
     with pytest.raises(ValueError, match="extra"):
-        Golden.model_validate({"rows": [], "answers": [], "code": "x"})
+        GoldenRows.model_validate({"rows": [], "answers": [], "code": "x"})

@@ -5,12 +5,12 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from flaskml.store.manifest import FORMAT, Manifest, environment
+from flaskml.store.manifest import MANIFEST_FORMAT, Manifest, current_environment
 
 
 def test_what_a_version_records(instance):
     stored = json.loads((instance / "models/homes/1/manifest.json").read_bytes())
-    assert stored["format"] == FORMAT == 1
+    assert stored["format"] == MANIFEST_FORMAT == 1
     assert {"python", "scikit-learn", "numpy", "joblib", "flaskml"} <= stored["environment"].keys()
     assert stored["score"]["metric"] == "accuracy" and stored["score"]["value"] > 0.8
     assert stored["files"]["model.joblib"]["size"] == (instance / "models/homes/1/model.joblib").stat().st_size
@@ -32,4 +32,4 @@ def test_another_format_is_refused(store):
 def test_environment_names_what_runs():
     import sklearn
 
-    assert environment()["scikit-learn"] == sklearn.__version__
+    assert current_environment()["scikit-learn"] == sklearn.__version__

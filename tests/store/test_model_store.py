@@ -18,22 +18,22 @@ from flaskml.errors import (
     StorageFailed,
     VersionNotFound,
 )
-from flaskml.store.disk import STAGING, Disk
-from flaskml.store.manifest import Facts
-from flaskml.store.model_store import Store
-from flaskml.store.version_folder import Contents
+from flaskml.store.disk import STAGING_PREFIX, Disk
+from flaskml.store.manifest import VersionFacts
+from flaskml.store.model_store import ModelStore
+from flaskml.store.version_folder import VersionContents
 from tests.conftest import accept
 
 
 @pytest.fixture
 def publish(store):
     manifest = store.manifest("default", "1")
-    facts = Facts(**{name: getattr(manifest, name) for name in Facts.model_fields})
+    facts = VersionFacts(**{name: getattr(manifest, name) for name in VersionFacts.model_fields})
     golden = store.golden(manifest)
 
     def publish(store, name="default", estimator=None, *, active=True):
         estimator = estimator or DummyRegressor().fit([[0]], [1])
-        version = store.publish(name, facts, Contents(estimator, golden)).version
+        version = store.publish(name, facts, VersionContents(estimator, golden)).version
         accept(store, name, version, active=active)
         return version
 
@@ -196,23 +196,23 @@ class Faulty(Disk):
 
 def test_a_full_disk_at_any_operation_changes_nothing_that_is_served(store, publish):
     whole = Faulty()
-    publish(Store(store.instance_path, whole))
+    publish(ModelStore(store.instance_path, whole))
     assert whole.done > 8
     for number in range(1, whole.done + 1):
         active = store.state("default").active
         try:
-            publish(Store(store.instance_path, Faulty(number)))
+            publish(ModelStore(store.instance_path, Faulty(number)))
         except StorageFailed as error:
             assert error.status == 507 and "No space left" in error.detail
         assert int(store.load_active("default").manifest.version) >= int(active)
-        assert not [entry for entry in (store.root / "default").iterdir() if entry.name.startswith(STAGING)]
+        assert not [entry for entry in (store.root / "default").iterdir() if entry.name.startswith(STAGING_PREFIX)]
     assert publish(store) == store.state("default").active
 
 
 def test_what_a_dead_publisher_left_is_removed(store, publish):
-    left = store.root / "default" / f"{STAGING}{'0123' * 4}"
+    left = store.root / "default" / f"{STAGING_PREFIX}{'0123' * 4}"
     left.mkdir()
     (left / "model.joblib").write_bytes(b"half")
-    (store.root / "default" / f"{STAGING}{'4567' * 4}").write_bytes(b"half")
+    (store.root / "default" / f"{STAGING_PREFIX}{'4567' * 4}").write_bytes(b"half")
     publish(store)
-    assert not list((store.root / "default").glob(f"{STAGING}*"))
+    assert not list((store.root / "default").glob(f"{STAGING_PREFIX}*"))

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from flaskml.errors import DamagedFile
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from tests.hot_reload.test_registry import canary_store
 
 PLACES = ["", "default", "default/1", "default/1/model.joblib", "default/1/manifest.json", "default/1/golden.json"]
@@ -66,7 +66,7 @@ def test_where_it_is_only_a_warning_the_version_loads(tmp_path, caplog):
     store, nest = canary_store(tmp_path)
     (store.root / "default/1/golden.json").chmod(0o666)
     with caplog.at_level(logging.WARNING):
-        Store(store.instance_path, strict=False).load("default", "1")
+        ModelStore(store.instance_path, strict=False).load("default", "1")
     assert "models/default/1/golden.json: others may write to it" in caplog.text
     assert nest.exists()
 
@@ -76,7 +76,7 @@ def test_a_warning_loosens_nothing_else(tmp_path):
     model = store.root / "default/1/model.joblib"
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
     with pytest.raises(DamagedFile, match="SHA-256"):
-        Store(store.instance_path, strict=False).load("default", "1")
+        ModelStore(store.instance_path, strict=False).load("default", "1")
     assert not nest.exists()
 
 
@@ -91,7 +91,7 @@ def test_what_lies_above_the_models_is_the_owners_affair(tmp_path):
 def test_the_path_to_the_store_may_be_a_link(tmp_path):
     store, nest = canary_store(tmp_path)
     (tmp_path / "current").symlink_to(store.instance_path)
-    Store(tmp_path / "current").load("default", "1")
+    ModelStore(tmp_path / "current").load("default", "1")
     assert nest.exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from flaskml.errors import DamagedFile
 from flaskml.store.disk import Disk
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import KEY_BYTES, Signer
 from tests.hot_reload.test_registry import canary_store, constant, put
 
@@ -98,11 +98,11 @@ def test_a_lost_key_is_told_and_not_replaced(signer, path):
 
 
 def test_a_publish_without_the_key_of_the_store_is_refused(tmp_path):
-    store = Store(tmp_path)
+    store = ModelStore(tmp_path)
     put(store, constant(7))
     (tmp_path / "signing.key").unlink()
     with pytest.raises(DamagedFile, match="it is gone"):
-        put(Store(tmp_path), constant(8))
+        put(ModelStore(tmp_path), constant(8))
     assert store.versions("default") == ["1"] and not (tmp_path / "signing.key").exists()
 
 
@@ -113,23 +113,23 @@ def test_a_key_may_be_a_link_as_mounted_secrets_are(signer, path, tmp_path):
 
 
 def test_the_store_is_moved_with_its_key(tmp_path):
-    store = Store(tmp_path / "instance")
+    store = ModelStore(tmp_path / "instance")
     put(store, constant(7))
     shutil.copytree(store.instance_path, tmp_path / "image")
-    assert Store(tmp_path / "image").load("default", "1").estimator.predict([[0]]) == [7]
+    assert ModelStore(tmp_path / "image").load("default", "1").estimator.predict([[0]]) == [7]
     (tmp_path / "image/signing.key").unlink()
     with pytest.raises(DamagedFile, match=r"signature is not by signing\.key"):
-        Store(tmp_path / "image").load("default", "1")
+        ModelStore(tmp_path / "image").load("default", "1")
 
 
 def test_the_key_may_lie_elsewhere(tmp_path):
     key = tmp_path / "secrets/key"
-    store = Store(tmp_path / "instance", key_file=key)
+    store = ModelStore(tmp_path / "instance", key_file=key)
     put(store, constant(7))
     assert len(key.read_bytes()) == KEY_BYTES and not (tmp_path / "instance/signing.key").exists()
-    assert Store(tmp_path / "instance", key_file=key).check("default", "1")
+    assert ModelStore(tmp_path / "instance", key_file=key).check("default", "1")
     with pytest.raises(DamagedFile, match="signature"):
-        Store(tmp_path / "instance").check("default", "1")
+        ModelStore(tmp_path / "instance").check("default", "1")
 
 
 @pytest.mark.parametrize("change", ["key gone", "other key", "manifest", "signature", "signature gone", "both"])
@@ -153,11 +153,11 @@ def test_nothing_is_unpickled_that_the_key_does_not_vouch_for(tmp_path, change):
         signature.write_bytes(Signer(tmp_path / "attacker.key", Disk()).sign(changed, new_key=True))
     for mapped in (True, False, None):
         with pytest.raises(DamagedFile, match=r"models/default/1/manifest\.(json|sig)"):
-            Store(store.instance_path).load("default", "1", mapped=mapped)
+            ModelStore(store.instance_path).load("default", "1", mapped=mapped)
     assert not nest.exists()
 
 
 def test_the_canary_sings_where_nothing_was_changed(tmp_path):
     store, nest = canary_store(tmp_path)
-    Store(store.instance_path).load("default", "1")
+    ModelStore(store.instance_path).load("default", "1")
     assert nest.exists()

@@ -4,23 +4,23 @@ import pytest
 from pydantic import ValidationError
 
 from flaskml.errors import NothingToRollBackTo, VersionInUse
-from flaskml.store.state import UNUSED, State, Verdict, now
+from flaskml.store.state import EMPTY_STATE, ModelState, TrialVerdict, utc_now
 
 STORED = [str(number) for number in range(1, 10)]
 
-ACCEPTED = Verdict(accepted=True, reason="32 golden rows answered as in training.", at=now())
-REJECTED = Verdict(accepted=False, reason="no", at=now(), row=3, expected="yes", answered="no")
+ACCEPTED = TrialVerdict(accepted=True, reason="32 golden rows answered as in training.", at=utc_now())
+REJECTED = TrialVerdict(accepted=False, reason="no", at=utc_now(), row=3, expected="yes", answered="no")
 
 
 def activated(*versions):
-    state = UNUSED
+    state = EMPTY_STATE
     for version in versions:
         state = state.activate(version, f"because of {version}")
     return state
 
 
 def test_every_change_counts_and_leaves_what_it_changed_alone():
-    state = UNUSED
+    state = EMPTY_STATE
     changes = [
         lambda state: state.activate("1", "first"),
         lambda state: state.alias("stable", "1"),
@@ -32,7 +32,10 @@ def test_every_change_counts_and_leaves_what_it_changed_alone():
         after = change(state)
         assert state == before and after.generation == number
         state = after
-    assert State(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={}) == UNUSED
+    assert (
+        ModelState(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={})
+        == EMPTY_STATE
+    )
 
 
 def test_activations_are_remembered_in_order_with_time_and_reason():
@@ -63,7 +66,7 @@ def test_nothing_to_roll_back_to(versions):
 
 
 def test_an_alias_moves():
-    state = UNUSED.alias("stable", "1").alias("next", "2").alias("stable", "2")
+    state = EMPTY_STATE.alias("stable", "1").alias("next", "2").alias("stable", "2")
     assert state.aliases == {"stable": "2", "next": "2"}
 
 
@@ -82,29 +85,29 @@ def test_forgetting_takes_the_verdicts_along_and_no_number_back():
 
 
 def test_verdicts_are_kept_by_version_and_environment():
-    state = UNUSED.judge("1", "here", ACCEPTED).judge("1", "there", REJECTED).judge("2", "here", REJECTED)
+    state = EMPTY_STATE.judge("1", "here", ACCEPTED).judge("1", "there", REJECTED).judge("2", "here", REJECTED)
     assert state.verdict("1", "here") == ACCEPTED and state.verdict("1", "there") == REJECTED
     assert state.verdict("1", "nowhere") is None and state.verdict("3", "here") is None
     assert state.judge("1", "there", ACCEPTED).verdict("1", "there") == ACCEPTED
 
 
 def test_what_is_served_and_what_is_kept():
-    assert UNUSED.served() == UNUSED.kept(STORED) == set()
+    assert EMPTY_STATE.served() == EMPTY_STATE.kept(STORED) == set()
     state = activated("1", "2", "3").alias("stable", "7")
     assert state.served() == {"3", "7"} and state.kept(STORED) == {"3", "7", "2"}
 
 
 def test_a_state_survives_its_document():
     state = activated("1", "2").alias("stable", "1").judge("1", "here", REJECTED).judge("2", "here", ACCEPTED)
-    assert State.model_validate_json(state.model_dump_json()) == state
+    assert ModelState.model_validate_json(state.model_dump_json()) == state
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"generation": "x"}, {"active": 1}, {"more": 1}])
 def test_a_document_that_is_not_ours(change):
     with pytest.raises(ValidationError):
-        State.model_validate({**UNUSED.model_dump(), **change})
+        ModelState.model_validate({**EMPTY_STATE.model_dump(), **change})
 
 
 def test_a_state_cannot_be_changed_in_place():
     with pytest.raises(ValidationError):
-        UNUSED.active = "1"
+        EMPTY_STATE.active = "1"

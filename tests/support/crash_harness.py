@@ -29,17 +29,17 @@ from sklearn.dummy import DummyRegressor
 from flaskml.errors import FlaskmlError
 from flaskml.schema.features import Feature, Schema
 from flaskml.store import disk as files
-from flaskml.store.disk import STAGING
-from flaskml.store.golden_rows import Golden
-from flaskml.store.manifest import Facts
-from flaskml.store.model_store import LOCK_FILE, Store
-from flaskml.store.state import UNUSED, State
-from flaskml.store.version_folder import Contents
+from flaskml.store.disk import STAGING_PREFIX
+from flaskml.store.golden_rows import GoldenRows
+from flaskml.store.manifest import VersionFacts
+from flaskml.store.model_store import LOCK_FILE, ModelStore
+from flaskml.store.state import EMPTY_STATE, ModelState
+from flaskml.store.version_folder import VersionContents
 from tests.conftest import CHECKOUT, accept
 
 NAME = "default"
 SCHEMA = Schema(features=(Feature(name="x", kind="float", minimum=0.0, maximum=1.0),), layout="array")
-FACTS = Facts(task="regression", estimator="DummyRegressor", data="made", rows=1, schema_=SCHEMA)
+FACTS = VersionFacts(task="regression", estimator="DummyRegressor", data="made", rows=1, schema_=SCHEMA)
 
 
 # What is done to a store.
@@ -47,9 +47,9 @@ FACTS = Facts(task="regression", estimator="DummyRegressor", data="made", rows=1
 
 def publish(store, value=0.0):
     """Publishes an estimator that always answers `value`, and golden rows that say so."""
-    golden = Golden(rows=((0.0,), (1.0,)), answers=(value, value))
+    golden = GoldenRows(rows=((0.0,), (1.0,)), answers=(value, value))
     return store.publish(
-        NAME, FACTS, Contents(DummyRegressor(strategy="constant", constant=value).fit([[0.0]], [value]), golden)
+        NAME, FACTS, VersionContents(DummyRegressor(strategy="constant", constant=value).fit([[0.0]], [value]), golden)
     )
 
 
@@ -82,7 +82,7 @@ COMMANDS = {command.__name__: command for command in (publish, activate, rollbac
 
 def make_store(instance):
     """Four versions: 3 is active, 2 was so before, and of both the newest, 4, and the oldest, 1, nothing is said."""
-    store = Store(instance)
+    store = ModelStore(instance)
     for value in (1.0, 2.0, 3.0, 4.0):
         version = publish(store, value).version
         accept(store, NAME, version, active=version in "23")
@@ -117,7 +117,7 @@ def build(content, path):
 class Found:
     """What a fresh store finds under an instance folder."""
 
-    state: State = UNUSED
+    state: ModelState = EMPTY_STATE
     versions: frozenset = frozenset()
 
     @property
@@ -136,7 +136,9 @@ def look(instance):
     """
     if not instance.is_dir():
         return Found()
-    kept = [path for path in (instance / "models").rglob("*") if not str(path.relative_to(instance)).count(STAGING)]
+    kept = [
+        path for path in (instance / "models").rglob("*") if not str(path.relative_to(instance)).count(STAGING_PREFIX)
+    ]
     key = visible(content_of(instance)), frozenset((path.lstat().st_mode, path.name) for path in kept)
     if key not in seen:
         seen[key] = _look(instance)
@@ -148,12 +150,12 @@ def visible(content):
     return frozenset(
         (name, entry if isinstance(entry, bytes) else visible(entry))
         for name, entry in content
-        if not name.startswith(STAGING)
+        if not name.startswith(STAGING_PREFIX)
     )
 
 
 def _look(instance):
-    store = Store(instance)
+    store = ModelStore(instance)
     if NAME not in store.names():
         return Found()
     state, versions = store.state(NAME), store.versions(NAME)
@@ -175,7 +177,7 @@ def between(found, before, after):
 
 
 def leftovers(instance):
-    return sorted(path.name for path in instance.rglob(f"{STAGING}*"))
+    return sorted(path.name for path in instance.rglob(f"{STAGING_PREFIX}*"))
 
 
 # The calls that a store makes of the system.
@@ -382,7 +384,7 @@ def end_of(child):
 def run(instance, name, step, disk=None):
     """Gives a command to a store whose every call is made by `step`."""
     with intercepted(instance, step):
-        COMMANDS[name](Store(instance, disk))
+        COMMANDS[name](ModelStore(instance, disk))
 
 
 def kill(instance, name, number, disk=None):
@@ -552,7 +554,7 @@ def _place(path):
     while frame := frame.f_back:
         if Path(frame.f_code.co_filename).is_relative_to(CHECKOUT / "flaskml"):
             names.append(frame.f_code.co_qualname)
-    what = "a folder" if path.is_dir() else "a staged file" if path.name.startswith(STAGING) else path.name
+    what = "a folder" if path.is_dir() else "a staged file" if path.name.startswith(STAGING_PREFIX) else path.name
     return f"{' > '.join(reversed(names[:3]))}: {what}"
 
 

@@ -23,9 +23,9 @@ from sklearn.impute import SimpleImputer
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
-from flaskml.publishing.inspection import understand
-from flaskml.publishing.publish import complete, task_of
-from flaskml.store.manifest import Facts
+from flaskml.publishing.inspection import inspect_sample
+from flaskml.publishing.publish import complete_facts, estimator_task
+from flaskml.store.manifest import VersionFacts
 
 RNG = np.random.default_rng(5)
 ROWS = RNG.normal(size=(240, 4))
@@ -193,6 +193,8 @@ def case(name):
 
 def facts_of(estimator, X):
     """What is known of an estimator before its runtime is chosen, its golden rows, and the table of its sample."""
-    sample = understand(estimator, X)
-    facts = Facts(task=task_of(estimator), estimator="made", data="made", rows=len(X), schema_=sample.schema)
-    return *complete(facts, estimator, sample.table), sample.table
+    sample = inspect_sample(estimator, X)
+    facts = VersionFacts(
+        task=estimator_task(estimator), estimator="made", data="made", rows=len(X), schema_=sample.schema
+    )
+    return *complete_facts(facts, estimator, sample.table), sample.table

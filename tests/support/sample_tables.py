@@ -22,7 +22,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 import flaskml
 from flaskml.publishing import trial
 from flaskml.runtimes import selection as candidates
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from flaskml.training.transformers import date_parts
 from tests.conftest import made_once, mixed_table, replayed, start_server
 
@@ -252,9 +252,11 @@ def tables_store(cases, tmp_path_factory, worker_id):
 
     with pytest.MonkeyPatch.context() as patch:
         # The golden rows are replayed in this process, without the second that a child takes to start.
-        patch.setattr(trial, "judge", replayed)
-        patch.setattr(candidates, "CALLS", candidates.TURN)  # Which of two is faster need not be known for sure.
-        return Store(made_once(tmp_path_factory, worker_id, "tables", make))
+        patch.setattr(trial, "run_trial", replayed)
+        patch.setattr(
+            candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN
+        )  # Which of two is faster need not be known for sure.
+        return ModelStore(made_once(tmp_path_factory, worker_id, "tables", make))
 
 
 SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gauntlet))

@@ -12,7 +12,7 @@ from waitress import create_server
 from waitress.wasyncore import close_all
 from werkzeug.test import Client
 
-from flaskml.server.engine import make_engine
+from flaskml.server.engine import build_server
 
 COMMANDS = {
     "waitress-serve": (sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"),
@@ -36,7 +36,7 @@ def serving(app, **limits):
 
     def run():
         try:
-            made.append(make_engine(app, port=0, **limits))
+            made.append(build_server(app, port=0, **limits))
         finally:
             ready.set()
         made[0].run()

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from flaskml.errors import InvalidTraining
-from flaskml.training.datasets import BUILT_IN, built_in, read_csv
+from flaskml.training.datasets import BUILT_IN, built_in, read_csv_dataset
 
 SIZES = {"regression": (100, 1), "iris": (150, 4), "wine": (178, 13), "diabetes": (442, 10), "breast_cancer": (569, 30)}
 
@@ -31,7 +31,7 @@ def test_classes_come_by_name():
 def read(tmp_path, content, target="y"):
     path = tmp_path / "table.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_csv(path, "table.csv", target)
+    return read_csv_dataset(path, "table.csv", target)
 
 
 def test_rows_without_target_and_columns_without_values_are_left_out(tmp_path):

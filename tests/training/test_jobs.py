@@ -6,7 +6,7 @@ import pytest
 
 from flaskml.errors import DamagedFile, JobNotFound, QueueFull, StorageFailed
 from flaskml.hot_reload.roster import Roster
-from flaskml.store.model_store import Store
+from flaskml.store.model_store import ModelStore
 from flaskml.training.jobs import Jobs
 from flaskml.training.trainer import TrainingSpec
 from tests.conftest import mixed_table, settings_for
@@ -41,7 +41,7 @@ def test_a_job_from_queued_to_succeeded(make_jobs, tmp_path):
     job = jobs.table.get(job_id).to_dict()
     assert (job["status"], job["progress"], job["model"], job["version"]) == ("succeeded", 1.0, "flowers", "1")
     assert job["metric"] == "accuracy" and job["best_score"] > 0.9 and job["ended"] >= job["created"]
-    assert published == [True] and Store(tmp_path).state("flowers").active == "1"
+    assert published == [True] and ModelStore(tmp_path).state("flowers").active == "1"
 
 
 @pytest.mark.thorough
@@ -51,7 +51,7 @@ def test_an_upload_is_trained_on_and_removed(make_jobs, tmp_path):
     job_id = jobs.submit(TrainingSpec(data=None, target="sold"), upload, "../evil.csv")
     jobs.wait()
     assert jobs.table.get(job_id).status == "succeeded"
-    assert Store(tmp_path).manifest("default", "1").data == "../evil.csv"
+    assert ModelStore(tmp_path).manifest("default", "1").data == "../evil.csv"
     assert not list((tmp_path / "run").glob("*.csv"))
 
 

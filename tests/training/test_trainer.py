@@ -7,15 +7,15 @@ from pydantic import ValidationError
 
 from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidTraining
-from flaskml.store.model_store import Store
-from flaskml.training.trainer import STAGES, Source, TrainingSpec, fit, train
+from flaskml.store.model_store import ModelStore
+from flaskml.training.trainer import STAGES, TrainingSource, TrainingSpec, fit, run_training
 from tests.conftest import ignore, mixed_table, settings_for
 
 
 def fit_on(tmp_path, table, **spec):
     path = tmp_path / "table.csv"
     table.to_csv(path, index=False)
-    return fit(TrainingSpec(data=None, **spec), ignore, Source(path, "table.csv"))
+    return fit(TrainingSpec(data=None, **spec), ignore, TrainingSource(path, "table.csv"))
 
 
 def predict(fitted, rows):
@@ -23,7 +23,7 @@ def predict(fitted, rows):
 
 
 def test_the_articles_model(trained):
-    manifest = Store(trained).manifest("default", "1")
+    manifest = ModelStore(trained).manifest("default", "1")
     assert (manifest.rows, manifest.score.rows, manifest.estimator) == (100, 20, "LinearRegression")
     assert manifest.score.value > 0.999
 
@@ -106,8 +106,8 @@ def test_seeds_repeat(tmp_path):
 
 def test_stages_are_told(tmp_path):
     stages = []
-    training = train(TrainingSpec(), settings_for(tmp_path), stages.append)
-    assert Store(tmp_path).state("default").active == training.manifest.version == "1"
+    training = run_training(TrainingSpec(), settings_for(tmp_path), stages.append)
+    assert ModelStore(tmp_path).state("default").active == training.manifest.version == "1"
     assert [stage.name for stage in stages] == list(STAGES)
     assert [stage.fraction for stage in stages] == [0, 0.2, 0.4, 0.6, 0.8]
 

@@ -8,9 +8,9 @@ import pytest
 from flask import Blueprint, Request, Response
 
 from flaskml.errors import InvalidInput, Problem
-from flaskml.web.access import changes_nothing
+from flaskml.web.access import changes_no_state
 from flaskml.web.lean import LeanRequest
-from flaskml.web.replies import PROBLEM_LIMIT
+from flaskml.web.replies import MAX_PROBLEM_BYTES
 
 pytestmark = pytest.mark.contract
 
@@ -25,7 +25,7 @@ def guarded(make_app):
     def build(**config):
         bp = Blueprint("sample", __name__)
         bp.post("/change", endpoint="change")(lambda: {"changed": True})
-        bp.post("/ask", endpoint="ask")(changes_nothing(lambda: {"changed": False}))
+        bp.post("/ask", endpoint="ask")(changes_no_state(lambda: {"changed": False}))
         app = make_app(**config)
         app.register_blueprint(bp)
         return app.test_client()
@@ -108,7 +108,7 @@ def test_errors_stay_small(make_app):
         raise InvalidInput(problems)
 
     answer = app.test_client().get("/fail")
-    assert answer.status_code == 422 and len(answer.data) <= PROBLEM_LIMIT
+    assert answer.status_code == 422 and len(answer.data) <= MAX_PROBLEM_BYTES
     assert 0 < len(answer.json["errors"]) < 20
 
 

@@ -11,39 +11,39 @@ from typing import Any
 import numpy as np
 
 from flaskml.errors import FlaskmlError, MissingExtra, NotPublishable
-from flaskml.runtimes.onnx import DERIVED, GRAPH_FILE, INPUT, open_session
+from flaskml.runtimes.onnx import DERIVED_METHODS, GRAPH_INPUT, PREDICT_GRAPH_FILE, open_session
 from flaskml.runtimes.onnx_export import linear, trees
-from flaskml.runtimes.onnx_export.graph_writer import Writer
+from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 """The versions of the operators that skl2onnx writes; those of trees are newer (`trees`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class ExportedGraph:
     """A graph, and the methods that its outputs are named after."""
 
     content: bytes
     methods: tuple[str, ...]
 
 
-def graphs_of(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> dict[str, Graph]:
+def export_graphs(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> dict[str, ExportedGraph]:
     """The graphs that answer the methods which can be had as graphs, by their file's name.
 
     `some` are rows, shape (rows, features), by whose answers the shape of each output is found. Raises
     `NotPublishable` where there is no graph for the first method, and `MissingExtra`.
     """
     if hasattr(estimator, "best_estimator_"):  # A search answers as what it has found.
-        return graphs_of(estimator.best_estimator_, some, methods)
-    wanted = [method for method in methods if method not in (*DERIVED, "decision_function")]
-    graphs = {GRAPH_FILE: _graph(estimator, some, wanted)}
+        return export_graphs(estimator.best_estimator_, some, methods)
+    wanted = [method for method in methods if method not in (*DERIVED_METHODS, "decision_function")]
+    graphs = {PREDICT_GRAPH_FILE: _graph(estimator, some, wanted)}
     if "decision_function" in methods:
         with suppress(NotPublishable):  # The estimator itself answers what has no graph.
             graphs["decision_function.onnx"] = _graph(estimator, some, ["decision_function"])
     return graphs
 
 
-def _graph(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> Graph:
+def _graph(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> ExportedGraph:
     """A graph with an output for each of the methods that it has, which the converter gives in this order."""
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -54,7 +54,7 @@ def _graph(estimator: Any, some: np.ndarray, methods: Sequence[str]) -> Graph:
         raise
     except Exception as error:  # Whatever the converter raises, there is no graph.
         raise NotPublishable(f"It has no graph in double precision ({type(error).__name__}).") from error
-    return Graph(model.SerializeToString(), named)
+    return ExportedGraph(model.SerializeToString(), named)
 
 
 def _converted(estimator: Any, width: int, *, raw: bool) -> Any:
@@ -63,16 +63,16 @@ def _converted(estimator: Any, width: int, *, raw: bool) -> Any:
         from skl2onnx.common.data_types import DoubleTensorType
     except ImportError as error:
         raise MissingExtra("fast", "The ONNX runtime") from error
-    converters = {**trees.converters(raw=raw), **linear.converters(raw=raw), **imputers()}
+    converters = {**trees.tree_converters(raw=raw), **linear.linear_converters(raw=raw), **imputer_converters()}
     model = convert_sklearn(
         estimator,
-        initial_types=[(INPUT, DoubleTensorType([None, width]))],
+        initial_types=[(GRAPH_INPUT, DoubleTensorType([None, width]))],
         options=_options(estimator, raw=raw and type(_last(estimator)) not in converters),
         target_opset=OPSETS,
         custom_conversion_functions=converters,
         custom_shape_calculators={kind: _shape_calculator(kind) for kind in converters},
     )
-    trees.settle(model)
+    trees.finalize_tree_nodes(model)
     return model
 
 
@@ -91,7 +91,7 @@ def _options(estimator: Any, *, raw: bool) -> dict[int, dict[str, bool]] | None:
     return {id(last): {"zipmap": False, **({"raw_scores": True} if raw else {})}}
 
 
-def imputers() -> Mapping[type, Any]:
+def imputer_converters() -> Mapping[type, Any]:
     """What converts an imputer of numbers; the operator that there is for it knows single precision only."""
     from sklearn.impute import SimpleImputer
 
@@ -99,7 +99,7 @@ def imputers() -> Mapping[type, Any]:
 
 
 def _impute(scope: Any, operator: Any, container: Any) -> None:
-    write, imputer = Writer(scope, operator, container), operator.raw_operator
+    write, imputer = GraphWriter(scope, operator, container), operator.raw_operator
     fill = np.asarray(imputer.statistics_, dtype=np.float64)
     if imputer.add_indicator or imputer.missing_values == imputer.missing_values or np.isnan(fill).any():
         raise NotPublishable("There is no graph of an imputer that does more than fill gaps in numbers.")
@@ -126,7 +126,7 @@ def _name(graph: Any, methods: Sequence[str]) -> tuple[str, ...]:
     outputs = list(graph.output)
     kept = outputs[1:2] if methods[0] == "decision_function" else outputs[: len(methods)]
     new = {output.name: method for output, method in zip(kept, methods, strict=False)}
-    rename(graph, new)
+    rename_values(graph, new)
     del graph.output[:]
     for output in kept:
         output.name = new[output.name]
@@ -134,7 +134,7 @@ def _name(graph: Any, methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(new.values())
 
 
-def rename(graph: Any, new: Mapping[str, str]) -> None:
+def rename_values(graph: Any, new: Mapping[str, str]) -> None:
     """Gives values new names, wherever the graph mentions them."""
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
@@ -149,23 +149,23 @@ def _fit(model: Any, samples: Mapping[str, np.ndarray], some: np.ndarray) -> Non
     """
     from onnx import TensorProto, helper
 
-    answers = open_session(model.SerializeToString()).run(list(samples), {INPUT: some.astype(np.float64)})
+    answers = open_session(model.SerializeToString()).run(list(samples), {GRAPH_INPUT: some.astype(np.float64)})
     for (method, wanted), answer in zip(samples.items(), answers, strict=True):
         if wanted.ndim == 1 and answer.ndim == 2:
-            fit_column(model.graph, method, answer.shape[1])
+            answer_with_last_column(model.graph, method, answer.shape[1])
         elif answer.dtype == np.int64 and wanted.dtype.kind in "bf":
-            rename(model.graph, {method: f"{method}_whole"})
+            rename_values(model.graph, {method: f"{method}_whole"})
             kind = TensorProto.BOOL if wanted.dtype.kind == "b" else TensorProto.DOUBLE
             model.graph.node.append(helper.make_node("Cast", [f"{method}_whole"], [method], to=kind))
     for output in model.graph.output:  # Its type follows from the node that it comes from.
         output.ClearField("type")
 
 
-def fit_column(graph: Any, method: str, columns: int) -> None:
+def answer_with_last_column(graph: Any, method: str, columns: int) -> None:
     """Has the last column of an output answer the method, as one dimension."""
     from onnx import TensorProto, helper
 
-    rename(graph, {method: f"{method}_columns"})
+    rename_values(graph, {method: f"{method}_columns"})
     inputs = [f"{method}_columns", f"{method}_column"]
     if columns == 1:  # The values of the only one need no copy.
         dims, value, node = [1], -1, helper.make_node("Reshape", inputs, [method])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-class Writer:
+class GraphWriter:
     """Adds nodes to the graph that skl2onnx makes."""
 
     def __init__(self, scope: Any, operator: Any, container: Any) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.runtimes.onnx_export.graph_writer import Writer
+from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
 
 
 def _classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
     """The label, and the scores or the probabilities."""
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     label, output = (variable.full_name for variable in operator.outputs[:2])
     product = write.node("MatMul", [write.doubles(), write.constant(estimator.coef_.T.astype(np.float64))])
     scores = write.node("Add", [product, write.constant(np.ravel(estimator.intercept_).astype(np.float64))])
@@ -32,14 +32,14 @@ def _classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
 
 def _values(scope: Any, operator: Any, container: Any) -> None:
     """The predictions of a regression."""
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     coefficients = np.atleast_2d(estimator.coef_).astype(np.float64)
     intercepts = np.broadcast_to(np.asarray(estimator.intercept_, dtype=np.float64), len(coefficients))
     inputs = [write.doubles(), write.constant(coefficients.T), write.constant(intercepts)]
     write.node("Gemm", inputs, operator.outputs[0].full_name)
 
 
-def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
+def linear_converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
     """What converts regressions, and classifiers by linear scores; `raw` asks for the scores."""
     from sklearn import linear_model as models
 

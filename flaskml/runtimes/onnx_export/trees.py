@@ -3,7 +3,7 @@
 They write the TreeEnsemble operator (ai.onnx.ml, version 5), which sums leaves as scikit-learn does, one tree after the
 other in double precision; the older operators round to single precision, and a sum near zero is then off by far more
 than a millionth. skl2onnx does not know that version yet, so the nodes carry a domain of our own until the conversion
-is over (`settle`).
+is over (`finalize_tree_nodes`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from flaskml.errors import NotPublishable
-from flaskml.runtimes.onnx_export.graph_writer import Writer
+from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
 
-DOMAIN = "flaskml.trees"
+PLACEHOLDER_DOMAIN = "flaskml.trees"
 """The domain of nodes that are to be TreeEnsembles."""
 
-CLASSES_MOST = 10
+MAX_CLASSES = 10
 """Classes up to which a forest is converted: the operator has one number in a leaf, so each class takes all trees."""
 
-LESS_OR_EQUAL = 0
+BRANCH_LEQ = 0
 """The operator's number for the comparison of all nodes."""
 
 
@@ -93,7 +93,7 @@ class Ensemble:
             "tree_roots": self.roots,
             "nodes_featureids": self.features,
             "nodes_splits": from_array(np.array(self.splits, dtype=np.float64)),
-            "nodes_modes": from_array(np.full(len(self.splits), LESS_OR_EQUAL, dtype=np.uint8)),
+            "nodes_modes": from_array(np.full(len(self.splits), BRANCH_LEQ, dtype=np.uint8)),
             "nodes_missing_value_tracks_true": self.missing_true,
             **{f"nodes_{name}": numbers for name, numbers in self.branches.items()},
             "leaf_weights": from_array(np.array(self.leaf_weights, dtype=np.float64)),
@@ -108,14 +108,14 @@ def _leaf(value: float) -> Tree:
     return Tree(whole, whole * 2, whole * 0, values * 0, whole * 0, is_leaf, values)
 
 
-def _add_trees(write: Writer, ensemble: Ensemble, *, single: bool) -> str:
+def _add_trees(write: GraphWriter, ensemble: Ensemble, *, single: bool) -> str:
     """Adds the operator; `single` compares values as scikit-learn's own trees do, rounded to single precision."""
     from onnx import TensorProto
 
     rows = write.rows
     if single:
         rows = write.node("Cast", [write.node("Cast", [rows], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
-    return write.add("Trees", [rows], DOMAIN, **ensemble.attributes())
+    return write.add("Trees", [rows], PLACEHOLDER_DOMAIN, **ensemble.attributes())
 
 
 def _of_sklearn(tree: Any, values: np.ndarray) -> Tree:
@@ -143,7 +143,7 @@ def _trees_of(estimator: Any) -> Sequence[Any]:
 
 def _mean(scope: Any, operator: Any, container: Any) -> None:
     """A tree, or the mean of a forest, for one quantity."""
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     if estimator.n_outputs_ != 1:
         raise NotPublishable("A graph of trees has one output.")
     ensemble, trees = Ensemble(), _trees_of(estimator)
@@ -155,10 +155,10 @@ def _mean(scope: Any, operator: Any, container: Any) -> None:
 
 def _vote(scope: Any, operator: Any, container: Any) -> None:
     """The mean of what trees hold for probable."""
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     trees, labels = _trees_of(estimator), estimator.classes_
-    if estimator.n_outputs_ != 1 or not 2 <= len(labels) <= CLASSES_MOST:
-        raise NotPublishable(f"A graph of trees has one output, and 2 to {CLASSES_MOST} classes.")
+    if estimator.n_outputs_ != 1 or not 2 <= len(labels) <= MAX_CLASSES:
+        raise NotPublishable(f"A graph of trees has one output, and 2 to {MAX_CLASSES} classes.")
     ensemble = Ensemble(targets=len(labels))
     for label in range(len(labels)):
         for tree in trees:
@@ -168,7 +168,7 @@ def _vote(scope: Any, operator: Any, container: Any) -> None:
     write.best(probable, labels, operator.outputs[0].full_name)
 
 
-def _gradient_scores(write: Writer, estimator: Any) -> str:
+def _gradient_scores(write: GraphWriter, estimator: Any) -> str:
     """The sums of gradient boosting, without a link."""
     ensemble = Ensemble(targets=estimator.estimators_.shape[1])
     # Where it starts from is one constant, unless another estimator was set to say it: the graph is then found false.
@@ -180,17 +180,17 @@ def _gradient_scores(write: Writer, estimator: Any) -> str:
 
 
 def _gradient_sum(scope: Any, operator: Any, container: Any) -> None:
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     write.node("Identity", [_gradient_scores(write, estimator)], operator.outputs[0].full_name)
 
 
 def _gradient_classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     _refuse_loss(estimator, "log_loss")
     _boosted(write, operator, _gradient_scores(write, estimator), raw=raw, or_zero=True)
 
 
-def _histogram_scores(write: Writer, estimator: Any) -> str:
+def _histogram_scores(write: GraphWriter, estimator: Any) -> str:
     if getattr(estimator, "is_categorical_", None) is not None:  # Its columns are then in another order.
         raise NotPublishable("A graph has no splits by category.")
     ensemble = Ensemble(targets=estimator.n_trees_per_iteration_)
@@ -202,13 +202,13 @@ def _histogram_scores(write: Writer, estimator: Any) -> str:
 
 
 def _histogram_sum(scope: Any, operator: Any, container: Any) -> None:
-    write, estimator = Writer(scope, operator, container), operator.raw_operator
+    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     _refuse_loss(estimator, "squared_error", "absolute_error", "quantile")
     write.node("Identity", [_histogram_scores(write, estimator)], operator.outputs[0].full_name)
 
 
 def _histogram_classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
-    write = Writer(scope, operator, container)
+    write = GraphWriter(scope, operator, container)
     _boosted(write, operator, _histogram_scores(write, operator.raw_operator), raw=raw, or_zero=False)
 
 
@@ -217,7 +217,7 @@ def _refuse_loss(estimator: Any, *known: str) -> None:
         raise NotPublishable(f"There is no graph of {type(estimator).__name__} with the loss {estimator.loss}.")
 
 
-def _boosted(write: Writer, operator: Any, scores: str, *, raw: bool, or_zero: bool) -> None:
+def _boosted(write: GraphWriter, operator: Any, scores: str, *, raw: bool, or_zero: bool) -> None:
     """The label, and the scores or the probabilities; `or_zero` gives a score of zero to the second of two classes."""
     labels = operator.raw_operator.classes_
     label, output = (variable.full_name for variable in operator.outputs[:2])
@@ -231,7 +231,7 @@ def _boosted(write: Writer, operator: Any, scores: str, *, raw: bool, or_zero: b
         write.above_zero(scores, labels, label, or_zero=or_zero)
 
 
-def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
+def tree_converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
     """What converts the kinds of ensembles that are worth it, by their class; `raw` asks for scores before the link."""
     from sklearn import ensemble, tree
 
@@ -251,14 +251,14 @@ def converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
     }
 
 
-def settle(graph: Any) -> None:
+def finalize_tree_nodes(graph: Any) -> None:
     """Gives the nodes of ours in a converted model the operator and the version that they are of."""
-    ours = [node for node in graph.graph.node if node.domain == DOMAIN]
+    ours = [node for node in graph.graph.node if node.domain == PLACEHOLDER_DOMAIN]
     if not ours:
         return
     for node in ours:
         node.op_type, node.domain = "TreeEnsemble", "ai.onnx.ml"
-    kept = [opset for opset in graph.opset_import if opset.domain not in (DOMAIN, "ai.onnx.ml")]
+    kept = [opset for opset in graph.opset_import if opset.domain not in (PLACEHOLDER_DOMAIN, "ai.onnx.ml")]
     del graph.opset_import[:]
     graph.opset_import.extend(kept)
     graph.opset_import.add(domain="ai.onnx.ml", version=5)

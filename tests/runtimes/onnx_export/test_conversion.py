@@ -14,7 +14,7 @@ pytest.importorskip("skl2onnx")
 pytest.importorskip("onnxruntime")
 
 from flaskml.runtimes.onnx import open_session  # noqa: E402
-from flaskml.runtimes.onnx_export.conversion import graphs_of  # noqa: E402 - only where the extra is installed
+from flaskml.runtimes.onnx_export.conversion import export_graphs  # noqa: E402 - only where the extra is installed
 
 ALL = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 
@@ -24,7 +24,7 @@ def run(graph, method, table):
 
 
 def test_one_graph_for_labels_and_probabilities_and_one_for_scores():
-    graphs = graphs_of(LogisticRegression().fit(ROWS, TWO), ROWS[:32], ALL)
+    graphs = export_graphs(LogisticRegression().fit(ROWS, TWO), ROWS[:32], ALL)
     assert {file: graph.methods for file, graph in graphs.items()} == {
         "predict.onnx": ("predict", "predict_proba"),
         "decision_function.onnx": ("decision_function",),
@@ -35,7 +35,7 @@ def test_one_graph_for_labels_and_probabilities_and_one_for_scores():
 def test_graphs_compute_in_double_precision(name):
     made = case(name)
     methods = [method for method in ALL if hasattr(made.estimator, method)]
-    for graph in graphs_of(made.estimator, made.X[:32], methods).values():
+    for graph in export_graphs(made.estimator, made.X[:32], methods).values():
         model = onnx.load_model_from_string(graph.content)
         assert [given.name for given in model.graph.input] == ["rows"]
         assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
@@ -61,7 +61,7 @@ def test_graphs_compute_in_double_precision(name):
 def test_answers_have_the_shape_and_the_kind_of_the_estimators(name, method, dtype, shape):
     made = case(name)
     methods = [m for m in (*ALL, "transform") if hasattr(made.estimator, m)]
-    graphs = graphs_of(made.estimator, made.X[:32], methods)
+    graphs = export_graphs(made.estimator, made.X[:32], methods)
     (graph,) = [graph for graph in graphs.values() if method in graph.methods]
     answer = run(graph, method, FRESH)
     assert (answer.dtype.kind, answer.shape) == (dtype, shape)
@@ -72,7 +72,7 @@ def test_small_probabilities_are_kept():
     estimator = LogisticRegression(C=1e6).fit(ROWS, TWO)
     far = ROWS * 50
     expected = estimator.predict_proba(far)
-    answer = run(graphs_of(estimator, ROWS[:32], ALL)["predict.onnx"], "predict_proba", far)
+    answer = run(export_graphs(estimator, ROWS[:32], ALL)["predict.onnx"], "predict_proba", far)
     assert 0 < expected[expected > 0].min() < 1e-100
     assert np.allclose(answer, expected, rtol=1e-9, atol=0)
 
@@ -82,14 +82,14 @@ def test_the_boundary_is_the_estimators_to_the_last_bit():
     estimator = LogisticRegression().fit(np.array([[-1.0], [1.0]] * 10), [0, 1] * 10)
     estimator.intercept_[:] = 0
     table = np.array([[0.0], [-0.0], [1e-300], [-1e-300], [1e-18]])
-    graph = graphs_of(estimator, table, ALL)["predict.onnx"]
+    graph = export_graphs(estimator, table, ALL)["predict.onnx"]
     assert (estimator.predict_proba(table) == 0.5).all()
     assert run(graph, "predict", table).tolist() == estimator.predict(table).tolist() == [0, 0, 1, 0, 1]
 
 
 def test_a_search_has_the_graphs_of_what_it_found():
     made = case("searched")
-    assert set(graphs_of(made.estimator, ROWS[:32], ALL)) == {"predict.onnx", "decision_function.onnx"}
+    assert set(export_graphs(made.estimator, ROWS[:32], ALL)) == {"predict.onnx", "decision_function.onnx"}
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_imputers_that_do_more_have_no_graph(imputer):
     X = np.nan_to_num(GAPS) if imputer.missing_values == 0 else GAPS
     pipeline = make_pipeline(imputer, LinearRegression()).fit(X, QUANTITY)
     with pytest.raises(NotPublishable, match="imputer that does more"):
-        graphs_of(pipeline, X[:32], ("predict",))
+        export_graphs(pipeline, X[:32], ("predict",))
 
 
 def test_an_estimator_that_the_converter_does_not_know_has_no_graph():
     made = case("isotonic")
     with pytest.raises(NotPublishable, match=r"no graph in double precision \(MissingShapeCalculator\)"):
-        graphs_of(made.estimator, made.X[:32], ("predict",))
+        export_graphs(made.estimator, made.X[:32], ("predict",))
 
 
 def test_scores_without_a_graph_take_nothing_from_the_rest():
     made = case("discriminant")
-    graphs = graphs_of(made.estimator, ROWS[:32], (*ALL, "transform"))
+    graphs = export_graphs(made.estimator, ROWS[:32], (*ALL, "transform"))
     assert "predict_proba" in graphs["predict.onnx"].methods
     assert np.array_equal(run(graphs["predict.onnx"], "predict", FRESH), made.estimator.predict(FRESH))

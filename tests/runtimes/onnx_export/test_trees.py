@@ -19,14 +19,14 @@ pytest.importorskip("skl2onnx")
 pytest.importorskip("onnxruntime")
 
 from flaskml.runtimes.onnx import open_session  # noqa: E402
-from flaskml.runtimes.onnx_export.conversion import graphs_of  # noqa: E402 - only where the extra is installed
+from flaskml.runtimes.onnx_export.conversion import export_graphs  # noqa: E402 - only where the extra is installed
 
 METHODS = ("predict", "predict_proba", "decision_function")
 
 
 def by_graph(estimator, X, tables):
     """What graphs answer to tables, by method."""
-    graphs = graphs_of(estimator, X[:32], [method for method in METHODS if hasattr(estimator, method)])
+    graphs = export_graphs(estimator, X[:32], [method for method in METHODS if hasattr(estimator, method)])
     sessions = {method: open_session(graph.content) for graph in graphs.values() for method in graph.methods}
     return {
         method: [session.run([method], {"rows": np.asarray(table, dtype=np.float64)})[0] for table in tables]
@@ -103,7 +103,9 @@ def test_a_gap_goes_where_it_went_in_training():
 
 def test_the_operator_is_the_one_of_double_precision():
     made = case("forest, quantity")
-    model = onnx.load_model_from_string(graphs_of(made.estimator, made.X[:32], ("predict",))["predict.onnx"].content)
+    model = onnx.load_model_from_string(
+        export_graphs(made.estimator, made.X[:32], ("predict",))["predict.onnx"].content
+    )
     (trees,) = [node for node in model.graph.node if node.op_type == "TreeEnsemble"]
     assert trees.domain == "ai.onnx.ml"
     assert {opset.domain: opset.version for opset in model.opset_import}["ai.onnx.ml"] == 5
