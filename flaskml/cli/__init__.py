@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flaskml.runtimes import RUNTIME_CLASSES
+
 if TYPE_CHECKING:
     from flaskml.settings import Settings
     from flaskml.store.model_store import ModelStore
@@ -62,7 +64,7 @@ schema_option = click.option(
 
 runtime_option = click.option(
     "--runtime",
-    type=click.Choice(["sklearn", "sklearn-unchecked", "onnx"]),
+    type=click.Choice(list(RUNTIME_CLASSES)),
     help="What computes; by default the fastest that answers as the estimator does.",
 )
 

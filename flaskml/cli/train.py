@@ -96,7 +96,7 @@ def _standing(training: Training) -> str:
 
 def _runtime(manifest: Manifest) -> str:
     """What computes, and what it was found to take."""
-    times = {found.runtime: found.one_row for found in manifest.measurements if found.one_row}
+    times = {found.runtime: found.one_row_microseconds for found in manifest.measurements if found.one_row_microseconds}
     others = [f"{name} {time:.0f}" for name, time in times.items() if name != manifest.runtime]
     compared = f" ({', '.join(others)})" if others else ""
     return f"{manifest.runtime}: {times[manifest.runtime]:.0f} µs a row{compared}"

@@ -54,7 +54,7 @@ def publish(
     is learnt from it and some of its rows become golden rows. `y`, if given, are the targets of these rows, and the
     score on them is recorded. A child process has to load the version and answer the golden rows alike before it
     becomes active. `schema` corrects what was learnt: any part of what `flask models show --schema` prints. `runtime`
-    says what is to compute (`sklearn`, `sklearn-unchecked` or `onnx`); left away, the fastest is taken of those that
+    says what is to compute (`sklearn` or `onnx`); left away, the fastest is taken of those that
     answer as the estimator does.
     Raises `NotPublishable`, `InvalidName`, `VersionRejected` or `StorageFailed`; what was served before still is.
     """

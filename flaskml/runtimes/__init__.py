@@ -1,4 +1,4 @@
-"""What computes: each runtime is one module, imported when the first version that needs it is loaded."""
+"""What computes: each runtime is one class in one module, imported when the first version that needs it is loaded."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flaskml.runtimes.base import Runtime
-    from flaskml.store.manifest import LoadedVersion
+    from flaskml.store.manifest import LoadedVersion, RuntimeName
 
-RUNTIME_CLASSES: Mapping[str, str] = {
-    "sklearn": "flaskml.runtimes.sklearn",
-    "sklearn-unchecked": "flaskml.runtimes.sklearn",
-    "onnx": "flaskml.runtimes.onnx",
+RUNTIME_CLASSES: Mapping[RuntimeName, tuple[str, str]] = {
+    "sklearn": ("flaskml.runtimes.sklearn", "SklearnRuntime"),
+    "onnx": ("flaskml.runtimes.onnx", "OnnxRuntime"),
 }
-"""The module of each runtime; it has a function `open_runtime(bundle)`."""
+"""The module and the class of each runtime. A new runtime is one more module and one more line here."""
 
 
-def open_runtime(bundle: LoadedVersion) -> Runtime:
-    """The runtime that the bundle's manifest names, ready to compute. Raises KeyError for one that is not known."""
-    runtime: Runtime = import_module(RUNTIME_CLASSES[bundle.manifest.runtime]).open_runtime(bundle)
+def open_runtime(loaded: LoadedVersion) -> Runtime:
+    """Return the runtime that the manifest names, ready to compute."""
+    module, name = RUNTIME_CLASSES[loaded.manifest.runtime]
+    runtime: Runtime = getattr(import_module(module), name).from_version(loaded)
     return runtime

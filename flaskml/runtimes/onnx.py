@@ -41,6 +41,17 @@ class OnnxRuntime:
         self._outputs = {method: (sessions[method].run, [DERIVED_METHODS.get(method, method)]) for method in sessions}
         self._rest = rest
 
+    @classmethod
+    def from_version(cls, loaded: LoadedVersion) -> OnnxRuntime:
+        """Return the runtime of the version's graphs, and of its estimator for the methods that no graph answers."""
+        rest = None
+        if loaded.estimator is not None:
+            from flaskml.runtimes.sklearn import SklearnRuntime
+
+            rest = SklearnRuntime.from_version(loaded)
+        sessions = open_sessions(loaded.graphs, loaded.manifest.graphs)
+        return cls(sessions, loaded.manifest.schema_, rest)
+
     def compute(self, table: Any, method: str) -> Answer:
         """What the graph of the method answers, computed in the thread that asks."""
         if method not in self._outputs and self._rest is not None:
@@ -77,14 +88,3 @@ def open_sessions(graphs: Mapping[str, bytes], methods: Mapping[str, tuple[str, 
     """The session of each method that the graphs answer; `methods` are those of each file."""
     sessions = {file: open_session(graph) for file, graph in graphs.items()}
     return {method: sessions[file] for file in sessions for method in methods[file]}
-
-
-def open_runtime(bundle: LoadedVersion) -> OnnxRuntime:
-    """The runtime of the bundle's graphs, and of its estimator for what these do not answer."""
-    rest = None
-    if bundle.estimator is not None:
-        from flaskml.runtimes import sklearn
-
-        rest = sklearn.open_runtime(bundle)
-    sessions = open_sessions(bundle.graphs, bundle.manifest.graphs)
-    return OnnxRuntime(sessions, bundle.manifest.schema_, rest)

@@ -12,19 +12,18 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from flaskml.errors import MissingExtra, NotPublishable
-from flaskml.runtimes import sklearn
+from flaskml.runtimes import RUNTIME_CLASSES
 from flaskml.runtimes.equivalence import NUMERIC_DTYPE_KINDS, TIMED_BATCH_ROWS, Comparison, Compute, repeat_rows
 from flaskml.runtimes.onnx import DERIVED_METHODS, PREDICT_GRAPH_FILE, OnnxRuntime, open_session
 from flaskml.runtimes.onnx_import import ImportedGraph
+from flaskml.runtimes.sklearn import SklearnRuntime, single_threaded
 from flaskml.schema.features import MAX_EXACT_INTEGER, Table
 from flaskml.store.manifest import Measurement, RuntimeName, VersionFacts
-
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 MAX_TIMED_CALLS = 60
 """Calls that are timed at most."""
@@ -78,115 +77,88 @@ class Candidate:
 def choose_runtime(
     estimator: Any, facts: VersionFacts, table: Table, wanted: RuntimeName | None = None
 ) -> RuntimeChoice:
-    """The fastest runtime that answers as the estimator does, or the `wanted` one if it does.
+    """Return the fastest runtime that answers as the estimator does, or the `wanted` one if it does.
 
-    `table` are rows as the estimator takes them. Raises `NotPublishable` if the wanted one cannot be.
+    `table` holds rows as the estimator takes them. Raises `NotPublishable` if the wanted runtime cannot serve.
     """
     from threadpoolctl import threadpool_limits
 
-    if wanted is not None and wanted not in RUNTIMES:
-        raise NotPublishable(f'There is no runtime "{wanted}"; there are {", ".join(RUNTIMES)}.')
+    if wanted is not None and wanted not in RUNTIME_CLASSES:
+        raise NotPublishable(f'There is no runtime "{wanted}"; there are {", ".join(RUNTIME_CLASSES)}.')
     if isinstance(estimator, ImportedGraph):
-        return _graph_alone(estimator, table, wanted)
-    with sklearn.single_threaded(estimator), threadpool_limits(1), warnings.catch_warnings(action="ignore"):
-        own = _of_estimator("sklearn", estimator, facts)
-        others = [runtime for runtime in RUNTIMES if runtime != own.runtime and wanted in (None, runtime)]
-        candidates, refused = _true_ones(others, own, estimator, facts, table)
-        candidates = [own, *candidates]
-        found = {measurement.runtime: measurement for measurement in _measured(candidates, facts.methods[0], table)}
-    runtime = _fastest(list(found.values())) if wanted is None else _demanded(wanted, found | refused)
+        return _choose_imported_graph(estimator, table, wanted)
+    with single_threaded(estimator), threadpool_limits(1), warnings.catch_warnings(action="ignore"):
+        own = SklearnRuntime(estimator, facts.methods, facts.schema_)
+        candidates = [Candidate("sklearn", own.compute, note="the estimator itself")]
+        rejected: list[Measurement] = []
+        if wanted != "sklearn":
+            try:
+                candidates.append(_graph_candidate(own, estimator, facts, table))
+            except (NotPublishable, MissingExtra) as error:
+                rejected.append(Measurement(runtime="onnx", note=error.detail.rstrip("."), matches=False))
+        measured = _measure(candidates, facts.methods[0], table)
+    if wanted == "onnx" and rejected:
+        raise NotPublishable(f"The runtime onnx cannot serve this estimator: {rejected[0].note}.")
+    runtime = wanted or _fastest(measured)
     chosen = next(candidate for candidate in candidates if candidate.runtime == runtime)
-    return RuntimeChoice(runtime, tuple((found | refused).values()), chosen.graphs, chosen.methods)
+    return RuntimeChoice(runtime, (*measured, *rejected), chosen.graphs, chosen.methods)
 
 
-def _true_ones(
-    runtimes: Sequence[RuntimeName], own: Candidate, estimator: Any, facts: VersionFacts, table: Table
-) -> tuple[list[Candidate], dict[RuntimeName, Measurement]]:
-    """Of the runtimes those that may serve, and why the others may not."""
-    candidates: list[Candidate] = []
-    refused: dict[RuntimeName, Measurement] = {}
-    if not runtimes:
-        return candidates, refused
-    comparison = Comparison(own.compute, facts.methods, facts.schema_, table)
-    for runtime in runtimes:
-        try:
-            candidates.append(_candidate(runtime, estimator, facts, table, comparison))
-        except (NotPublishable, MissingExtra) as error:
-            refused[runtime] = Measurement(runtime=runtime, note=error.detail.rstrip("."), is_true=False)
-    return candidates, refused
-
-
-def _graph_alone(graph: ImportedGraph, table: Table, wanted: RuntimeName | None) -> RuntimeChoice:
-    """The one choice that there is for a graph without an estimator."""
+def _choose_imported_graph(graph: ImportedGraph, table: Table, wanted: RuntimeName | None) -> RuntimeChoice:
+    """Return the only choice there is for a graph without an estimator."""
     if wanted not in (None, "onnx"):
         raise NotPublishable(f"A graph is computed by the runtime onnx, not by {wanted}.")
     itself = Candidate("onnx", lambda table, method: getattr(graph, method)(table), note="the graph itself")
-    return RuntimeChoice("onnx", tuple(_measured([itself], "predict", table)), *_files({PREDICT_GRAPH_FILE: graph}))
+    measured = tuple(_measure([itself], "predict", table))
+    return RuntimeChoice(
+        "onnx", measured, {PREDICT_GRAPH_FILE: graph.content}, {PREDICT_GRAPH_FILE: tuple(graph.methods)}
+    )
 
 
-def _files(graphs: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, tuple[str, ...]]]:
-    """The content of graphs, and the methods that they answer, by their file."""
-    return {file: graph.content for file, graph in graphs.items()}, {f: graph.methods for f, graph in graphs.items()}
-
-
-def _measured(candidates: Sequence[Candidate], method: str, table: Table) -> list[Measurement]:
-    """What candidates take, called by turns: what else the machine does delays them alike."""
+def _measure(candidates: Sequence[Candidate], method: str, table: Table) -> list[Measurement]:
+    """Time the candidates by turns, so that other load on the machine delays them alike."""
     one, many = (
         time_calls([partial(candidate.compute, repeat_rows(table, count), method) for candidate in candidates])
         for count in (1, TIMED_BATCH_ROWS)
     )
     return [
-        Measurement(runtime=candidate.runtime, note=candidate.note, is_true=True, one_row=least, many_rows=most)
-        for candidate, least, most in zip(candidates, one, many, strict=True)
+        Measurement(
+            runtime=candidate.runtime,
+            note=candidate.note,
+            matches=True,
+            one_row_microseconds=row,
+            batch_microseconds=batch,
+        )
+        for candidate, row, batch in zip(candidates, one, many, strict=True)
     ]
 
 
 def _fastest(measurements: Sequence[Measurement]) -> RuntimeName:
-    """The one with the least time, one row and many taken alike, if it is worth leaving the estimator for."""
-    times = {found.runtime: (found.one_row or 0) * (found.many_rows or 0) for found in measurements}
+    """Return the runtime with the least product of both times, if it is clearly faster than the estimator."""
+    times = {
+        found.runtime: (found.one_row_microseconds or 0) * (found.batch_microseconds or 0) for found in measurements
+    }
     best = min(times, key=lambda name: times[name])
     return best if times[best] <= MAX_TIME_SHARE**2 * times["sklearn"] else "sklearn"
 
 
-def _demanded(runtime: RuntimeName, measurements: Mapping[RuntimeName, Measurement]) -> RuntimeName:
-    measurement = measurements[runtime]
-    if not measurement.is_true:
-        raise NotPublishable(f"The runtime {runtime} cannot serve this estimator: {measurement.note}.")
-    return runtime
+def _graph_candidate(own: SklearnRuntime, estimator: Any, facts: VersionFacts, table: Table) -> Candidate:
+    """Return graphs for the methods that they answer as the estimator does; the estimator answers the others.
 
-
-def _candidate(
-    runtime: RuntimeName, estimator: Any, facts: VersionFacts, table: Table, comparison: Comparison
-) -> Candidate:
-    """The runtime for the estimator. Raises `NotPublishable` with the reason, or `MissingExtra`, if there is none."""
-    if runtime == "onnx":
-        candidate = _of_graphs(estimator, facts, table, comparison)
-    else:
-        candidate = _of_estimator(runtime, estimator, facts)
-    if difference := comparison.difference(candidate.compute, facts.methods):
-        raise NotPublishable(f"{difference}.")
-    return candidate
-
-
-def _of_estimator(runtime: RuntimeName, estimator: Any, facts: VersionFacts) -> Candidate:
-    """The estimator itself, with or without the checks of its library."""
-    compute = sklearn.RUNTIMES[runtime](estimator, facts.methods, facts.schema_).compute
-    return Candidate(runtime, compute, note="the estimator itself" if runtime == "sklearn" else EQUIVALENT_NOTE)
-
-
-def _of_graphs(estimator: Any, facts: VersionFacts, table: Table, comparison: Comparison) -> Candidate:
-    """Graphs for the methods that they answer as the estimator does, which answers the others."""
+    Raises `NotPublishable` with the reason, or `MissingExtra`, if there is none.
+    """
     from flaskml.runtimes.onnx_export.conversion import export_graphs
 
-    _refuse_untakable(estimator, table)
+    _check_exportable(estimator, table)
     graphs = export_graphs(estimator, np.asarray(table[:TIMED_BATCH_ROWS]), facts.methods)
     if sum(len(graph.content) for graph in graphs.values()) > MAX_GRAPH_BYTES:
         raise NotPublishable(f"The graph is larger than {MAX_GRAPH_BYTES // 2**20} MiB.")
+    comparison = Comparison(own.compute, facts.methods, facts.schema_, table)
     sessions = {file: open_session(graph.content) for file, graph in graphs.items()}
     methods: dict[str, tuple[str, ...]] = {}
     for file, graph in graphs.items():
         compute = OnnxRuntime(dict.fromkeys(_offered(graph.methods), sessions[file]), facts.schema_).compute
-        # A graph is believed as a whole: one that is wrong in its probabilities is so in a label near the boundary.
+        # A graph is accepted or rejected as a whole: wrong probabilities mean a wrong label near the boundary.
         difference = comparison.difference(compute, [method for method in facts.methods if method in graph.methods])
         if difference is None:
             asked = [method for method in _offered(graph.methods) if method in facts.methods]
@@ -194,8 +166,9 @@ def _of_graphs(estimator: Any, facts: VersionFacts, table: Table, comparison: Co
         elif file == PREDICT_GRAPH_FILE:
             raise NotPublishable(f"Of the graph, {difference}.")
     by_method = {method: sessions[file] for file, answered in methods.items() for method in answered}
-    own = sklearn.SklearnRuntime(estimator, facts.methods, facts.schema_)
     compute = OnnxRuntime(by_method, facts.schema_, own).compute
+    if difference := comparison.difference(compute, facts.methods):
+        raise NotPublishable(f"{difference}.")
     return Candidate("onnx", compute, EQUIVALENT_NOTE, {file: graphs[file].content for file in methods}, methods)
 
 
@@ -204,7 +177,7 @@ def _offered(methods: Sequence[str]) -> list[str]:
     return [*methods, *(method for method, source in DERIVED_METHODS.items() if source in methods)]
 
 
-def _refuse_untakable(estimator: Any, table: Table) -> None:
+def _check_exportable(estimator: Any, table: Table) -> None:
     """Raises `NotPublishable` for what has no graph, whatever the estimator is."""
     if not isinstance(table, np.ndarray) or table.dtype.kind not in NUMERIC_DTYPE_KINDS:
         raise NotPublishable("A graph takes numbers only, and the estimator takes a table of other columns.")

@@ -24,25 +24,19 @@ class SklearnRuntime:
         self.tables = SchemaTableBuilder(schema)
         self._methods = {method: getattr(estimator, method) for method in methods}
 
+    @classmethod
+    def from_version(cls, loaded: LoadedVersion) -> SklearnRuntime:
+        """Return the runtime of the version's estimator, which from now on computes in one thread."""
+        warm_up_sklearn(loaded.manifest.schema_.layout)
+        set_single_threaded(loaded.estimator)
+        if loaded.manifest.schema_.layout == "array":
+            drop_feature_names(loaded.estimator)
+        return cls(loaded.estimator, loaded.manifest.methods, loaded.manifest.schema_)
+
     def compute(self, table: Table, method: str) -> Answer:
         """What the method answers: an array, or a list of arrays, one for each output."""
         with np.errstate(all="ignore"):  # What numpy warns of is printed with its line, from a file that is opened.
             return as_numpy(self._methods[method](table))
-
-
-class UncheckedRuntime(SklearnRuntime):
-    """Calls it without the library's own checks of parameters and of what is finite, which parsers have done."""
-
-    def compute(self, table: Table, method: str) -> Answer:
-        """As the other, a little faster."""
-        from sklearn import config_context
-
-        with config_context(assume_finite=True, skip_parameter_validation=True):
-            return super().compute(table, method)
-
-
-RUNTIMES: Mapping[str, type[SklearnRuntime]] = {"sklearn": SklearnRuntime, "sklearn-unchecked": UncheckedRuntime}
-"""The runtimes that call the estimator itself, by their names."""
 
 
 def estimator_methods(estimator: Any) -> tuple[str, ...]:
@@ -74,16 +68,6 @@ def as_numpy(answer: Any) -> Answer:
     if found.dtype.kind == "f" and found.dtype.itemsize > np.dtype(np.float64).itemsize:
         return found.astype(np.float64)
     return found
-
-
-def open_runtime(bundle: LoadedVersion) -> SklearnRuntime:
-    """The runtime of the bundle's estimator, which from now on computes in one thread."""
-    warm_up_sklearn(bundle.manifest.schema_.layout)
-    set_single_threaded(bundle.estimator)
-    if bundle.manifest.schema_.layout == "array":
-        drop_feature_names(bundle.estimator)
-    kind = RUNTIMES.get(bundle.manifest.runtime, SklearnRuntime)
-    return kind(bundle.estimator, bundle.manifest.methods, bundle.manifest.schema_)
 
 
 def drop_feature_names(estimator: Any) -> None:

@@ -35,7 +35,7 @@ METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function",
 """What an estimator may be asked, by the names that scikit-learn gives it."""
 
 Task: TypeAlias = Literal["classification", "regression", "clustering", "outliers", "transformation"]
-RuntimeName: TypeAlias = Literal["sklearn", "sklearn-unchecked", "onnx"]
+RuntimeName: TypeAlias = Literal["sklearn", "onnx"]
 
 
 class Score(BaseModel):
@@ -62,13 +62,13 @@ class Measurement(BaseModel):
     note: str
     """Whether it answers as the estimator itself, or why it could not be had."""
 
-    is_true: bool
+    matches: bool
     """Whether its labels are the estimator's, and its numbers the same but for a millionth."""
 
-    one_row: float | None = None
+    one_row_microseconds: float | None = None
     """Microseconds for one row, on the machine that published."""
 
-    many_rows: float | None = None
+    batch_microseconds: float | None = None
     """Microseconds for 32 rows."""
 
 

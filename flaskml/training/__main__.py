@@ -1,7 +1,7 @@
 """The child process of a training job: `python -m flaskml.training`.
 
-It reads one `TrainingOrder` as a line of JSON from standard input and writes `TrainingMessage`s, one line each, to standard
-output. It ends when its standard input does: a job never outlives the server that started it.
+It reads one `TrainingOrder` as a line of JSON from standard input and writes `TrainingMessage`s, one line each, to
+standard output. It ends when its standard input does: a job never outlives the server that started it.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ def test_a_job_is_accepted_at_once(train, app, client):
 
 
 def test_a_job_computes_as_asked(train, app, client):
-    answer = train(json={"data": "iris", "name": "flowers", "runtime": "sklearn-unchecked"})
+    answer = train(json={"data": "iris", "name": "flowers", "runtime": "sklearn"})
     app.extensions["jobs"].wait()
     assert client.get(answer.headers["Location"]).json["status"] == "succeeded"
-    assert client.get("/models/flowers/versions/1").json["runtime"] == "sklearn-unchecked"
+    assert client.get("/models/flowers/versions/1").json["runtime"] == "sklearn"
 
 
 def test_the_first_model_of_an_empty_store(make_app, tmp_path):

@@ -324,8 +324,10 @@ def test_the_runtime_can_be_said_and_what_was_measured_is_shown(flask_models, fi
         flask_models(*added(files), "--trust", *options)
         shown = json.loads(flask_models("show", "mine", version).stdout)
         assert not options or shown["runtime"] == options[1]
-        assert all(found["is_true"] and found["note"] and found["one_row"] > 0 for found in shown["measurements"])
-    assert [found["runtime"] for found in shown["measurements"]] == ["sklearn", "sklearn-unchecked", "onnx"]
+        assert all(
+            found["matches"] and found["note"] and found["one_row_microseconds"] > 0 for found in shown["measurements"]
+        )
+    assert [found["runtime"] for found in shown["measurements"]] == ["sklearn", "onnx"]
     assert (
         "predict.onnx" in store.manifest("mine", "2").files and "predict.onnx" not in store.manifest("mine", "1").files
     )

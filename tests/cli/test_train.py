@@ -55,7 +55,7 @@ def test_built_in(runner, data):
     assert runner.invoke(train_command, ["--data", data]).exit_code == 0
 
 
-@pytest.mark.parametrize("runtime", ["sklearn", "sklearn-unchecked", "onnx"])
+@pytest.mark.parametrize("runtime", ["sklearn", "onnx"])
 def test_the_runtime_can_be_said(runner, store, runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")

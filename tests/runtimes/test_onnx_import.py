@@ -223,7 +223,7 @@ def test_it_is_published_like_an_estimator(tmp_path):
     assert bundle.estimator is None and not (tmp_path / "models/default/1/model.joblib").exists()
     assert (manifest.runtime, manifest.graphs) == ("onnx", {"predict.onnx": ("predict", "predict_proba")})
     assert manifest.classes == (tuple(estimator.classes_.tolist()),)
-    assert [(found.runtime, found.note, found.is_true) for found in manifest.measurements] == [
+    assert [(found.runtime, found.note, found.matches) for found in manifest.measurements] == [
         ("onnx", "the graph itself", True)
     ]
     predictor = open_predictor(bundle, max_rows=300)

@@ -36,7 +36,7 @@ def foreign(X):
     return ImportedGraph(to_onnx(case("three whole").estimator, X[:1].astype(np.float32)).SerializeToString())
 
 
-KINDS = ("sklearn", "sklearn-unchecked", "onnx", "onnx and its estimator", "a graph alone")
+KINDS = ("sklearn", "onnx", "onnx and its estimator", "a graph alone")
 """Each runtime, and the one of graphs with an estimator beside it, and without any."""
 
 
@@ -48,7 +48,6 @@ def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN)
         publish(store, "sklearn", made.estimator, made.X, "sklearn")
-        publish(store, "sklearn-unchecked", made.estimator, made.X, "sklearn-unchecked")
         if "onnx" in installed():
             publish(store, "onnx", made.estimator, made.X, "onnx")
             publish(store, "onnx-and-its-estimator", gaps.estimator, gaps.X, "onnx")
@@ -164,10 +163,9 @@ class Counting(LinearRegression):
         return super().predict(X)
 
 
-@pytest.mark.parametrize("name", ["sklearn", "sklearn-unchecked"])
-def test_opening_asks_no_estimator(tmp_path, name):
+def test_opening_asks_no_estimator(tmp_path):
     store = ModelStore(tmp_path)
-    publish(store, "default", Counting().fit(ROWS, QUANTITY), ROWS, name)
+    publish(store, "default", Counting().fit(ROWS, QUANTITY), ROWS, "sklearn")
     bundle, before = store.load("default", "1"), Counting.asked
     runtime = open_runtime(bundle)
     assert Counting.asked == before

@@ -16,6 +16,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from flaskml.codecs.answers import Answer
 from flaskml.errors import NotPublishable
+from flaskml.publishing.inspection import inspect_sample
 from flaskml.runtimes import equivalence as comparisons
 from flaskml.runtimes import open_runtime
 from flaskml.runtimes import selection as candidates
@@ -105,8 +106,12 @@ def test_what_has_no_true_graph_answers_itself(tmp_path, name):
     bundle, choice = stored(tmp_path, made.estimator, made.X)
     found = {measurement.runtime: measurement for measurement in choice.measurements}
     assert choice.runtime != "onnx" and not choice.graphs and not bundle.graphs
-    assert not found["onnx"].is_true and len(found["onnx"].note) > 20 and found["onnx"].one_row is None
-    assert found["sklearn"].is_true and found["sklearn"].one_row > 0 and found["sklearn"].many_rows > 0
+    assert not found["onnx"].matches and len(found["onnx"].note) > 20 and found["onnx"].one_row_microseconds is None
+    assert (
+        found["sklearn"].matches
+        and found["sklearn"].one_row_microseconds > 0
+        and found["sklearn"].batch_microseconds > 0
+    )
     tables = other_tables(made.estimator, made.X, made.fresh, bundle.manifest.schema_)
     assert not list(differences(made.estimator, bundle, made.X, tables))
 
@@ -157,11 +162,11 @@ def with_a_constant_changed(graph, change):
 @pytest.mark.parametrize("estimator", [LinearRegression(), LogisticRegression()], ids=["linear", "logistic"])
 def test_a_graph_with_a_number_that_is_a_little_off_is_refused(monkeypatch, estimator, share):
     estimator.fit(ROWS, QUANTITY if isinstance(estimator, LinearRegression) else TWO)
-    for change, is_true in ((lambda value: value, True), (lambda value: value * (1 + share), False)):
+    for change, matches in ((lambda value: value, True), (lambda value: value * (1 + share), False)):
         with monkeypatch.context() as patch:
             plant(patch, lambda _, graphs: {f: with_a_constant_changed(g, change) for f, g in graphs.items()})  # noqa: B023
-            assert (chosen(estimator, ROWS).runtime == "onnx") is is_true
-            if not is_true:
+            assert (chosen(estimator, ROWS).runtime == "onnx") is matches
+            if not matches:
                 with pytest.raises(NotPublishable, match="onnx cannot serve this estimator: Of the graph, predict"):
                     chosen(estimator, ROWS, "onnx")
 
@@ -225,7 +230,7 @@ def test_labels_in_single_precision_are_told_apart_by_rows_at_the_boundary_alone
     del tables
 
 
-@pytest.mark.parametrize("runtime", ["sklearn", "sklearn-unchecked"])
+@pytest.mark.parametrize("runtime", ["sklearn", "onnx"])
 def test_a_runtime_that_is_asked_for_is_taken(tmp_path, runtime):
     made = case("forest, three")
     bundle, choice = stored(tmp_path, made.estimator, made.X, runtime)
@@ -241,7 +246,7 @@ def test_a_runtime_that_is_asked_for_is_taken(tmp_path, runtime):
         ("histogram, categories", "onnx", "no splits by category"),
         ("gradient, exponential", "onnx", "no graph of GradientBoostingClassifier with the loss exponential"),
         ("isotonic", "onnx", "no graph in double precision"),
-        ("linear", "abacus", 'no runtime "abacus"; there are sklearn, sklearn-unchecked, onnx'),
+        ("linear", "abacus", 'no runtime "abacus"; there are sklearn, onnx'),
     ],
 )
 def test_a_runtime_that_cannot_be_is_refused_with_the_reason(name, runtime, said):
@@ -299,8 +304,9 @@ def test_a_slow_estimator_is_asked_less(monkeypatch):
     monkeypatch.setattr(comparisons, "COMPARISON_SECONDS", 0.05)
     monkeypatch.setattr(comparisons, "SINGLE_ROWS_SECONDS", 0.01)
     estimator = Slow().fit(ROWS, QUANTITY)
-    choice = chosen(estimator, ROWS, "sklearn-unchecked")
-    assert choice.runtime == "sklearn-unchecked" and Slow.calls < 110
+    schema = inspect_sample(estimator, ROWS).schema
+    Comparison(SklearnRuntime(estimator, ("predict",), schema).compute, ("predict",), schema, ROWS)
+    assert 10 < Slow.calls < 110
 
 
 class Moody(LinearRegression):
@@ -314,7 +320,7 @@ class Moody(LinearRegression):
 
 def test_an_estimator_that_raises_anything_is_published():
     choice = chosen(Moody().fit(ROWS, QUANTITY), ROWS)
-    assert choice.runtime in ("sklearn", "sklearn-unchecked") and notes(choice)["onnx"]
+    assert choice.runtime == "sklearn" and notes(choice)["onnx"]
 
 
 def test_calls_are_timed_by_turns(monkeypatch):
@@ -328,11 +334,11 @@ def test_calls_are_timed_by_turns(monkeypatch):
 
 def test_the_fastest_is_chosen_if_it_is_worth_it():
     def measured(runtime, one, many):
-        return Measurement(runtime=runtime, note="", is_true=True, one_row=one, many_rows=many)
+        return Measurement(runtime=runtime, note="", matches=True, one_row_microseconds=one, batch_microseconds=many)
 
     own = measured("sklearn", 100.0, 200.0)
-    assert candidates._fastest([own, measured("sklearn-unchecked", 95.0, 190.0)]) == "sklearn"
-    assert candidates._fastest([own, measured("sklearn-unchecked", 85.0, 170.0)]) == "sklearn-unchecked"
+    assert candidates._fastest([own, measured("onnx", 95.0, 190.0)]) == "sklearn"
+    assert candidates._fastest([own, measured("onnx", 85.0, 170.0)]) == "onnx"
     assert candidates._fastest([own, measured("onnx", 5.0, 3_000.0)]) == "onnx"
     assert candidates._fastest([own, measured("onnx", 5.0, 5_000.0)]) == "sklearn"
 
@@ -362,7 +368,7 @@ estimator = LinearRegression().fit(X, X[:, 0])
 version = flaskml.publish(estimator, X, instance_path=sys.argv[2])
 manifest = ModelStore(Path(sys.argv[2])).manifest("default", version)
 found = {{found.runtime: found for found in manifest.measurements}}
-assert manifest.runtime != "onnx" and not found["onnx"].is_true, manifest.runtime
+assert manifest.runtime != "onnx" and not found["onnx"].matches, manifest.runtime
 print(found["onnx"].note)
 try:
     flaskml.publish(estimator, X, instance_path=sys.argv[2], runtime="onnx")
