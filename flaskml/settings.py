@@ -20,7 +20,10 @@ from flaskml.errors import InvalidSetting, did_you_mean
 ENVIRONMENT_PREFIX = "FLASKML_"
 
 MODEL_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
-"""What a model may be called: safe as a folder, a URL segment and a metric label on every system, with one spelling."""
+"""A model's name: safe as a folder, a URL segment and a metric label on every system, with one spelling."""
+
+VERSION_PATTERN = r"[1-9][0-9]{0,9}"
+"""A version's number, with one spelling."""
 
 
 def _split(value: object) -> object:

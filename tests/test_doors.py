@@ -15,6 +15,7 @@ import pytest
 from flaskml.training.columns import as_fitted
 from flaskml.training.datasets import read_csv_dataset
 from tests.support.sample_tables import FORCED, HAS_GRAPHS, TABLES, Case, cases, name_of, server, tables_store  # noqa: F401 - fixtures
+from tests.support.stores import load_active
 
 BATCHES = (1, 7, 200)
 
@@ -193,7 +194,7 @@ def test_every_answer_to_every_row_alone(ask, cases, table, runtime, near):  # n
 
 def test_a_model_that_was_trained_answers_as_its_estimator(homes, store, mixed_csv):
     _, table = as_fitted(read_csv_dataset(mixed_csv, "homes.csv", "sold").features, {})
-    case = Case(store.load_active("homes").estimator, table)
+    case = Case(load_active(store, "homes").estimator, table)
     rows = [dict(zip(case.names, row, strict=True)) for row in rows_of(case)]
     for method in case.methods:
         wanted = expected(case, method)

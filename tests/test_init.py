@@ -9,6 +9,7 @@ from flaskml import create_app
 from flaskml.errors import InvalidSetting
 from flaskml.inference.slot import ModelSlot
 from tests.conftest import run_python, stop
+from tests.support.stores import load_active
 
 
 def test_loads_the_active_version_into_the_extension(app):
@@ -116,7 +117,7 @@ def test_hosts_are_checked_only_when_configured(make_app):
 
 
 def test_predictions_are_the_estimators_own(app, store):
-    estimator = store.load_active("default").estimator
+    estimator = load_active(store, "default").estimator
     values = np.linspace(-3, 3, 50).reshape(-1, 1)
     predicted = app.extensions["model"].predict(values)
     assert np.array_equal(predicted, estimator.predict(values))

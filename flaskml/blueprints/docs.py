@@ -10,10 +10,10 @@ from flask import Blueprint, Response, render_template, request
 from werkzeug.routing import Rule
 
 from flaskml.inference.slot import ModelSlot
-from flaskml.store.state import ActivationRequest
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.access import is_guarded
-from flaskml.web.current import current_registry, current_settings
+from flaskml.web.bodies import ActivationRequest
+from flaskml.web.current import registry_of, settings_of
 from flaskml.web.lean import this_app
 from flaskml.web.openapi import ApiDescription, ApiRoute, ServedModel, description_of, documented, openapi_document
 from flaskml.web.replies import json_reply
@@ -39,19 +39,21 @@ def openapi() -> Response:
 @bp.get("/docs")
 def docs() -> Response:
     """The document for people, rendered from files of this server."""
-    page = Response(render_template("docs.html", title=current_settings().api_title))
+    page = Response(render_template("docs.html", title=settings_of(this_app()).api_title))
     page.headers["Content-Security-Policy"] = VIEWER_POLICY
     return page
 
 
 def _api() -> ApiDescription:
-    served = {name: _served(slot) for name, slot in sorted(current_registry().slots.items())}
+    app = this_app()
+    settings = settings_of(app)
+    served = {name: _served(slot) for name, slot in sorted(registry_of(app).slots.items())}
     return ApiDescription(
-        title=current_settings().api_title,
-        version=current_settings().api_version,
-        default=current_settings().model_name,
-        most_rows=current_settings().max_rows,
-        has_tokens=bool(current_settings().admin_token_sha256),
+        title=settings.api_title,
+        version=settings.api_version,
+        default=settings.model_name,
+        most_rows=settings.max_rows,
+        has_tokens=bool(settings.admin_token_sha256),
         root=request.script_root,
         served=served,
     )

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, request
 from flaskml.errors import Draining
 from flaskml.server.policy import ENVIRON_KEY
 from flaskml.web.current import default_slot
+from flaskml.web.lean import this_app
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply
 
@@ -26,5 +27,5 @@ def readyz() -> Response:
     """The default model can answer, and goes on to; else 503 with what to do about it."""
     if getattr(request.environ.get(ENVIRON_KEY), "draining", False):
         raise Draining
-    manifest = default_slot().current.manifest
+    manifest = default_slot(this_app()).current.manifest
     return json_reply({"status": "ready", "model": manifest.model, "version": manifest.version})

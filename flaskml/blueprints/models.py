@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Flask, Response, url_for
 
 from flaskml.errors import FlaskmlError
 from flaskml.hot_reload.registry import lagging_processes
 from flaskml.publishing import trial
 from flaskml.schema.features import Feature
 from flaskml.store.manifest import environment_key
-from flaskml.store.state import ActivationRequest, ModelState
-from flaskml.web.bodies import checked, limit_body, validated
-from flaskml.web.current import current_registry, current_roster, current_settings, current_store, current_trial_limits
-from flaskml.web.lean import may_block
+from flaskml.store.model_store import ModelStore
+from flaskml.store.state import ModelState
+from flaskml.web.bodies import ActivationRequest, checked, limit_body, validated
+from flaskml.web.current import registry_of, settings_of, store_of, trial_limits_of, watcher_of
+from flaskml.web.lean import may_block, this_app, this_request
 from flaskml.web.negotiation import prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply, page_or_json, see_other
@@ -27,8 +28,9 @@ bp = Blueprint("models", __name__)
 @documented("models", {200: "Models"})
 @may_block
 def list_models() -> Response:
-    """Every model with its versions and the active one."""
-    rows = [{**row, "serving": _serving(row["name"])} for row in current_store().summaries()]
+    """List every model with its versions and the active one."""
+    app = this_app()
+    rows = [{**row, "serving": _serving(app, row["name"])} for row in store_of(app).summaries()]
     return page_or_json("models.html", {"models": rows})
 
 
@@ -36,101 +38,114 @@ def list_models() -> Response:
 @documented("models", {200: "Model"}, errors=(404, 503))
 @may_block
 def show_model(name: str) -> Response:
-    """One model: its versions, its features, its aliases, and every activation."""
-    state = current_store().state(name)
-    history = [entry.model_dump() for entry in state.history]
-    verdicts = {version: _verdict(state, version) for version in current_store().versions(name)}
+    """Show one model: its versions, features, aliases, and every activation."""
+    app = this_app()
+    store = store_of(app)
+    state = store.state(name)
     shown = {
         "generation": state.generation,
-        "history": history,
-        "verdicts": verdicts,
-        "features": _features(name, state),
+        "history": [entry.model_dump() for entry in state.history],
+        "verdicts": {version: _verdict(state, version) for version in store.versions(name)},
+        "features": _features(store, name, state),
     }
-    return page_or_json("model.html", {**_summary(name), **shown}, environment=environment_key())
+    return page_or_json("model.html", {**_summary(app, name), **shown}, environment=environment_key())
 
 
 @bp.get("/models/<model_name:name>/versions/<version:version>")
 @documented("models", {200: "Manifest"}, errors=(404, 503))
 @may_block
 def show_version(name: str, version: str) -> Response:
-    """The manifest of a version."""
-    manifest = current_store().manifest(name, version)
+    """Show the manifest of a version."""
+    store = store_of(this_app())
+    manifest = store.manifest(name, version)
     shown = json.loads(manifest.to_json())
     shown["schema"]["features"] = [_public(feature) for feature in manifest.schema_.features]
-    return page_or_json("version.html", shown, manifest=manifest, active=_active(name) if prefers_page() else None)
+    active = _active(store, name) if prefers_page(this_request()) else None
+    return page_or_json("version.html", shown, manifest=manifest, active=active)
 
 
 @bp.put("/models/<model_name:name>/active")
-@documented("models", {200: "Activated", 202: "Activated"}, errors=(400, 404, 409, 413, 422, 503, 507), takes="Choice")
+@documented(
+    "models",
+    {200: "Activated", 202: "Activated"},
+    errors=(400, 404, 409, 413, 422, 503, 507),
+    takes="ActivationRequest",
+)
 @may_block
 def activate(name: str) -> Response:
-    """Makes a version the active one; answers when every process serves it."""
-    choice = validated(ActivationRequest)
-    with current_registry().changing():
-        return _after(
-            name, trial.activate_version(current_store(), name, choice.version, choice.reason, current_trial_limits())
-        )
+    """Make a version the active one; answer when every process serves it."""
+    return _activate(this_app(), name, validated(ActivationRequest))
 
 
 @bp.post("/models/<model_name:name>/active")
 @may_block
 def activate_from_page(name: str) -> Response:
-    """The same from the form of a page."""
-    limit_body(current_settings().max_body, "MAX_BODY")
-    choice = checked(lambda: ActivationRequest.model_validate({"version": request.form.get("version", "")}))
-    with current_registry().changing():
-        return _after(
-            name, trial.activate_version(current_store(), name, choice.version, choice.reason, current_trial_limits())
-        )
+    """Make a version the active one, from the form of a page."""
+    app, sent = this_app(), this_request()
+    limit_body(sent, settings_of(app).max_body, "MAX_BODY")
+    return _activate(
+        app, name, checked(lambda: ActivationRequest.model_validate({"version": sent.form.get("version", "")}))
+    )
 
 
 @bp.post("/models/<model_name:name>/rollback")
 @documented("models", {200: "Activated", 202: "Activated"}, errors=(404, 409, 413, 503, 507))
 @may_block
 def roll_back(name: str) -> Response:
-    """Makes the version active again that was so before the last activation."""
-    limit_body(current_settings().max_body, "MAX_BODY")
-    with current_registry().changing():
-        return _after(name, trial.roll_back_version(current_store(), name, current_trial_limits()))
+    """Make the version active again that was active before the last activation."""
+    app = this_app()
+    limit_body(this_request(), settings_of(app).max_body, "MAX_BODY")
+    with registry_of(app).changing():
+        return _activated(app, name, trial.roll_back_version(store_of(app), name, trial_limits_of(app)))
 
 
 @bp.delete("/models/<model_name:name>/versions/<version:version>")
 @documented("models", {204: None}, errors=(404, 409, 413, 503, 507))
 @may_block
 def delete(name: str, version: str) -> Response:
-    """Removes a version that answers no request."""
-    limit_body(current_settings().max_body, "MAX_BODY")
-    current_store().versions(name)
-    with current_registry().changing():
-        current_store().delete(name, version)
+    """Remove a version that answers no request."""
+    app = this_app()
+    limit_body(this_request(), settings_of(app).max_body, "MAX_BODY")
+    store_of(app).versions(name)
+    with registry_of(app).changing():
+        store_of(app).delete(name, version)
     return Response(status=204)
 
 
-def _after(name: str, state: ModelState) -> Response:
-    """200 once the whole roster serves the new state, else 202 naming who does not yet; a browser is sent on."""
-    late = lagging_processes(current_store(), current_roster(), name, state)
-    body = {**_summary(name), "generation": state.generation, "lagging": [{"id": m.id, "pid": m.pid} for m in late]}
-    if prefers_page():
-        return see_other(url_for("models.show_model", name=name))
-    place = {"Location": url_for("models.show_model", name=name)} if late else None
-    return json_reply(body, 202 if late else 200, place)
+def _activate(app: Flask, name: str, asked: ActivationRequest) -> Response:
+    with registry_of(app).changing():
+        state = trial.activate_version(store_of(app), name, asked.version, asked.reason, trial_limits_of(app))
+        return _activated(app, name, state)
 
 
-def _active(name: str) -> str | None:
-    """The active version; none where that cannot be told."""
+def _activated(app: Flask, name: str, state: ModelState) -> Response:
+    """Return 200 once the whole roster serves the new state, else 202 naming the processes that lag."""
+    watcher = watcher_of(app)
+    watcher.compare()  # This process need not wait for its own watcher to look at the disk.
+    late = lagging_processes(store_of(app), watcher.roster, name, state)
+    place = url_for("models.show_model", name=name)
+    if prefers_page(this_request()):
+        return see_other(place)
+    lagging = [{"id": member.id, "pid": member.pid} for member in late]
+    body = {**_summary(app, name), "generation": state.generation, "lagging": lagging}
+    return json_reply(body, 202 if late else 200, {"Location": place} if late else None)
+
+
+def _active(store: ModelStore, name: str) -> str | None:
+    """Return the active version; None where the state cannot be read."""
     try:
-        return current_store().state(name).active
-    except FlaskmlError:  # A manifest is shown all the same.
+        return store.state(name).active
+    except FlaskmlError:  # The manifest is shown all the same.
         return None
 
 
-def _summary(name: str) -> dict[str, Any]:
-    return {**current_store().summary(name), "serving": _serving(name)}
+def _summary(app: Flask, name: str) -> dict[str, Any]:
+    return {**store_of(app).summary(name), "serving": _serving(app, name)}
 
 
-def _serving(name: str) -> str | None:
-    """The version that this process answers with, if it serves the model."""
-    slot = current_registry().slots.get(name)
+def _serving(app: Flask, name: str) -> str | None:
+    """Return the version that this process serves; None if it does not serve the model."""
+    slot = registry_of(app).slots.get(name)
     return slot.serving.version if slot and slot.serving else None
 
 
@@ -141,11 +156,11 @@ def _verdict(state: ModelState, version: str) -> dict[str, Any]:
     return {environment: verdict.model_dump(include=shown) for environment, verdict in judged.items()}
 
 
-def _features(name: str, state: ModelState) -> list[dict[str, Any]] | None:
+def _features(store: ModelStore, name: str, state: ModelState) -> list[dict[str, Any]] | None:
     if state.active is None:
         return None
     try:
-        schema = current_store().manifest(name, state.active).schema_
+        schema = store.manifest(name, state.active).schema_
     except FlaskmlError:  # The history is told all the same: now it is needed.
         return None
     return [_public(feature) for feature in schema.features]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, request
+from flask import Blueprint
 
 from flaskml.web.current import default_slot, named_slot
+from flaskml.web.lean import this_app, this_request
 from flaskml.web.pages import render_form
 
 bp = Blueprint("pages", __name__)
@@ -12,6 +13,6 @@ bp = Blueprint("pages", __name__)
 
 @bp.get("/")
 def index() -> tuple[str, int]:
-    """A form made from the features of a model, of the default one unless another is named; or how to get one."""
-    name = request.args.get("model")
-    return render_form((named_slot(name) if name else default_slot()).current)
+    """Show a form made from the features of a model: the default one unless `?model=` names another."""
+    app, name = this_app(), this_request().args.get("model")
+    return render_form(app, (named_slot(app, name) if name else default_slot(app)).current)

@@ -8,7 +8,7 @@ import shlex
 from functools import lru_cache
 from typing import Any
 
-from flask import Blueprint, Request, Response, request
+from flask import Blueprint, Flask, Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
@@ -18,8 +18,8 @@ from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, Un
 from flaskml.inference.slot import Current
 from flaskml.web.access import changes_no_state
 from flaskml.web.bodies import limit_body
-from flaskml.web.current import current_settings, default_slot, named_slot
-from flaskml.web.lean import this_request
+from flaskml.web.current import default_slot, named_slot, settings_of
+from flaskml.web.lean import this_app, this_request
 from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers, prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.pages import render_form
@@ -51,7 +51,8 @@ _JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 @changes_no_state
 def predict() -> Response | tuple[str, int]:
     """Predicts each row of the body with the default model."""
-    return answer(default_slot().current)
+    app = this_app()
+    return answer(app, this_request(), default_slot(app).current)
 
 
 @bp.post("/models/<model_name:name>/predict")
@@ -59,7 +60,8 @@ def predict() -> Response | tuple[str, int]:
 @changes_no_state
 def predict_with_model(name: str) -> Response | tuple[str, int]:
     """Predicts with the active version of a model."""
-    return answer(named_slot(name).current)
+    app = this_app()
+    return answer(app, this_request(), named_slot(app, name).current)
 
 
 @bp.post("/models/<model_name:name>/versions/<version:version>/predict")
@@ -67,29 +69,31 @@ def predict_with_model(name: str) -> Response | tuple[str, int]:
 @changes_no_state
 def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
     """Predicts with a version that is active or has an alias."""
-    return answer(named_slot(name).version(version))
+    app = this_app()
+    return answer(app, this_request(), named_slot(app, name).version(version))
 
 
-def answer(predictor: Current) -> Response | tuple[str, int]:
+def answer(app: Flask, sent: Request, predictor: Current) -> Response | tuple[str, int]:
     """What the predictor makes of the request: JSON or CSV, or the page for a form from a browser."""
-    sent = this_request()
-    limit_body(current_settings().max_body, "MAX_BODY")
+    limit_body(sent, settings_of(app).max_body, "MAX_BODY")
     is_form = sends_form(sent)
-    if is_form and prefers_page():
-        return answer_with_page(predictor)
+    if is_form and prefers_page(sent):
+        return answer_with_page(app, sent, predictor)
     method, top = read_options(predictor, sent)
     rows = read_rows(predictor, sent, is_form=is_form)
     values = predictor.values(predictor.predict(rows, method), method, top)
-    doubts = predictor.doubts.of(rows)
+    warnings = predictor.range_warnings.find(rows)
     if prefers(sent, CSV):
-        return csv_reply(predictor, values, len(doubts))
-    return json_reply(predictor.answer(rows, values, [problem_as_json(doubt) for doubt in doubts] if doubts else ()))
+        return csv_reply(predictor, values, len(warnings))
+    return json_reply(
+        predictor.answer(rows, values, [problem_as_json(warning) for warning in warnings] if warnings else ())
+    )
 
 
-def csv_reply(predictor: Current, values: list[Any], doubts: int) -> Response:
+def csv_reply(predictor: Current, values: list[Any], warnings: int) -> Response:
     """The values as CSV; which version gave them, and how many warnings, stand in the headers: a table has no place."""
     manifest = predictor.manifest
-    headers = {"Model": manifest.model, "Model-Version": manifest.version, "Model-Warnings": str(doubts)}
+    headers = {"Model": manifest.model, "Model-Version": manifest.version, "Model-Warnings": str(warnings)}
     return Response(encode_csv(values), headers=headers, content_type=f"{CSV}; charset=utf-8; header=present")
 
 
@@ -119,7 +123,7 @@ def read_rows(predictor: Current, sent: Request, *, is_form: bool) -> Rows:
     if encoding != "identity":
         raise UnsupportedMediaType(f"Content-Encoding {encoding}", "an unencoded body")
     if is_form:
-        return read_form(predictor)
+        return read_form(predictor, sent)
     kind = media_type(sent.environ.get("CONTENT_TYPE", ""))
     if kind == CSV:
         return predictor.parser.parse_csv(read_body(sent))
@@ -158,37 +162,39 @@ def sends_form(sent: Request) -> bool:
     return kind == MULTIPART
 
 
-def read_form(predictor: Current) -> Rows:
+def read_form(predictor: Current, sent: Request) -> Rows:
     """The one row of a form. A file is no value."""
     beside = 1 if predictor.schema.extra == "refuse" else MAX_IGNORED_FIELDS
-    request.max_form_parts = len(predictor.schema.features) + beside
-    if request.mimetype == URLENCODED:
-        limit_urlencoded(request.max_form_parts)
-    if files := [name or "" for name in request.files]:  # The header of a part may leave its name out.
+    sent.max_form_parts = len(predictor.schema.features) + beside
+    if sent.mimetype == URLENCODED:
+        limit_urlencoded(sent, sent.max_form_parts)
+    if files := [name or "" for name in sent.files]:  # The header of a part may leave its name out.
         raise InvalidInput([Problem(0, name[:100], f'"{name[:100]}" is a file; send its value') for name in files])
-    return predictor.parser.parse_form([(name or "", text) for name, text in request.form.items(multi=True)])
+    return predictor.parser.parse_form([(name or "", text) for name, text in sent.form.items(multi=True)])
 
 
-def limit_urlencoded(fields: int) -> None:
+def limit_urlencoded(sent: Request, fields: int) -> None:
     """Holds a urlencoded body to what a multipart one is held to; Werkzeug reads it whole, into many small strings."""
-    body = request.get_data(parse_form_data=False)
-    if len(body) > (request.max_form_memory_size or current_settings().max_body) or body.count(b"&") >= fields:
+    body = sent.get_data(parse_form_data=False)
+    if len(body) > (sent.max_form_memory_size or sent.max_content_length or 0) or body.count(b"&") >= fields:
         raise RequestEntityTooLarge
 
 
-def answer_with_page(predictor: Current) -> tuple[str, int]:
+def answer_with_page(app: Flask, sent: Request, predictor: Current) -> tuple[str, int]:
     """The form again, with the prediction or with what is wrong beside each field."""
     try:
-        rows = read_rows(predictor, this_request(), is_form=True)
+        rows = read_rows(predictor, sent, is_form=True)
     except FlaskmlError as error:
-        return render_form(predictor, error.status, values=field_values(predictor), error=error)
+        return render_form(app, predictor, error.status, values=field_values(predictor, sent), error=error)
     method = predictor.method(None)
     shown = {
         "prediction": predictor.values(predictor.predict(rows), method)[0],
         "shares": class_probabilities(predictor, rows),
-        "line": curl_line(predictor, rows),
+        "line": curl_line(predictor, rows, sent),
     }
-    return render_form(predictor, values=field_values(predictor), doubts=predictor.doubts.of(rows), **shown)
+    return render_form(
+        app, predictor, values=field_values(predictor, sent), warnings=predictor.range_warnings.find(rows), **shown
+    )
 
 
 def class_probabilities(predictor: Current, rows: Rows) -> dict[str, float]:
@@ -203,13 +209,13 @@ def class_probabilities(predictor: Current, rows: Rows) -> dict[str, float]:
     return found if isinstance(found, dict) else {}
 
 
-def curl_line(predictor: Current, rows: Rows) -> str:
+def curl_line(predictor: Current, rows: Rows, sent: Request) -> str:
     """What to type to ask the same from a shell."""
     row = dict(zip(predictor.schema.names, rows.values[0], strict=True))
     body = shlex.quote(json.dumps(row, ensure_ascii=False))
-    return f"curl {shlex.quote(request.base_url)} -H 'Content-Type: application/json' -d {body}"
+    return f"curl {shlex.quote(sent.base_url)} -H 'Content-Type: application/json' -d {body}"
 
 
-def field_values(predictor: Current) -> dict[str, str]:
+def field_values(predictor: Current, sent: Request) -> dict[str, str]:
     """What stands in the fields of the form, by the names of the features."""
-    return {predictor.parser.feature_meant(name): text for name, text in request.form.items()}
+    return {predictor.parser.feature_meant(name): text for name, text in sent.form.items()}

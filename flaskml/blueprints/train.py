@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Flask, Request, Response, url_for
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.bodies import checked, limit_body
-from flaskml.web.current import current_jobs, current_settings, default_slot
-from flaskml.web.lean import may_block
+from flaskml.web.current import default_slot, jobs_of, settings_of
+from flaskml.web.lean import may_block, this_app, this_request
 from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply, page_or_json, see_other
@@ -28,7 +28,7 @@ FILE_FIELD = "data"
 def ask() -> Response:
     """What can be trained: the form, or the specification that training takes."""
     document = {"built_in": sorted(BUILT_IN), "specification": TrainingSpec.model_json_schema()}
-    return page_or_json("train.html", document, default=current_settings().model_name)
+    return page_or_json("train.html", document, default=settings_of(this_app()).model_name)
 
 
 @bp.post("/train")
@@ -40,19 +40,19 @@ def ask() -> Response:
 )
 @may_block
 def train() -> Response:
-    """Queues a training job: JSON with a built-in data set's name, or multipart with a CSV file."""
-    upload = _upload()
-    spec = _spec(upload)
+    """Queue a training job: JSON with a built-in data set's name, or multipart with a CSV file."""
+    app, sent = this_app(), this_request()
+    upload = _upload(app, sent)
+    spec = _spec(sent, upload)
     if spec.data is None:
         _require_file(upload, spec)
-    job_id = current_jobs().submit(
-        spec, upload.stream if upload else None, _base_name(upload.filename) if upload else ""
-    )
-    active = default_slot().serving
+    file, file_name = (upload.stream, _base_name(upload.filename)) if upload else (None, "")
+    job_id = jobs_of(app).submit(spec, file, file_name)
+    active = default_slot(app).serving
     serving = {"model": active.model, "version": active.version} if active else None
     body = {"id": job_id, "status": "queued", "model": spec.name, "serving": serving}
     place = url_for("train.show_job", job_id=job_id)
-    return see_other(place) if prefers_page() else json_reply(body, 202, {"Location": place})
+    return see_other(place) if prefers_page(sent) else json_reply(body, 202, {"Location": place})
 
 
 @bp.get("/jobs")
@@ -60,7 +60,7 @@ def train() -> Response:
 @may_block
 def list_jobs() -> Response:
     """All jobs, newest first."""
-    return page_or_json("jobs.html", {"jobs": [job.to_dict() for job in current_jobs().table.all()]})
+    return page_or_json("jobs.html", {"jobs": [job.to_dict() for job in jobs_of(this_app()).table.all()]})
 
 
 @bp.get("/jobs/<job_id>")
@@ -68,20 +68,20 @@ def list_jobs() -> Response:
 @may_block
 def show_job(job_id: str) -> Response:
     """One job as it stands. A browser that watches it lands on the new version."""
-    job = current_jobs().table.get(job_id)
-    if prefers_page() and job.version is not None:
+    job = jobs_of(this_app()).table.get(job_id)
+    if prefers_page(this_request()) and job.version is not None:
         return see_other(url_for("models.show_version", name=job.spec.name, version=job.version))
     return page_or_json("job.html", job.to_dict())
 
 
-def _upload() -> FileStorage | None:
-    """The file that was sent, if one was; a browser sends an empty part for a field that was left empty."""
-    is_form = request.mimetype == "multipart/form-data"
-    limit_body(
-        current_settings().max_upload if is_form else current_settings().max_body,
-        "MAX_UPLOAD" if is_form else "MAX_BODY",
-    )
-    upload = request.files.get(FILE_FIELD)
+def _upload(app: Flask, sent: Request) -> FileStorage | None:
+    """Return the uploaded file, if there is one; a browser sends an empty part for a field that was left empty."""
+    settings = settings_of(app)
+    if sent.mimetype == "multipart/form-data":
+        limit_body(sent, settings.max_upload, "MAX_UPLOAD")
+    else:
+        limit_body(sent, settings.max_body, "MAX_BODY")
+    upload = sent.files.get(FILE_FIELD)
     return upload if upload and upload.filename else None
 
 
@@ -95,15 +95,15 @@ def _require_file(upload: FileStorage | None, spec: TrainingSpec) -> None:
         )
 
 
-def _spec(upload: FileStorage | None) -> TrainingSpec:
-    if request.mimetype == "application/json":
-        return checked(lambda: TrainingSpec.model_validate_json(request.get_data(), strict=True))
-    if request.mimetype not in FORM_MEDIA_TYPES:
-        raise UnsupportedMediaType(request.mimetype or "No Content-Type", "application/json or multipart/form-data")
-    twice = [key or "" for key, sent in request.form.lists() if len(sent) > 1]
+def _spec(sent: Request, upload: FileStorage | None) -> TrainingSpec:
+    if sent.mimetype == "application/json":
+        return checked(lambda: TrainingSpec.model_validate_json(sent.get_data(), strict=True))
+    if sent.mimetype not in FORM_MEDIA_TYPES:
+        raise UnsupportedMediaType(sent.mimetype or "No Content-Type", "application/json or multipart/form-data")
+    twice = [key or "" for key, values in sent.form.lists() if len(values) > 1]
     if twice:
         raise InvalidInput([Problem(None, key[:100], f'"{key[:100]}" was sent more than once') for key in twice])
-    values: dict[str, Any] = {key: value for key, value in request.form.items() if value}
+    values: dict[str, Any] = {key: value for key, value in sent.form.items() if value}
     if upload is not None or FILE_FIELD not in values:  # A form that arrived empty asks for nothing.
         values[FILE_FIELD] = None
     return checked(lambda: TrainingSpec.model_validate(values))

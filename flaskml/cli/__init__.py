@@ -30,15 +30,24 @@ def errors_as_messages() -> Iterator[None]:
         raise click.ClickException(error.detail) from error
 
 
+def settings_here() -> Settings:
+    """Return the settings of this folder. Raises `InvalidSetting`; Flask's own settings pass."""
+    from flask import Flask
+
+    from flaskml.settings import load_settings
+
+    settings, _ = load_settings({}, passing=Flask.default_config)
+    return settings
+
+
 @contextmanager
 def open_store_here() -> Iterator[tuple[ModelStore, Settings]]:
     """The store of this folder and its settings; errors in the block are told."""
     from flaskml.publishing.publish import open_store
-    from flaskml.web import setup as web
 
     sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
     with errors_as_messages():
-        settings, _ = web.flask_settings()
+        settings = settings_here()
         yield open_store(settings), settings
 
 

@@ -141,7 +141,7 @@ def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> N
 
 def _work(app: Any, sock: socket.socket, ready: Callable[[], None]) -> None:
     """What a worker does."""
-    app.extensions["registry"].leaves_large = True
+    app.extensions["registry"].leave_large_versions()
     _serve_on_engine(app, ready, listening=sock)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_as_messages, next_command, runtime_option, schema_option, shortest_path
+from flaskml.cli import errors_as_messages, next_command, runtime_option, schema_option, settings_here, shortest_path
 
 if TYPE_CHECKING:
     from flaskml.store.manifest import Manifest
@@ -36,15 +34,16 @@ def train_command(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> 
     The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
     """
     from flaskml.training import trainer
-    from flaskml.web import setup as web
 
     with errors_as_messages():
-        settings, _ = web.flask_settings()
+        settings = settings_here()
         file = _csv_file(data)
         spec = _spec(data=None if file else data, schema=schema, **asked)
         source = trainer.TrainingSource(file, file.name) if file else trainer.BUILT_IN_SOURCE
-        with _Ticker() as ticker:
-            training = trainer.run_training(spec, settings, ticker.report, source)
+        try:
+            training = trainer.run_training(spec, settings, _show_stage, source)
+        finally:
+            _clear_stage()
     _tell(training, settings.instance_path, settings.model_name)
 
 
@@ -117,40 +116,14 @@ def _features(manifest: Manifest) -> str:
     return f"{len(names)}: {', '.join(names[:MAX_NAMED_FEATURES])}{more}"
 
 
-class _Ticker:
-    """One line on a terminal that says what a run does and for how long it has; nothing where nobody watches."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._begun = time.monotonic()
-        self._stage = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> _Ticker:
-        if self._shown:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        if self._shown:
-            self._thread.join()
-            self._write("")
-
-    def report(self, stage: Stage) -> None:
-        self._stage = f"{stage.name} ({stage.fraction:.0%} of the steps done)"
-        if self._shown:
-            self._show()
-
-    def _tick(self) -> None:
-        while not self._stopped.wait(0.2):
-            self._show()
-
-    def _show(self) -> None:
-        self._write(f"{self._stage} … {time.monotonic() - self._begun:.0f} s")
-
-    def _write(self, text: str) -> None:
+def _show_stage(stage: Stage) -> None:
+    """Print the stage on a terminal, over the one before."""
+    if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r{text[:width]:<{width}}" if text else f"\r{'':<{width}}\r")
-        sys.stderr.flush()
+        text = f"{stage.name} ({stage.fraction:.0%} of the steps done)"[:width]
+        click.echo(f"\r{text:<{width}}", nl=False, err=True)
+
+
+def _clear_stage() -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r", nl=False, err=True)

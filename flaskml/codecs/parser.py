@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -33,38 +33,38 @@ _INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]
 class TableBuilder(Protocol):
     """Makes the tables that a runtime computes."""
 
-    def table(self, rows: Sequence[Sequence[Any]]) -> Any:
-        """The table of rows that have their values in schema order, null as None."""
+    def build(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """Return the table of rows that have their values in schema order, null as None."""
         ...
 
 
 class Rows:
     """What a request asks about: its values, and whether they came as one row rather than a list."""
 
-    __slots__ = ("_maker", "_table", "single", "values")
+    __slots__ = ("_table", "_table_builder", "is_single", "values")
 
-    def __init__(self, values: Sequence[Sequence[Value]], maker: TableBuilder, *, single: bool) -> None:
+    def __init__(self, values: Sequence[Sequence[Value]], table_builder: TableBuilder, *, is_single: bool) -> None:
         self.values = values
         """Valid values in schema order, null as None."""
 
-        self.single = single
-        self._maker = maker
+        self.is_single = is_single
+        self._table_builder = table_builder
         self._table: Any = None
 
     @property
     def table(self) -> Any:
         """The same as the estimator takes it, made when it is asked for: rows of several requests share a table."""
         if self._table is None:
-            self._table = self._maker.table(self.values)
+            self._table = self._table_builder.build(self.values)
         return self._table
 
 
 class Parser:
     """The validators of one schema. Every method returns `Rows` or raises a `FlaskmlError` with a 4xx status."""
 
-    def __init__(self, schema: Schema, *, max_rows: int, maker: TableBuilder | None = None) -> None:
+    def __init__(self, schema: Schema, *, max_rows: int, table_builder: TableBuilder | None = None) -> None:
         self.schema = schema
-        self.maker = maker or SchemaTableBuilder(schema)
+        self.table_builder = table_builder or SchemaTableBuilder(schema)
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
         self._written = {written: name for name in schema.names for written in browser_field_names(name)}
@@ -89,30 +89,30 @@ class Parser:
         except ValidationError:
             pass  # Its errors may be many times the size of the body, and are gone before the second reading.
         document = diagnosis.decode_json(body)
-        sent, single = _as_rows(document)
+        sent, is_single = _as_rows(document)
         if len(sent) > self.max_rows:
             raise TooManyRows(self.max_rows)
-        return self._checked(sent, single=single, lists=not isinstance(document, list))
+        return self._checked(sent, is_single=is_single, lists=not isinstance(document, list))
 
     def _parse(self, body: bytes) -> Rows | None:
         start = _INSTANCES.match(body)
         if start is None:
             if body.lstrip(b" \t\n\r")[:1] == b"[":
                 return self._of_whole(self._rows.validate_json(body))
-            return self._of_whole([self._quick_row.validate_json(body)], single=True)
+            return self._of_whole([self._quick_row.validate_json(body)], is_single=True)
         if start[1]:
             values = self._value_instances.validate_json(body)["instances"]
-            return Rows(values, self.maker, single=False)
+            return Rows(values, self.table_builder, is_single=False)
         return self._of_whole(self._instances.validate_json(body)["instances"])
 
-    def _of_whole(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows | None:
+    def _of_whole(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows | None:
         """The rows, unless one of them misses a feature."""
         width = len(self.schema.features)
         whole = min(map(len, rows), default=width) == width
-        return self._of_objects(rows, single=single) if whole else None
+        return self._of_objects(rows, is_single=is_single) if whole else None
 
     def _checked(
-        self, rows: Sequence[object], *, single: bool, lists: bool = False, found: Sequence[Problem] = ()
+        self, rows: Sequence[object], *, is_single: bool, lists: bool = False, found: Sequence[Problem] = ()
     ) -> Rows:
         """The rows, validated one by one so that every problem is told, after those that were found already.
 
@@ -135,14 +135,14 @@ class Parser:
             except ValidationError as error:
                 report.add(index, row, error)
         report.raise_if_any()
-        return self._of_objects(valid, single=single)
+        return self._of_objects(valid, is_single=is_single)
 
     def parse_form(self, fields: Sequence[tuple[str, str]]) -> Rows:
         """One row of text fields. A number is written in ASCII digits; nothing stands for null."""
         named = [(self.feature_meant(written), text) for written, text in fields]
         twice = [name[:100] for name, count in Counter(name for name, _ in named).items() if count > 1]
         found = [Problem(0, name, f'"{name}" was sent more than once') for name in twice]
-        return self._checked([self._read(dict(named))], single=True, found=found)
+        return self._checked([self._read(dict(named))], is_single=True, found=found)
 
     def feature_meant(self, written: str) -> str:
         """The feature that a form means by a name, which browsers do not send as it stands."""
@@ -151,8 +151,8 @@ class Parser:
     def parse_csv(self, body: bytes) -> Rows:
         """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""
         header, records = read_csv_rows(body, self.max_rows)
-        if not records:
-            self._check_header(header)
+        if not records:  # Otherwise each row says which values it lacks.
+            self.check_columns(header)
         return self.parse_texts(records)
 
     def parse_npy(self, body: bytes) -> Rows:
@@ -160,20 +160,23 @@ class Parser:
         array = read_npy(body)
         if len(array) > self.max_rows:
             raise TooManyRows(self.max_rows)
-        if array.shape[1] != (width := len(self.schema.features)):
-            problem = Problem(None, None, f"the array has {array.shape[1]} columns, where the model takes {width}")
-            raise InvalidInput([problem])
+        self.check_width(array.shape[1])
         return self.parse_table(array.tolist())
 
     def parse_texts(self, records: Sequence[Mapping[str, str] | Problem]) -> Rows:
         """Rows of text by column, under the rules of CSV; a problem stands where there was no row to be read."""
-        return self._checked([self._read(record) for record in records], single=False)
+        return self._checked([self._read(record) for record in records], is_single=False)
 
-    def _check_header(self, header: Sequence[str]) -> None:
-        """Refuses a table without rows that could have none; or it is a row, and the header was forgotten."""
-        missing = [name for name in self.schema.names if name not in header]
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `InvalidInput` naming each feature that has no column."""
+        missing = [name for name in self.schema.names if name not in columns]
         if missing:
-            raise InvalidInput([Problem(None, name[:100], f'the header has no "{name[:100]}"') for name in missing])
+            raise InvalidInput([Problem(None, name[:100], f'there is no column "{name[:100]}"') for name in missing])
+
+    def check_width(self, columns: int) -> None:
+        """Raise `InvalidInput` unless an array has one column for each feature."""
+        if columns != (width := len(self.schema.features)):
+            raise InvalidInput([Problem(None, None, f"the array has {columns} columns, and the model takes {width}")])
 
     def _read(self, texts: Mapping[str, str] | Problem) -> dict[str, Value] | Problem:
         if isinstance(texts, Problem):
@@ -184,18 +187,18 @@ class Parser:
         feature = self._features.get(name)
         return text if feature is None else parse_text_value(feature, text)
 
-    def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, single: bool = False) -> Rows:
+    def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows:
         # A validated row has its values in schema order, whatever the order they were sent in.
         values = [tuple(row.values()) for row in rows]
-        return Rows(values, self.maker, single=single)
+        return Rows(values, self.table_builder, is_single=is_single)
 
     def parse_table(self, rows: object) -> Rows:
         """Rows from Python, any number of them: a mapping, a list of mappings or of lists, a 2-D array, a DataFrame."""
         if isinstance(rows, Mapping):
-            return self._checked([_plain(rows)], single=True)
+            return self._checked([_plain(rows)], is_single=True)
         if hasattr(rows, "to_dict"):
             rows = rows.to_dict("records")
-        return self._checked([_plain(row) for row in rows], single=False, lists=True)  # type: ignore[attr-defined]
+        return self._checked([_plain(row) for row in rows], is_single=False, lists=True)  # type: ignore[attr-defined]
 
 
 def _field(schema: Schema, feature: Feature) -> CoreSchema:

@@ -43,7 +43,7 @@ class RangeWarnings:
                 if index in ranged
             ]
 
-    def of(self, rows: Rows) -> Sequence[Problem]:
+    def find(self, rows: Rows) -> Sequence[Problem]:
         """The first doubts about the rows."""
         if not self._checks or (self._numbers and not self._any(rows)):
             return ()

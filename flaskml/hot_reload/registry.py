@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class LoadFailure:
     """A state of a model that could not be shown, and when to try again."""
 
-    mark: str
+    revision: str
     tries: int
     again: float
     """On the monotonic clock."""
@@ -47,8 +47,8 @@ class Registry:
     limits: TrialLimits
     max_rows: int
     slots: dict[str, ModelSlot] = field(default_factory=dict)
-    marks: dict[str, str] = field(default_factory=dict)
-    """The mark of the state of each model that its slot shows."""
+    revisions: dict[str, str] = field(default_factory=dict)
+    """The revision of the state of each model that its slot shows."""
 
     adopted: str | None = None
     """The model whose slot was filled by somebody else."""
@@ -56,8 +56,7 @@ class Registry:
     failures: dict[str, LoadFailure] = field(default_factory=dict)
     """The models whose state could not be shown, or not all of it."""
 
-    leaves_large: bool = False
-    """Whether a supervisor sees to large versions, so that this process, one of its workers, loads none."""
+    _leaves_large: bool = False
 
     _looked: object = None
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -89,6 +88,10 @@ class Registry:
             for predictor in slot.versions.values():
                 _warm(predictor)
 
+    def leave_large_versions(self) -> None:
+        """Load no large version from now on: the supervisor replaces this worker by one that shares its memory."""
+        self._leaves_large = True
+
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Lets one request change the registry at a time, for each may wait for seconds. Raises `Busy`."""
@@ -116,7 +119,7 @@ class Registry:
         return any(self.store.size(name, version) >= LARGE_VERSION_BYTES for version in state.served() - held.keys())
 
     def refresh(self) -> Mapping[str, str]:
-        """Brings every slot to the state that its model has now, and returns the mark of what each shows.
+        """Brings every slot to the state that its model has now, and returns the revision of what each shows.
 
         A version is loaded, tried and warmed before it takes the place of the old one; if that fails, the old stays,
         and it is tried again later.
@@ -127,34 +130,34 @@ class Registry:
                     self._follow(name, self.store.state_or_unused(name))
                 except Exception as error:  # One model's trouble, of whatever kind, must not keep the others back.
                     self._note(name, error)
-            return dict(self.marks)
+            return dict(self.revisions)
 
     def _follow(self, name: str, state: ModelState) -> None:
         if name == self.adopted:
-            self.marks[name] = state.mark
+            self.revisions[name] = state.revision
             return
-        if self.leaves_large and self._has_large_news(name, state):
+        if self._leaves_large and self._has_large_news(name, state):
             return
         failure, slot = self.failures.get(name), self.slots.get(name) or ModelSlot(name)
         if state.active is None and slot.serving is not None:  # Somebody has removed it, perhaps to restore it.
             return
-        if failure is None and state.mark == self.marks.get(name, EMPTY_STATE.mark):
+        if failure is None and state.revision == self.revisions.get(name, EMPTY_STATE.revision):
             return
-        if failure is None or failure.mark != state.mark or failure.again <= time.monotonic():
+        if failure is None or failure.revision != state.revision or failure.again <= time.monotonic():
             self._show(slot, state, warm=True)
 
-    def _note(self, name: str, error: BaseException, mark: str | None = None) -> None:
+    def _note(self, name: str, error: BaseException, revision: str | None = None) -> None:
         """Remembers that something could not be shown, so that it is tried again, less and less often."""
-        mark = self._mark(name) if mark is None else mark
+        revision = self._revision(name) if revision is None else revision
         before = self.failures.get(name)
-        tries = before.tries + 1 if before and before.mark == mark else 1
-        self.failures[name] = LoadFailure(mark, tries, time.monotonic() + min(5 * 2 ** (tries - 1), 60))
+        tries = before.tries + 1 if before and before.revision == revision else 1
+        self.failures[name] = LoadFailure(revision, tries, time.monotonic() + min(5 * 2 ** (tries - 1), 60))
         if tries == 1:
             logger.error("Model %s: %s", name, getattr(error, "detail", type(error).__name__))
 
-    def _mark(self, name: str) -> str:
+    def _revision(self, name: str) -> str:
         try:
-            return self.store.state_or_unused(name).mark
+            return self.store.state_or_unused(name).revision
         except FlaskmlError:
             return ""
 
@@ -173,11 +176,11 @@ class Registry:
         current = NoPredictor(self.store.nothing_active(name)) if state.active is None else versions[state.active]
         slot.swap(current, versions)
         self.slots[name] = slot
-        if state.mark:
-            self.marks[name] = state.mark
+        if state.revision:
+            self.revisions[name] = state.revision
         self.failures.pop(name, None)
         for trouble in troubles:
-            self._note(name, trouble, state.mark)
+            self._note(name, trouble, state.revision)
 
     def _open(self, name: str, version: str, held: Mapping[str, Predictor], *, warm: bool) -> Predictor:
         """The predictor of a version: the one that is held, if it is of the very same version, or a new one."""
@@ -203,4 +206,4 @@ def _warm(predictor: Predictor) -> None:
 
 def lagging_processes(store: ModelStore, roster: Roster, name: str, state: ModelState) -> list[Member]:
     """The live processes that do not serve the state of a model, or a later one, within a few seconds."""
-    return roster.lagging(name, state.mark, lambda: store.state_or_unused(name).mark, ROSTER_TIMEOUT_SECONDS)
+    return roster.lagging(name, state.revision, lambda: store.state_or_unused(name).revision, ROSTER_TIMEOUT_SECONDS)

@@ -30,11 +30,11 @@ ROSTER_POLL_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A live process, and the mark of the state of each model that it serves."""
+    """A live process, and the revision of the state of each model that it serves."""
 
     id: str
     pid: int
-    marks: Mapping[str, str]
+    revisions: Mapping[str, str]
 
 
 class Roster:
@@ -58,12 +58,12 @@ class Roster:
             self.tell({})
         return self._entry[1]
 
-    def tell(self, marks: Mapping[str, str]) -> None:
+    def tell(self, revisions: Mapping[str, str]) -> None:
         """Tells all who ask what this process serves, if it has entered."""
         if self._entry is not None:
             file = self._entry[2]
             file.seek(0)
-            file.write(json.dumps({"pid": os.getpid(), "marks": dict(marks)}).encode())
+            file.write(json.dumps({"pid": os.getpid(), "revisions": dict(revisions)}).encode())
             file.truncate()
             file.flush()
 
@@ -88,18 +88,18 @@ class Roster:
         try:
             told = json.loads(path.read_bytes())
         except (OSError, ValueError):  # It is just being written; the next look sees it whole.
-            told = {"pid": 0, "marks": {}}
-        return Member(member, told["pid"], told["marks"])
+            told = {"pid": 0, "revisions": {}}
+        return Member(member, told["pid"], told["revisions"])
 
-    def lagging(self, name: str, mark: str, current: Callable[[], str], seconds: float) -> list[Member]:
-        """The live processes that do not serve the state of the model with that mark yet, after at most `seconds`.
+    def lagging(self, name: str, revision: str, current: Callable[[], str], seconds: float) -> list[Member]:
+        """The live processes that do not serve the state of the model with that revision yet, after at most `seconds`.
 
-        Nor a later one: `current` tells the mark of the present state.
+        Nor a later one: `current` tells the revision of the present state.
         """
         deadline = time.monotonic() + seconds
         while True:
-            reached = {mark, current()}
-            late = [member for member in self.members() if member.marks.get(name) not in reached]
+            reached = {revision, current()}
+            late = [member for member in self.members() if member.revisions.get(name) not in reached]
             if not late or time.monotonic() >= deadline:
                 return late
             time.sleep(ROSTER_POLL_SECONDS)

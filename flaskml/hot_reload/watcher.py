@@ -21,8 +21,8 @@ WATCH_INTERVAL_SECONDS = 0.1
 class Watcher:
     """Keeps a process in step with the store, from its first request on.
 
-    `look` tells in some form what the store holds; when that changes, `follow` is called and returns the marks of the
-    states that the process serves from then on, which the roster is told.
+    `look` returns a fingerprint of the store. When it changes, `follow` is called; it returns the revisions of the
+    states that the process serves from then on, which are announced in the roster.
     """
 
     def __init__(self, roster: Roster, look: Callable[[], object], follow: Callable[[], Mapping[str, str]]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from flaskml.codecs.answers import Answer
+from flaskml.codecs.parser import Rows
 
 Result = TypeVar("Result")
 
@@ -28,18 +29,6 @@ MAX_BATCH_SECONDS = 0.005
 
 MIN_QUEUED_CALL_SECONDS = 0.0005
 """Seconds that a row alone must cost before threads queue for each other; handing over costs them about a fifth."""
-
-
-class Rows(Protocol):
-    """What a caller asks about."""
-
-    @property
-    def values(self) -> Sequence[Sequence[Any]]:
-        """Valid values in schema order."""
-
-    @property
-    def table(self) -> Any:
-        """The same as the estimator takes it."""
 
 
 class Call:

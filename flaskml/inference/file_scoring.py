@@ -107,11 +107,8 @@ def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
 
 def _left_out(predictor: Predictor, columns: Sequence[str]) -> list[str]:
     """The columns that the model does not know, such as its target; those that it needs must be there."""
-    names = predictor.schema.names
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise InvalidInput([Problem(None, name[:100], f'the file has no column "{name[:100]}"') for name in missing])
-    return [column for column in columns if column not in names]
+    predictor.parser.check_columns(columns)
+    return [column for column in columns if column not in predictor.schema.names]
 
 
 def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
@@ -157,8 +154,7 @@ def _open_npy(_: ExitStack, path: Path, predictor: Predictor) -> RowFile:
         raise NotParseable(f"it is no array of numbers ({error})") from None
     if array.ndim != 2:
         raise NotParseable(f"it is an array of {array.ndim} dimensions, where 2 are needed: rows and features")
-    if array.shape[1] != (width := len(predictor.schema.features)):
-        raise NotParseable(f"it has {array.shape[1]} columns, where the model takes {width}")
+    predictor.parser.check_width(array.shape[1])
     read = [0]
 
     def rows() -> Iterator[Any]:

@@ -30,7 +30,7 @@ class Predictor:
     manifest: Manifest
     parser: Parser
     batcher: Batcher
-    doubts: RangeWarnings
+    range_warnings: RangeWarnings
     signature: bytes
     """The end of every JSON answer: which model and version gave it."""
 
@@ -64,7 +64,7 @@ class Predictor:
     def warm(self) -> None:
         """Finds what it costs to answer made-up rows, so that no client does. Raises what the estimator does."""
         some = self.parser.parse_table(example_rows(self.schema, EXAMPLE_ROWS)).values
-        warm_up(self.batcher, self.parser.maker, some, self.manifest.methods)
+        warm_up(self.batcher, self.parser.table_builder, some, self.manifest.methods)
 
     def method(self, name: str | None) -> str:
         """The method of that name; of none, the one that answers then. Raises `MethodNotOffered`."""
@@ -78,7 +78,7 @@ class Predictor:
 
     def answer(self, rows: Rows, values: list[Any], warnings: Sequence[Mapping[str, Any]] = ()) -> bytes:
         """The values as JSON of the native contract; what is not finite becomes null."""
-        start, value = (b'{"prediction":', values[0]) if rows.single else (b'{"predictions":', values)
+        start, value = (b'{"prediction":', values[0]) if rows.is_single else (b'{"predictions":', values)
         if not warnings:
             return b"".join((start, encode_json(value), self.signature))
         return b"".join((start, encode_json(value), self.signature[:-1], b',"warnings":', encode_json(warnings), b"}"))
@@ -88,12 +88,12 @@ def open_predictor(bundle: LoadedVersion, *, max_rows: int) -> Predictor:
     """The predictor of a bundle: all that can be computed before the first request is computed here."""
     manifest = bundle.manifest
     runtime = open_runtime(bundle)
-    parser = Parser(manifest.schema_, max_rows=max_rows, maker=runtime.tables)
+    parser = Parser(manifest.schema_, max_rows=max_rows, table_builder=runtime.table_builder)
     signature = to_json({"model": manifest.model, "version": manifest.version})
     return Predictor(
         manifest=manifest,
         parser=parser,
-        batcher=Batcher(runtime.compute, runtime.tables.table, manifest.methods),
-        doubts=RangeWarnings(manifest.schema_),
+        batcher=Batcher(runtime.compute, runtime.table_builder.build, manifest.methods),
+        range_warnings=RangeWarnings(manifest.schema_),
         signature=b"," + signature[1:],
     )

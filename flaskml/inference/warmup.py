@@ -45,11 +45,13 @@ PROBE_TICK_SECONDS = 0.0002
 """Seconds that somebody beside the call sleeps between two looks at the clock."""
 
 
-def warm_up(batcher: Batcher, maker: TableBuilder, some: Sequence[Sequence[Any]], methods: Sequence[str]) -> None:
+def warm_up(
+    batcher: Batcher, table_builder: TableBuilder, some: Sequence[Sequence[Any]], methods: Sequence[str]
+) -> None:
     """Times every method with more and more of the rows, and finds which of them have to be sliced."""
 
     def rows(count: int) -> Rows:
-        return Rows(list(islice(cycle(some), count)), maker, single=False)
+        return Rows(list(islice(cycle(some), count)), table_builder, is_single=False)
 
     for method in methods:
         size = 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import PydanticSerializationError
 
+from flaskml.codecs.answer_equality import answers_equal, largest_magnitude
 from flaskml.codecs.answers import encode_json, json_answers
 from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.runtimes.sklearn import as_numpy, drop_feature_names, estimator_classes, estimator_methods
@@ -19,7 +20,7 @@ from flaskml.schema.corrections import apply_corrections
 from flaskml.schema.features import MAX_FLOAT, Feature, Schema, Table
 from flaskml.schema.from_sample import schema_from_frame, with_array_layout
 from flaskml.schema.tables import SchemaTableBuilder, json_rows
-from flaskml.store.golden_rows import answers_equal, finite_json, largest_magnitude, sample_rows
+from flaskml.store.golden_rows import finite_json, sample_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,12 +199,12 @@ def with_unknown_categories_probed(schema: Schema, estimator: Any, table: Table,
     Raises `InvalidSchema` if it was said to be open and the estimator refuses.
     """
     row = json_rows(schema, table[:1])[0]
-    maker = SchemaTableBuilder(schema)
+    table_builder = SchemaTableBuilder(schema)
 
     def settled(index: int, feature: Feature) -> Feature:
         if feature.kind != "category" or feature.unknown == "refuse":
             return feature
-        tried = maker.table([(*row[:index], _unknown(feature), *row[index + 1 :])])
+        tried = table_builder.build([(*row[:index], _unknown(feature), *row[index + 1 :])])
         takes = all(_works(estimator, tried, method) for method in methods)
         if feature.unknown == "accept" and not takes:
             raise InvalidSchema(f'The estimator takes no unknown category of feature "{feature.name[:100]}".')
@@ -215,7 +216,7 @@ def with_unknown_categories_probed(schema: Schema, estimator: Any, table: Table,
 
 def with_magnitude_probed(schema: Schema, estimator: Any, table: Table, method: str) -> Schema:
     """The schema with the largest magnitude of numbers that the estimator takes, as far as a few tell."""
-    row, maker = json_rows(schema, table[:1])[0], SchemaTableBuilder(schema)
+    row, table_builder = json_rows(schema, table[:1])[0], SchemaTableBuilder(schema)
     floats = [feature.kind == "float" for feature in schema.features]
 
     def takes(magnitude: float) -> bool:
@@ -224,7 +225,7 @@ def with_magnitude_probed(schema: Schema, estimator: Any, table: Table, method: 
             tuple(sign * most if is_float else value for value, most, is_float in zip(row, held, floats, strict=True))
             for sign in (1, -1)
         ]
-        return _works(estimator, maker.table(rows), method)
+        return _works(estimator, table_builder.build(rows), method)
 
     tried = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), MAX_FLOAT)
     held = [abs(bound) for feature in schema.features if feature.kind == "float" for bound in feature.span if bound]
@@ -241,7 +242,7 @@ def _unknown(feature: Feature) -> str | int:
 def check_round_trip(schema: Schema, table: Table) -> None:
     """Raises `NotPublishable` naming a column that requests cannot bring to the estimator as the sample has it."""
     part = sample_rows(table, max(MAX_COMPARED_VALUES // len(schema.features), 100))
-    made = SchemaTableBuilder(schema).table(json_rows(schema, part))
+    made = SchemaTableBuilder(schema).build(json_rows(schema, part))
     for index, feature in enumerate(schema.features):
         if not _is_same(_column(made, index), _column(part, index)):
             raise NotPublishable(

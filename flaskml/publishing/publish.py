@@ -149,7 +149,7 @@ def complete_facts(facts: VersionFacts, estimator: Any, table: Table) -> tuple[V
     schema = with_magnitude_probed(schema, estimator, some, methods[0])
     golden = record_golden_rows(schema, some, lambda rows: call_method(estimator, rows, methods[0]))
     try:
-        RangeWarnings(schema).of(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))
+        RangeWarnings(schema).find(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))
     except InvalidInput as error:
         name = error.problems[
             0

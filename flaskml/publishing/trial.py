@@ -65,7 +65,7 @@ def ensure_accepted(store: ModelStore, name: str, version: str, limits: TrialLim
     if verdict is None or (not verdict.accepted and (again or verdict.limits not in (None, allowed))):
         store.check(name, version)
         verdict = run_trial(store, name, version, limits).model_copy(update={"limits": allowed})
-        if not verdict.passing:
+        if not verdict.transient:
             with contextlib.suppress(FlaskmlError):  # A store that is read-only is served, and tried at each start.
                 store.change(name, lambda state: state.judge(version, environment_key(), verdict))
     if not verdict.accepted:
@@ -143,7 +143,7 @@ def _try(store: ModelStore, order: TrialOrder) -> TrialVerdict:
         return _rejected("it needs more memory than a trial may take (setting TRIAL_MEMORY).")
     except FlaskmlError as error:
         missing = isinstance(error.__cause__, ImportError)  # What is missing can be installed.
-        return _rejected(error.detail).model_copy(update={"passing": missing})
+        return _rejected(error.detail).model_copy(update={"transient": missing})
 
 
 def _replay(store: ModelStore, manifest: Manifest, *, mapped: bool) -> TrialVerdict:

@@ -27,7 +27,7 @@ class Runtime(Protocol):
         ...
 
     @property
-    def tables(self) -> TableBuilder:
+    def table_builder(self) -> TableBuilder:
         """What makes its tables."""
         ...
 

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_magnitude
 from flaskml.codecs.answers import Answer
 from flaskml.schema.features import Schema, Table
-from flaskml.store.golden_rows import ABSOLUTE_TOLERANCE, sample_rows
+from flaskml.store.golden_rows import sample_rows
 
 MAX_COMPARED_ROWS = 4_000
 """Rows of the sample on which answers are compared at most."""
@@ -77,7 +78,7 @@ class Comparison:
         """What tells the answers of the methods from the estimator's; None if nothing does."""
         for method in methods:
             first = self._expected[method][0][1]
-            absolute = ABSOLUTE_TOLERANCE * (0.0 if first is None else scale(first))
+            absolute = ABSOLUTE_TOLERANCE * (0.0 if first is None else largest_magnitude(first))
             for table, expected in self._expected[method]:
                 if (found := self._difference(compute, method, table, expected, absolute)) is not None:
                     return f"{method} {found}"
@@ -89,14 +90,16 @@ class Comparison:
         together = _tried(compute, table, method)
         if expected is None or together is None:
             return None if expected is together else "raises, or does not, where the estimator does otherwise"
-        if not is_same(expected, together, absolute):
+        if not answers_equal(expected, together, relative=RELATIVE_TOLERANCE, absolute=absolute):
             return "answers otherwise than the estimator"
         end = time.perf_counter() + SINGLE_ROWS_SECONDS
         for index in range(min(MAX_SINGLE_ROWS, len(table)) if len(table) > 1 else 0):
             if index >= MIN_CALLS and time.perf_counter() > end:
                 break
             answer = _tried(compute, table[index : index + 1], method)
-            if answer is None or not is_same(_row(expected, index), answer, absolute):
+            if answer is None or not answers_equal(
+                _row(expected, index), answer, relative=RELATIVE_TOLERANCE, absolute=absolute
+            ):
                 return "answers a row alone otherwise than among others"
         return None
 
@@ -132,36 +135,6 @@ def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def is_same(expected: Answer, answered: Answer, absolute: float, near: float = RELATIVE_TOLERANCE) -> bool:
-    """Whether two answers are of the same shape and kind, with equal labels and nearly equal numbers.
-
-    A number may be off by `near` of itself, or by `absolute`, which is for those near zero.
-    """
-    if isinstance(expected, list) or isinstance(answered, list):
-        if not (isinstance(expected, list) and isinstance(answered, list) and len(expected) == len(answered)):
-            return False
-        return all(is_same(one, other, absolute, near) for one, other in zip(expected, answered, strict=True))
-    if expected.shape != answered.shape or _kind(expected) != _kind(answered):
-        return False
-    if expected.dtype.kind != "f":
-        return bool(np.array_equal(expected, answered))
-    return bool(np.allclose(answered, expected, rtol=near, atol=absolute, equal_nan=True))
-
-
-def scale(answer: Answer) -> float:
-    """The largest finite magnitude of an answer's numbers."""
-    if isinstance(answer, list):
-        return max(map(scale, answer), default=0.0)
-    if answer.dtype.kind != "f":
-        return 0.0
-    return float(np.abs(answer[np.isfinite(answer)]).max(initial=0.0))
-
-
-def _kind(answer: np.ndarray) -> str:
-    """What JSON makes of the array's type."""
-    return {"i": "whole", "u": "whole", "U": "text", "O": "text"}.get(answer.dtype.kind, answer.dtype.kind)
 
 
 def extreme_rows(table: np.ndarray, schema: Schema) -> np.ndarray:

@@ -37,7 +37,7 @@ class OnnxRuntime:
         # A row is first what the estimator would take, rounded to single precision where it was fitted on such.
         is_array = schema.layout == "array" and np.dtype(schema.dtype).kind in "biuf"
         as_doubles = {"layout": "array", "dtype": "float64"}
-        self.tables = SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
+        self.table_builder = SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
         self._outputs = {method: (sessions[method].run, [DERIVED_METHODS.get(method, method)]) for method in sessions}
         self._rest = rest
 

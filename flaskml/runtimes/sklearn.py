@@ -21,7 +21,7 @@ class SklearnRuntime:
     def __init__(self, estimator: Any, methods: Sequence[str], schema: Schema) -> None:
         if missing := [method for method in methods if not hasattr(estimator, method)]:
             raise NotPublishable(f"{type(estimator).__name__} has no {', '.join(missing)} here.")
-        self.tables = SchemaTableBuilder(schema)
+        self.table_builder = SchemaTableBuilder(schema)
         self._methods = {method: getattr(estimator, method) for method in methods}
 
     @classmethod

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from flaskml.schema.features import Feature, Schema, Table, Value
+from flaskml.schema.iso8601 import DATETIME_PATTERN, UTC_OFFSET_PATTERN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
 ColumnBuilder: TypeAlias = Callable[[Sequence[Any]], Any]
 """Makes a column of values, of which None is missing."""
 
-MOMENT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?"
-"""A date, or a date and a time, as ISO 8601 writes them."""
-
-OFFSET = r"(Z|[+-][0-9]{2}:[0-9]{2})"
-"""An offset from UTC."""
-
-_OFFSET = re.compile(OFFSET + r"\Z")
+_OFFSET = re.compile(UTC_OFFSET_PATTERN + r"\Z")
 
 
 class SchemaTableBuilder:
@@ -46,7 +41,7 @@ class SchemaTableBuilder:
         markers = [_marker(feature) for feature in schema.features]
         self._markers = markers if self._dtype.hasobject and any(marker is not None for marker in markers) else None
 
-    def table(self, rows: Sequence[Sequence[Value]]) -> Table:
+    def build(self, rows: Sequence[Sequence[Value]]) -> Table:
         """The table of rows that have their values in schema order, null as None."""
         return self._frame(rows) if self._columns else self._array(rows)
 
@@ -145,7 +140,7 @@ def datetime_validator(feature: Feature, *, closed: bool) -> Callable[[str], str
 
     If `closed`, it has to lie between those of the sample.
     """
-    pattern = re.compile(MOMENT + OFFSET if feature.is_aware else MOMENT, re.ASCII)
+    pattern = re.compile(DATETIME_PATTERN + (UTC_OFFSET_PATTERN if feature.is_aware else ""), re.ASCII)
     nanoseconds = feature.dtype.startswith("datetime64[ns")
     low, high = feature.span if closed else (None, None)
 

@@ -23,7 +23,8 @@ from typing import TypeAlias
 from greenlet import getcurrent, greenlet
 
 from flaskml.codecs.answers import Answer
-from flaskml.inference.batching import MAX_BATCH_ROWS, Batcher, Call, Result, Rows, Threads, lane
+from flaskml.codecs.parser import Rows
+from flaskml.inference.batching import MAX_BATCH_ROWS, Batcher, Call, Result, Threads, lane
 
 logger = logging.getLogger(__name__)
 

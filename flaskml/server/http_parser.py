@@ -16,6 +16,7 @@ from waitress.receiver import FixedStreamReceiver
 from waitress.task import rename_headers
 from waitress.utilities import BadRequest, Error
 
+from flaskml.server.bounded_cache import BoundedCache
 from flaskml.server.error_responses import CLIENT_TIMEOUT_HEADER, client_timeout_seconds
 from flaskml.server.http_validation import (
     FIELD_PATTERN,
@@ -50,31 +51,6 @@ FRAMING_HEADERS = frozenset(
 FIELD_LINE = re.compile(FIELD_PATTERN)
 
 
-class BoundedCache:
-    """What was kept lately, by a key: two generations, of which the older is dropped when the younger is full."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._young: dict[bytes, Any] = {}
-        self._old: dict[bytes, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self._young) + len(self._old)
-
-    def get(self, key: bytes) -> Any:
-        """What is kept under the key; None if nothing is."""
-        kept = self._young.get(key)
-        if kept is None and (kept := self._old.pop(key, None)) is not None:
-            self.put(key, kept)
-        return kept
-
-    def put(self, key: bytes, value: Any) -> None:
-        """Keeps a value."""
-        if len(self._young) >= self._most:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
-
-
 class HeaderCache:
     """What blocks of headers mean, those seen lately.
 
@@ -84,9 +60,9 @@ class HeaderCache:
     """
 
     def __init__(self) -> None:
-        self._whole = BoundedCache(MAX_CACHED_BLOCKS)
-        self._kinds = BoundedCache(MAX_CACHED_BLOCKS)
-        self._lines = BoundedCache(MAX_CACHED_LINES)
+        self._whole: BoundedCache[bytes, dict[str, Any]] = BoundedCache(MAX_CACHED_BLOCKS)
+        self._kinds: BoundedCache[bytes, dict[str, Any]] = BoundedCache(MAX_CACHED_BLOCKS)
+        self._lines: BoundedCache[bytes, bool] = BoundedCache(MAX_CACHED_LINES)
 
     def __len__(self) -> int:
         return len(self._whole) + len(self._kinds)

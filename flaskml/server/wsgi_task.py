@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.task import WSGITask, hop_by_hop
 
+from flaskml.server.bounded_cache import BoundedCache
 from flaskml.server.policy import ENVIRON_KEY
 
 MAX_CACHED_HEADS = 512
@@ -44,20 +46,20 @@ class ResponseHeadCache:
 
     def __init__(self, ident: str | None) -> None:
         self._ident = ident
-        self._kept: dict[tuple[Any, ...], ResponseHead] = {}
+        self._cache: BoundedCache[tuple[Any, ...], ResponseHead] = BoundedCache(MAX_CACHED_HEADS)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cache)
 
     def get(self, status: str, headers: Sequence[tuple[str, str]]) -> ResponseHead | None:
         """The beginning for status and headers; None if it is none that is kept, or one that breaks WSGI's rules.
 
         Raises what waitress raises at these.
         """
-        try:
-            return self._kept[(status, *headers)]
-        except (KeyError, TypeError):
-            validate_response(status, headers)
+        with suppress(TypeError):  # Headers that cannot be hashed are refused below.
+            if (head := self._cache.get((status, *headers))) is not None:
+                return head
+        validate_response(status, headers)
         return self._made(status, headers)
 
     def _made(self, status: str, headers: Sequence[tuple[str, str]]) -> ResponseHead | None:
@@ -71,9 +73,7 @@ class ResponseHeadCache:
             lines.append(f"Server: {self._ident}")
         head = ResponseHead(("\r\n".join(lines) + "\r\n").encode("latin-1"), int(values["content-length"]))
         if len(head.content) <= MAX_CACHED_HEAD_BYTES:
-            if len(self._kept) >= MAX_CACHED_HEADS:
-                self._kept.clear()
-            self._kept[(status, *headers)] = head
+            self._cache.put((status, *headers), head)
         return head
 
 

@@ -7,12 +7,12 @@ replaying them, not believed from version numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_magnitude
 from flaskml.schema.features import Schema, Table, Value
 from flaskml.schema.tables import SchemaTableBuilder, json_rows, json_value
 
@@ -22,11 +22,7 @@ MAX_GOLDEN_ROWS = 32
 """How many rows a version keeps, spread over the training table."""
 
 REPLAY_RELATIVE_TOLERANCE = 1e-6
-ABSOLUTE_TOLERANCE = 1e-9
-"""How far a number may be off: as a share of itself, or of the largest answer, beside which it may be rounding alone.
-
-Libraries for other processors round otherwise, and no user would call that wrong.
-"""
+"""Relative tolerance of a number: libraries for other processors round differently."""
 
 
 class GoldenRows(BaseModel):
@@ -39,12 +35,12 @@ class GoldenRows(BaseModel):
 
     def replay(self, schema: Schema, predict: Any) -> ReplayMismatch | None:
         """The first row that `predict` answers otherwise, in one batch or alone; None if all answers are the same."""
-        maker, absolute = SchemaTableBuilder(schema), ABSOLUTE_TOLERANCE * largest_magnitude(self.answers)
-        batch = finite_json(predict(maker.table(self.rows)))
-        alone = [finite_json(predict(maker.table([row])))[0] for row in self.rows]
+        table_builder, absolute = SchemaTableBuilder(schema), ABSOLUTE_TOLERANCE * largest_magnitude(self.answers)
+        batch = finite_json(predict(table_builder.build(self.rows)))
+        alone = [finite_json(predict(table_builder.build([row])))[0] for row in self.rows]
         for answers, is_alone in ((batch, False), (alone, True)):
             for index, (expected, answered) in enumerate(zip(self.answers, answers, strict=True)):
-                if not answers_equal(expected, answered, absolute):
+                if not answers_equal(expected, answered, relative=REPLAY_RELATIVE_TOLERANCE, absolute=absolute):
                     return ReplayMismatch(row=index, expected=expected, answered=answered, alone=is_alone)
         return None
 
@@ -85,29 +81,3 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     value = json_value(value)
     return None if isinstance(value, float) and math.isinf(value) else value
-
-
-def largest_magnitude(answer: Any) -> float:
-    """The largest magnitude of the numbers in an answer."""
-    if isinstance(answer, Mapping):
-        answer = list(answer.values())
-    if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return max(map(largest_magnitude, answer), default=0.0)
-    return abs(answer) if isinstance(answer, float) else 0.0
-
-
-def answers_equal(
-    expected: Any, answered: Any, absolute: float = 0.0, relative: float = REPLAY_RELATIVE_TOLERANCE
-) -> bool:
-    """Whether two answers are the same: numbers nearly, labels exactly, lists and objects item by item."""
-    if isinstance(expected, Mapping) and isinstance(answered, Mapping):
-        return list(expected) == list(answered) and answers_equal(
-            list(expected.values()), list(answered.values()), absolute, relative
-        )
-    if isinstance(expected, Sequence) and not isinstance(expected, str):
-        if not isinstance(answered, Sequence) or isinstance(answered, str) or len(expected) != len(answered):
-            return False
-        return all(answers_equal(one, other, absolute, relative) for one, other in zip(expected, answered, strict=True))
-    if isinstance(expected, float) and isinstance(answered, (int, float)) and not isinstance(answered, bool):
-        return math.isclose(expected, answered, rel_tol=relative, abs_tol=absolute)
-    return type(expected) is type(answered) and bool(expected == answered)

@@ -12,14 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from flaskml.schema.features import Schema
-
-MANIFEST_FORMAT = 1
-"""The number of the on-disk format that this code writes.
-
-Raise it when a reader of the old number would misread a new version. Then: keep reading the old number (`Manifest`
-takes each that the store may still hold), convert in memory and never on the disk, and add a stored version of the old
-format to the tests, which must go on loading.
-"""
+from flaskml.store.formats import ManifestFormat
 
 MODEL_FILE = "model.joblib"
 MANIFEST_FILE = "manifest.json"
@@ -134,7 +127,9 @@ class VersionFacts(BaseModel):
 class Manifest(VersionFacts):
     """What a version records about itself. It is written last, so its presence says that the version is whole."""
 
-    format: Literal[1]
+    format: ManifestFormat
+    """The number of the format it was written in."""
+
     model: str
     version: str
     created: str

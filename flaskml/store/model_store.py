@@ -28,7 +28,7 @@ from flaskml.errors import (
     VersionNotFound,
     VersionRejected,
 )
-from flaskml.settings import MODEL_NAME_PATTERN
+from flaskml.settings import MODEL_NAME_PATTERN, VERSION_PATTERN
 from flaskml.store.disk import STAGING_PREFIX, Disk
 from flaskml.store.golden_rows import GoldenRows
 from flaskml.store.manifest import LoadedVersion, Manifest, VersionFacts, environment_key
@@ -43,7 +43,7 @@ UNACTIVATED_GRACE_SECONDS = 3600
 """Seconds that a version newer than the active one is left to its publisher: longer than a trial takes."""
 
 _NAME = re.compile(MODEL_NAME_PATTERN, re.ASCII)
-_VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_VERSION = re.compile(VERSION_PATTERN, re.ASCII)
 
 
 class ModelStore:
@@ -155,13 +155,6 @@ class ModelStore:
             verdict = self.state(name).verdict(version, environment_key())
             mapped = verdict is not None and verdict.mapped
         return self.archive.load(folder, manifest, mapped=mapped)
-
-    def load_active(self, name: str) -> LoadedVersion:
-        """The active version in memory. Raises `NoActiveVersion` if there is none, else as `load`."""
-        active = self.state_or_unused(name).active
-        if active is None:
-            raise self.nothing_active(name)
-        return self.load(name, active)
 
     def nothing_active(self, name: str) -> NoActiveVersion:
         """The error that says what to do about a model without an active version."""

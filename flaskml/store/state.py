@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from flaskml.errors import NothingToRollBackTo, VersionInUse
+from flaskml.store.formats import STATE_FORMAT, StateFormat
 
 
 class Activation(BaseModel):
@@ -38,7 +39,7 @@ class TrialVerdict(BaseModel):
     mapped: bool = False
     """Whether it answered with its arrays mapped from the file, read-only, so that processes can share them."""
 
-    passing: bool = False
+    transient: bool = False
     """Whether it may be otherwise at the next try, as where a module was missing; then it is not kept."""
 
     limits: Mapping[str, float] | None = None
@@ -54,25 +55,18 @@ class TrialVerdict(BaseModel):
     """What it answered in the trial."""
 
 
-class ActivationRequest(BaseModel):
-    """The body of an activation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    version: str = Field(max_length=20)
-    reason: str = Field(default="activated over HTTP", max_length=500)
-
-
 class ModelState(BaseModel):
     """The state of one model. All versions are numbers written as strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal[1]
+    format: StateFormat
+    """The number of the format it was written in."""
+
     generation: int
     """Counts the changes, for people."""
 
-    mark: str
+    revision: str
     """Differs for every state there ever was: numbers come again where a model is removed and trained anew."""
 
     highest: int
@@ -144,10 +138,12 @@ class ModelState(BaseModel):
         return self.served() | ({former} if former else set())
 
     def _after(self, **changes: Any) -> ModelState:
-        return self.model_copy(update={**changes, "generation": self.generation + 1, "mark": token_hex(8)})
+        return self.model_copy(update={**changes, "generation": self.generation + 1, "revision": token_hex(8)})
 
 
-EMPTY_STATE = ModelState(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={})
+EMPTY_STATE = ModelState(
+    format=STATE_FORMAT, generation=0, revision="", highest=0, active=None, history=(), aliases={}, verdicts={}
+)
 """The state of a model of which nothing has been published yet."""
 
 

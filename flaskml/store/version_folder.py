@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from flaskml.errors import DamagedFile, FlaskmlError
 from flaskml.store.disk import Disk
+from flaskml.store.formats import MANIFEST_FORMAT
 from flaskml.store.golden_rows import GOLDEN_FILE, GoldenRows
 from flaskml.store.manifest import (
     MANIFEST_FILE,
@@ -74,7 +75,7 @@ class VersionFolders:
         self._write_file(folder / GOLDEN_FILE, contents.golden.model_dump_json().encode())
         files = {file: self._record(folder / file) for file in written}
         known = {**facts.model_dump(by_alias=True), "environment": current_environment(), "files": files}
-        manifest = Manifest(**known, format=1, model=name, version=version, created=utc_now())
+        manifest = Manifest(**known, format=MANIFEST_FORMAT, model=name, version=version, created=utc_now())
         content = manifest.to_json()
         self._write_file(folder / MANIFEST_FILE, content)
         self._write_file(folder / SIGNATURE_FILE, self.signer.sign(content, new_key=not self._holds_signatures()))

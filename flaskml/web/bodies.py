@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import request
-from pydantic import BaseModel, ValidationError
+from flask import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flaskml.errors import (
     MAX_PROBLEMS,
@@ -15,16 +15,26 @@ from flaskml.errors import (
     Problem,
     TooLarge,
 )
-from flaskml.web.current import current_settings
-from flaskml.web.lean import this_request
+from flaskml.web.current import settings_of
+from flaskml.web.lean import this_app, this_request
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
+class ActivationRequest(BaseModel):
+    """The body of an activation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: str = Field(max_length=20)
+    reason: str = Field(default="activated over HTTP", max_length=500)
+
+
 def validated(kind: type[Body]) -> Body:
     """The JSON body as a `kind`. Raises `NotParseable`, or `InvalidInput` naming each key that is wrong."""
-    limit_body(current_settings().max_body, "MAX_BODY")
-    return checked(lambda: kind.model_validate_json(request.get_data()))
+    sent = this_request()
+    limit_body(sent, settings_of(this_app()).max_body, "MAX_BODY")
+    return checked(lambda: kind.model_validate_json(sent.get_data()))
 
 
 def checked(validate: Callable[[], Body]) -> Body:
@@ -45,9 +55,8 @@ def _key_problem(detail: Any) -> Problem:
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
 
 
-def limit_body(limit: int, setting: str) -> None:
+def limit_body(sent: Request, limit: int, setting: str) -> None:
     """Refuses a declared body of more than `limit` bytes, and lets none grow beyond it while it is read."""
-    sent = this_request()
     sent.max_content_length = limit
     if (sent.content_length or 0) > limit:
         raise TooLarge(limit, setting)

@@ -1,61 +1,66 @@
-"""The live objects of the current app: slots, store, registry, roster, jobs, settings."""
+"""The live objects of an app: slots, store, registry, watcher, jobs, settings.
+
+A view asks `this_app` and `this_request` once, and passes the app on: each look through Flask's proxies costs time.
+"""
 
 from __future__ import annotations
 
 from typing import cast
 
+from flask import Flask
+
 from flaskml.errors import (
     ModelNotFound,
 )
 from flaskml.hot_reload.registry import Registry
-from flaskml.hot_reload.roster import Roster
+from flaskml.hot_reload.watcher import Watcher
 from flaskml.inference.slot import ModelSlot
 from flaskml.publishing.publish import trial_limits
 from flaskml.publishing.trial import TrialLimits
 from flaskml.settings import Settings
 from flaskml.store.model_store import ModelStore
 from flaskml.training.jobs import Jobs
-from flaskml.web.lean import this_app
 
 
-def default_slot() -> ModelSlot:
-    """The slot of the default model."""
-    return cast(ModelSlot, this_app().extensions["model"])
+def default_slot(app: Flask) -> ModelSlot:
+    """Return the slot of the default model."""
+    return cast(ModelSlot, app.extensions["model"])
 
 
-def current_store() -> ModelStore:
-    """The store that the app serves from."""
-    return cast(ModelStore, this_app().extensions["store"])
-
-
-def current_registry() -> Registry:
-    """The slots of this process."""
-    return cast(Registry, this_app().extensions["registry"])
-
-
-def current_roster() -> Roster:
-    """The processes that serve the store."""
-    return cast(Roster, this_app().extensions["watcher"].roster)
-
-
-def current_trial_limits() -> TrialLimits:
-    """What the trial of a version may take."""
-    return trial_limits(current_settings())
-
-
-def named_slot(name: str) -> ModelSlot:
-    """The slot of a model. Raises `ModelNotFound`."""
-    found = current_registry().slots.get(name)
+def named_slot(app: Flask, name: str) -> ModelSlot:
+    """Return the slot of a model. Raises `ModelNotFound`."""
+    slots = registry_of(app).slots
+    found = slots.get(name)
     if found is None:
-        raise ModelNotFound(name, sorted(current_registry().slots))
+        raise ModelNotFound(name, sorted(slots))
     return found
 
 
-def current_jobs() -> Jobs:
-    """The training jobs of this process."""
-    return cast(Jobs, this_app().extensions["jobs"])
+def store_of(app: Flask) -> ModelStore:
+    """Return the store that the app serves from."""
+    return cast(ModelStore, app.extensions["store"])
 
 
-def current_settings() -> Settings:
-    """The settings of the app."""
-    return cast(Settings, this_app().extensions["settings"])
+def registry_of(app: Flask) -> Registry:
+    """Return the slots of this process."""
+    return cast(Registry, app.extensions["registry"])
+
+
+def watcher_of(app: Flask) -> Watcher:
+    """Return the watcher of this process; its roster lists the processes that serve the store."""
+    return cast(Watcher, app.extensions["watcher"])
+
+
+def jobs_of(app: Flask) -> Jobs:
+    """Return the training jobs of this process."""
+    return cast(Jobs, app.extensions["jobs"])
+
+
+def settings_of(app: Flask) -> Settings:
+    """Return the settings of the app."""
+    return cast(Settings, app.extensions["settings"])
+
+
+def trial_limits_of(app: Flask) -> TrialLimits:
+    """Return the limits of a trial."""
+    return trial_limits(settings_of(app))

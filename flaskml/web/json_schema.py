@@ -7,6 +7,7 @@ from typing import Any
 
 from flaskml.codecs.parser import MAX_TEXT_CHARACTERS
 from flaskml.schema.features import Feature, Schema
+from flaskml.schema.iso8601 import DATETIME_PATTERN, UTC_OFFSET_PATTERN
 
 MAX_DESCRIBED_COLUMNS = 1_000
 """Columns of the widest row that is written out; a document with more would be larger than tools can show."""
@@ -37,10 +38,6 @@ PROBLEM_SCHEMA: Mapping[str, Any] = {
     },
     "required": ["title", "status", "detail"],
 }
-
-_DAY = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_TIME = r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?)?"
-_OFFSET = r"(Z|[+-][0-9]{2}:[0-5][0-9])"
 
 
 def row_schema(schema: Schema) -> dict[str, Any]:
@@ -92,7 +89,7 @@ def _text(_: Schema, __: Feature) -> dict[str, Any]:
 
 
 def _moment(_: Schema, feature: Feature) -> dict[str, Any]:
-    return {"type": "string", "pattern": f"^{_DAY}{_TIME}{_OFFSET if feature.is_aware else ''}$"}
+    return {"type": "string", "pattern": f"^{DATETIME_PATTERN}{UTC_OFFSET_PATTERN if feature.is_aware else ''}$"}
 
 
 _KINDS: Mapping[str, Callable[[Schema, Feature], dict[str, Any]]] = {

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from flask import Request, request
+from flask import Request
 from werkzeug.datastructures import MIMEAccept
 
 FORM_MEDIA_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 """The media types of what browsers send."""
 
 
-def prefers_page() -> bool:
+def prefers_page(sent: Request) -> bool:
     """Whether the client would rather have a page than JSON, as a browser says and a script does not.
 
     What sends JSON, or does what no form can do, is a script, whatever it accepts.
     """
-    if request.method not in ("GET", "HEAD") and request.mimetype not in FORM_MEDIA_TYPES:
+    if sent.method not in ("GET", "HEAD") and sent.mimetype not in FORM_MEDIA_TYPES:
         return False
-    return prefers(request, "text/html")
+    return prefers(sent, "text/html")
 
 
 def prefers(sent: Request, kind: str) -> bool:

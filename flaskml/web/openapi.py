@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from flaskml.codecs.csv_tables import write_csv
+from flaskml.settings import MODEL_NAME_PATTERN, VERSION_PATTERN
 from flaskml.store.manifest import Manifest
 from flaskml.web.json_schema import PROBLEM_SCHEMA, WARNINGS_SCHEMA, row_list_schema, row_schema
 
@@ -284,8 +285,8 @@ TAGS = ("predictions", "models", "training", "health", "about")
 """The headings, in their order."""
 
 PARAMETERS: Mapping[str, Any] = {
-    "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},
-    "version": {"type": "string", "pattern": "^[1-9][0-9]{0,9}$"},
+    "name": {"type": "string", "pattern": f"^{MODEL_NAME_PATTERN}$"},
+    "version": {"type": "string", "pattern": f"^{VERSION_PATTERN}$"},
     "job_id": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"},
 }
 """The schemas of what stands in paths."""

@@ -13,8 +13,8 @@ from flaskml.errors import (
     Problem,
     TokenRequired,
 )
-from flaskml.web.current import current_settings
-from flaskml.web.lean import Reply, this_app
+from flaskml.web.current import settings_of
+from flaskml.web.lean import Reply, this_app, this_request
 from flaskml.web.negotiation import prefers_page
 
 MAX_PROBLEM_BYTES = 16 * 1024
@@ -42,7 +42,7 @@ def problem_reply(error: FlaskmlError) -> Response:
     if isinstance(error, TokenRequired):
         headers["WWW-Authenticate"] = 'Bearer, Basic realm="flaskml", charset="UTF-8"'
     headers["Vary"] = "Accept"
-    if prefers_page():
+    if prefers_page(this_request()):
         problems = [] if is_terse() else [found.detail for found in error.problems]
         page = render_template("error.html", title=error.title, detail=error_detail(error), problems=problems)
         return Response(page, error.status, headers)
@@ -58,7 +58,7 @@ def problem_as_json(found: Problem) -> dict[str, Any]:
 
 def is_terse() -> bool:
     """Whether answers name no feature, category or value."""
-    return current_settings().error_detail == "terse"
+    return settings_of(this_app()).error_detail == "terse"
 
 
 def _problem_body(error: FlaskmlError) -> bytes:
@@ -76,7 +76,11 @@ def _problem_body(error: FlaskmlError) -> bytes:
 
 def page_or_json(template: str, document: Mapping[str, Any], **more: Any) -> Response:
     """The document as the page that a browser asks for, which `more` is told to besides, or as JSON."""
-    answer = Response(render_template(template, **document, **more)) if prefers_page() else json_reply({**document})
+    answer = (
+        Response(render_template(template, **document, **more))
+        if prefers_page(this_request())
+        else json_reply({**document})
+    )
     answer.vary.add("Accept")
     return answer
 

@@ -15,7 +15,7 @@ from werkzeug.routing import BaseConverter
 from flaskml.errors import (
     FlaskmlError,
 )
-from flaskml.settings import MODEL_NAME_PATTERN, Settings, load_settings
+from flaskml.settings import MODEL_NAME_PATTERN, VERSION_PATTERN, Settings, load_settings
 from flaskml.web import access
 from flaskml.web.lean import Reply
 from flaskml.web.replies import problem_reply
@@ -46,7 +46,7 @@ class ModelNameConverter(BaseConverter):
 class VersionConverter(BaseConverter):
     """A version's number in a URL, written in the one way that it is."""
 
-    regex = "[1-9][0-9]{0,9}"
+    regex = VERSION_PATTERN
 
 
 def compile_templates(app: Flask) -> None:

@@ -25,6 +25,7 @@ from tests.conftest import CHECKOUT
 from tests.hot_reload.test_registry import constant, put
 from tests.publishing.test_trial import trials  # noqa: F401 - a fixture
 from tests.store.test_model_store import Canary
+from tests.support.stores import load_active
 
 pytestmark = pytest.mark.thorough
 
@@ -241,7 +242,7 @@ def test_a_skops_file_is_loaded_without_a_question(flask_models, files, store, s
     dump_skops(make_pipeline(StandardScaler(), LinearRegression()).fit(TABLE, TARGET), files / "model.skops")
     result = flask_models(*added(files, "model.skops"), "--runtime", "sklearn", "--json")
     assert json.loads(result.stdout)["version"] == "1" and result.stderr == ""
-    answers = store.load_active("mine").estimator.predict(TABLE)
+    answers = load_active(store, "mine").estimator.predict(TABLE)
     np.testing.assert_allclose(answers, TARGET, rtol=1e-9, atol=1e-12)
 
 

@@ -194,7 +194,7 @@ def test_strictly_nothing_is_written(run, tmp_path):
     ("name", "content", "says"),
     [
         ("rows.csv", b"", "empty"),
-        ("rows.csv", b"x1,x2\n1,2\n", 'the file has no column "x0"'),
+        ("rows.csv", b"x1,x2\n1,2\n", 'there is no column "x0"'),
         ("rows.csv", b"\xff\xfe", "not UTF-8"),
         ("rows.npy", b"nothing", "no array"),
         ("rows.npy", b"", "no array"),

@@ -34,7 +34,7 @@ def encode(value):
 @pytest.mark.parametrize("value", [ROW, dict(reversed(ROW.items())), ROW | {"b": 2.0}])
 def test_one_object(parser, value):
     rows = parser.parse_json(encode(value))
-    assert rows.single and rows.table.columns.tolist() == list(ROW) and rows.table.iloc[0].tolist() == VALUES
+    assert rows.is_single and rows.table.columns.tolist() == list(ROW) and rows.table.iloc[0].tolist() == VALUES
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_one_object(parser, value):
 )
 def test_rows(parser, body):
     rows = parser.parse_json(body)
-    assert not rows.single and [row.tolist() for _, row in rows.table.iterrows()] == [VALUES, VALUES]
+    assert not rows.is_single and [row.tolist() for _, row in rows.table.iterrows()] == [VALUES, VALUES]
 
 
 def test_a_feature_may_be_called_instances():
@@ -190,7 +190,7 @@ def test_forms(parser):
     fields = [("a", "1.5"), ("b", ""), ("c", "red"), ("d", "True"), ("e é", "")]
     rows = parser.parse_form(fields)
     values = rows.table.iloc[0].tolist()
-    assert rows.single and [value if value == value else None for value in values] == [1.5, None, "red", True, None]
+    assert rows.is_single and [value if value == value else None for value in values] == [1.5, None, "red", True, None]
 
 
 @pytest.mark.parametrize("text", ["", " 1", "1_0", "٣", "nan", "inf", "0x1", "1e400", "1,5", "--1", "NaN"])

@@ -23,7 +23,7 @@ SEEN = Feature(
 def doubts(features, rows, layout="frame", **policies):
     schema = Schema(features=features, layout=layout, **policies)
     parsed = Parser(schema, max_rows=1_000).parse_table(rows)
-    return [(found.row, found.feature, found.detail) for found in RangeWarnings(schema).of(parsed)]
+    return [(found.row, found.feature, found.detail) for found in RangeWarnings(schema).find(parsed)]
 
 
 @pytest.mark.parametrize("layout", ["array", "frame"])

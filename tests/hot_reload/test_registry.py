@@ -115,7 +115,7 @@ def test_a_refresh_swaps_in_what_became_active(small, trials):
     old = slot.current
     accept(small, "default", put(small, constant(8)))
     assert answer(slot) == [7.0]
-    assert registry.refresh() == {"default": small.state("default").mark}
+    assert registry.refresh() == {"default": small.state("default").revision}
     assert answer(slot) == [8.0] and slot.serving.version == "2"
     assert old.predict(old.parser.parse_table([[0.5]])).tolist() == [7.0]
     assert not trials.asked

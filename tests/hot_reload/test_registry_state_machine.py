@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stores import load_active
+
 pytest.importorskip("hypothesis")
 
 from hypothesis import HealthCheck, Phase, settings
@@ -202,9 +204,9 @@ class Machine(RuleBasedStateMachine):
                 assert self.store.versions(name) == [str(version) for version in sorted(model.answers)]
             if model.history:
                 self.agree_on_state(name, model)
-                assert self.answer(self.store.load_active(name)) == model.answers[model.active]
+                assert self.answer(load_active(self.store, name)) == model.answers[model.active]
             else:
-                self.expect(NoActiveVersion, self.store.load_active, name)
+                self.expect(NoActiveVersion, load_active, self.store, name)
 
     def agree_on_state(self, name, model):
         state = self.store.state(name)

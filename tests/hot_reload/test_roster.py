@@ -84,10 +84,10 @@ def test_what_could_not_be_told_is_told_at_the_next_look(roster, monkeypatch):
         patch.setattr(roster, "tell", fail)
         watcher.compare()
     (member,) = roster.members()
-    assert member.marks == {"default": "a"}
+    assert member.revisions == {"default": "a"}
     watcher.compare()
     (member,) = roster.members()
-    assert member.marks == {"default": "b"}
+    assert member.revisions == {"default": "b"}
 
 
 def test_a_process_lags_until_it_shows_the_state_or_a_later_one(roster):

@@ -130,7 +130,7 @@ from flaskml.hot_reload.registry import Registry
 from waitress.runner import run
 
 def refresh(registry):
-    return {name: registry.store.state(name).mark for name in registry.store.names()}
+    return {name: registry.store.state(name).revision for name in registry.store.names()}
 
 Registry.refresh = refresh
 run(["waitress-serve", "--listen=127.0.0.1:0", "wsgi:app"])

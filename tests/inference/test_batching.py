@@ -19,7 +19,7 @@ from flaskml.inference.batching import (
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 
-MAKER = SchemaTableBuilder(
+TABLE_BUILDER = SchemaTableBuilder(
     Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="float")), layout="array")
 )
 
@@ -42,11 +42,11 @@ class Estimator:
 
 
 def rows(*values, b=0.0):
-    return Rows([(value, b) for value in values], MAKER, single=False)
+    return Rows([(value, b) for value in values], TABLE_BUILDER, is_single=False)
 
 
 def batcher_of(estimator):
-    return Batcher(estimator.compute, MAKER.table, ["predict", "outputs", "short"])
+    return Batcher(estimator.compute, TABLE_BUILDER.build, ["predict", "outputs", "short"])
 
 
 class Known:

@@ -13,16 +13,17 @@ from flaskml.errors import InvalidInput, NoActiveVersion, RowsRefused, VersionNo
 from flaskml.inference.batching import Batcher
 from flaskml.inference.predictor import open_predictor
 from flaskml.inference.slot import ModelSlot, NoPredictor, describe_current
+from tests.support.stores import load_active
 
 
 @pytest.fixture
 def slot(store):
-    return ModelSlot("default", open_predictor(store.load_active("default"), max_rows=10))
+    return ModelSlot("default", open_predictor(load_active(store, "default"), max_rows=10))
 
 
 def test_a_swap_replaces_what_the_next_reader_gets(slot, store):
     old = slot.current
-    slot.swap(open_predictor(store.load_active("homes"), max_rows=10))
+    slot.swap(open_predictor(load_active(store, "homes"), max_rows=10))
     assert slot.serving.model == "homes" and old.manifest.model == "default"
     assert old.predict(old.parser.parse_table([[0.5]])) == pytest.approx([20.8956816])
 
@@ -51,7 +52,7 @@ class Picky:
 def test_an_estimator_that_raises_refuses_the_rows_and_repeats_none(slot, caplog):
     slot.swap(
         dataclasses.replace(
-            slot.current, batcher=Batcher(Picky().compute, slot.current.parser.maker.table, ["predict"])
+            slot.current, batcher=Batcher(Picky().compute, slot.current.parser.table_builder.build, ["predict"])
         )
     )
     with pytest.raises(RowsRefused) as caught:
@@ -68,11 +69,11 @@ def test_versions_by_number(slot):
 
 
 def test_an_old_version_is_freed_with_its_last_request(store):
-    bundle = store.load_active("default")
+    bundle = load_active(store, "default")
     estimator = weakref.ref(bundle.estimator)
     slot = ModelSlot("default", open_predictor(bundle, max_rows=10))
     in_flight = slot.current
-    slot.swap(open_predictor(store.load_active("homes"), max_rows=10))
+    slot.swap(open_predictor(load_active(store, "homes"), max_rows=10))
     del bundle
     gc.collect()
     assert estimator() is not None and in_flight.predict(in_flight.parser.parse_table([[0.5]])) is not None
@@ -100,8 +101,8 @@ def test_description(slot):
     ],
 )
 def test_answers_are_strict_json(store, predictions, single, written):
-    predictor = open_predictor(store.load_active("default"), max_rows=1)
-    rows = Rows((), predictor.parser.maker, single=single)
+    predictor = open_predictor(load_active(store, "default"), max_rows=1)
+    rows = Rows((), predictor.parser.table_builder, is_single=single)
     body = predictor.answer(rows, predictor.values(predictions, "predict"))
     answer = json.loads(body, parse_constant=lambda token: pytest.fail(token))
     key = "prediction" if single else "predictions"

@@ -55,11 +55,11 @@ def test_made_up_rows_are_taken_and_come_from_all_over_the_ranges():
 
 
 NUMBER = Schema(features=(Feature(name="a", kind="float"),), layout="array")
-MAKER = SchemaTableBuilder(NUMBER)
+TABLE_BUILDER = SchemaTableBuilder(NUMBER)
 
 
 def batcher_of(compute, methods=("predict",)):
-    return Batcher(compute, MAKER.table, methods)
+    return Batcher(compute, TABLE_BUILDER.build, methods)
 
 
 def test_every_method_is_timed_with_more_and_more_rows():
@@ -70,7 +70,7 @@ def test_every_method_is_timed_with_more_and_more_rows():
         return table[:, 0]
 
     batcher = batcher_of(compute, ("predict", "transform"))
-    warm_up(batcher, MAKER, [(0.5,), (1.5,)], ("predict", "transform"))
+    warm_up(batcher, TABLE_BUILDER, [(0.5,), (1.5,)], ("predict", "transform"))
     for method in ("predict", "transform"):
         sizes = [size for name, size in asked if name == method]
         assert [size for size in sizes if size <= 2 ** (TIMED_BATCH_SIZES - 1)][::2] == [
@@ -90,7 +90,7 @@ def test_what_is_slow_is_not_timed_with_many_rows():
         return table[:, 0]
 
     batcher = batcher_of(compute)
-    warm_up(batcher, MAKER, [(0.5,)], ("predict",))
+    warm_up(batcher, TABLE_BUILDER, [(0.5,)], ("predict",))
     assert max(asked) <= 8 and batcher.costs["predict"].of(1) >= 0.005
 
 
@@ -99,7 +99,7 @@ def test_what_the_estimator_raises_is_raised():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        warm_up(batcher_of(compute), MAKER, [(0.5,)], ("predict",))
+        warm_up(batcher_of(compute), TABLE_BUILDER, [(0.5,)], ("predict",))
 
 
 def held_at_once():
@@ -133,7 +133,7 @@ def test_what_holds_the_interpreter_is_sliced(monkeypatch, share, sliced):
         return table[:, 0]
 
     batcher = batcher_of(compute)
-    warm_up(batcher, MAKER, [(0.5,)], ("predict",))
+    warm_up(batcher, TABLE_BUILDER, [(0.5,)], ("predict",))
     assert (batcher.slices.keys() == {"predict"}) is sliced
     if sliced:
         size, costs = batcher.slices["predict"], batcher.costs["predict"]

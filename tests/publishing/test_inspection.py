@@ -158,7 +158,7 @@ def test_what_is_missing_in_an_array_of_objects_is_marked_alike(marker):
     array[7, 0] = marker
     sample = inspect_sample(OneHotEncoder(handle_unknown="ignore").fit(array), array)
     check_round_trip(sample.schema, sample.table)
-    made = SchemaTableBuilder(sample.schema).table([(None, "x")])
+    made = SchemaTableBuilder(sample.schema).build([(None, "x")])
     assert (made[0, 0] is None) is (marker is None)
 
 

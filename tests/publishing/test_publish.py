@@ -30,6 +30,7 @@ from flaskml.errors import FlaskmlError, NotPublishable, VersionRejected
 from flaskml.store.golden_rows import MAX_GOLDEN_ROWS
 from flaskml.store.model_store import ModelStore, environment_key
 from tests.conftest import CHECKOUT, stop
+from tests.support.stores import load_active
 
 pytestmark = pytest.mark.thorough
 
@@ -280,7 +281,7 @@ def test_a_version_that_is_only_stored_leaves_the_active_one(here, swift):
     state = store.state("default")
     assert state.active == "1" and store.versions("default") == ["1", "2"]
     assert state.verdict("2", environment_key()).accepted
-    assert type(store.load_active("default").estimator) is LinearRegression
+    assert type(load_active(store, "default").estimator) is LinearRegression
 
 
 def test_a_version_that_is_rejected_leaves_the_active_one(here, swift, monkeypatch):
@@ -453,4 +454,4 @@ def test_a_script_in_an_empty_folder_makes_the_instance_there(tmp_path):
     folder.mkdir()
     assert run_script(folder, "publish", PYTHONPATH=str(tmp_path / "site"))[-1] == "1"
     assert sorted(path.name for path in folder.iterdir()) == ["instance", "script.py"]
-    assert ModelStore(folder / "instance").load_active("default").manifest.estimator == "LinearRegression"
+    assert load_active(ModelStore(folder / "instance"), "default").manifest.estimator == "LinearRegression"

@@ -9,9 +9,7 @@ from flaskml.runtimes.equivalence import (
     Comparison,
     extrapolated_rows,
     extreme_rows,
-    is_same,
     rows_at_decision_boundaries,
-    scale,
 )
 from flaskml.schema.features import Feature, Schema
 
@@ -25,51 +23,6 @@ def schema(*kinds, dtype="float64", **options):
 
 def array(*values):
     return np.array(values)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (array(1.0, 2.0), array(1.0 + 1e-10, 2.0)),
-        (array(0.0), array(1e-10)),
-        (array(np.nan, np.inf), array(np.nan, np.inf)),
-        (array(1, 2), np.array([1, 2], dtype=np.int32)),
-        (array("a"), np.array(["a"], dtype=object)),
-        (np.array([1.5], dtype=np.float32), array(1.5)),
-        ([array(1.0), array([1.0, 2.0])], [array(1.0), array([1.0, 2.0])]),
-    ],
-)
-def test_answers_that_are_the_same(one, other):
-    assert is_same(one, other, 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (array(1.0), array(1.0 + 1e-7)),
-        (array(0.0), array(1e-8)),
-        (array(np.nan), array(1.0)),
-        (array(np.inf), array(-np.inf)),
-        (array(1.0), array([1.0])),
-        (array(1.0), array(1.0, 1.0)),
-        (array(1), array(1.0)),
-        (array(True), array(1)),
-        (array("1"), array(1)),
-        (array("a"), array("b")),
-        (array(1), array(2)),
-        ([array(1.0)], [array(1.0), array(1.0)]),
-        ([array(1.0), array(2.0)], [array(1.0), array(3.0)]),
-        ([array(1.0)], array([1.0])),
-    ],
-)
-def test_answers_that_differ(one, other):
-    assert not is_same(one, other, 1e-9) and not is_same(other, one, 1e-9)
-
-
-def test_the_scale_is_of_what_is_finite():
-    assert scale(array(-3.0, np.inf, np.nan, 2.0)) == 3.0
-    assert scale([array(1.0), array(-7.0)]) == 7.0
-    assert scale(array("a")) == scale(array(5)) == scale(np.empty(0)) == 0.0
 
 
 def step(place):

@@ -164,7 +164,7 @@ def test_a_row_reaches_the_graph_in_the_type_of_the_estimator(kind):
             return table[:, 0]
 
     runtime = OnnxRuntime({"predict": Session()}, schema, Estimator())
-    table = runtime.tables.table([[3 if kind is as_int else 0.1] * 4])
+    table = runtime.table_builder.build([[3 if kind is as_int else 0.1] * 4])
     runtime.compute(table, "predict")
     runtime.compute(table, "transform")
     given, own = asked
@@ -183,7 +183,7 @@ def test_whole_numbers_beyond_a_float_reach_the_estimator_whole():
 
     runtime = OnnxRuntime({}, schema, Estimator())
     for number in (2**53 + 1, 2**63 - 1, -(2**63)):
-        runtime.compute(runtime.tables.table([[number]]), "predict")
+        runtime.compute(runtime.table_builder.build([[number]]), "predict")
     assert seen == [2**53 + 1, 2**63 - 1, -(2**63)]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
+from flaskml.codecs.answer_equality import answers_equal
 from flaskml.runtimes import RUNTIME_CLASSES, open_runtime
 from flaskml.runtimes import selection as candidates
-from flaskml.runtimes.equivalence import is_same
 from flaskml.runtimes.onnx_import import ImportedGraph
 from flaskml.runtimes.selection import choose_runtime
 from flaskml.store.model_store import ModelStore
@@ -80,7 +80,7 @@ def runtime(bundle):
 
 
 def answers(runtime, bundle, rows):
-    return {method: runtime.compute(runtime.tables.table(rows), method) for method in bundle.manifest.methods}
+    return {method: runtime.compute(runtime.table_builder.build(rows), method) for method in bundle.manifest.methods}
 
 
 def test_every_runtime_is_among_the_kinds(store, name):
@@ -101,11 +101,15 @@ def test_a_row_has_the_same_answer_whatever_the_others_are(runtime, bundle, name
     order = np.random.default_rng(1).permutation(200)
     shuffled = answers(runtime, bundle, [rows[index] for index in order])
     for method, answer in together.items():
-        assert is_same(answer[order], shuffled[method], near, near), method
+        assert answers_equal(answer[order], shuffled[method], relative=near, absolute=near), method
         for size, count in ((7, 28), (1, 20)):
             for start in range(0, count, size):
-                part = runtime.compute(runtime.tables.table(rows[start : start + size]), method)
-                assert is_same(answer[start : start + size], part, near, near), (method, size, start)
+                part = runtime.compute(runtime.table_builder.build(rows[start : start + size]), method)
+                assert answers_equal(answer[start : start + size], part, relative=near, absolute=near), (
+                    method,
+                    size,
+                    start,
+                )
 
 
 # Scikit-learn takes the filters of warnings with each call of a forest, and threads see each other's where none are.
@@ -119,7 +123,7 @@ def test_threads_call_it_at_once(runtime, bundle):
         start.wait()
         for index in range(25):
             for method in bundle.manifest.methods:
-                part = runtime.compute(runtime.tables.table(rows[index % 10 :]), method)
+                part = runtime.compute(runtime.table_builder.build(rows[index % 10 :]), method)
                 if not np.allclose(as_numbers(part.tolist()), as_numbers(expected[method][index % 10 :]), rtol=1e-6):
                     wrong.append((method, index))
 
@@ -138,7 +142,7 @@ def as_numbers(answer):
 
 
 def test_a_call_does_not_change_its_table(runtime, bundle):
-    table = runtime.tables.table(ROWS[:7].tolist())
+    table = runtime.table_builder.build(ROWS[:7].tolist())
     before = table.copy()
     for method in bundle.manifest.methods:
         runtime.compute(table, method)
@@ -169,7 +173,7 @@ def test_opening_asks_no_estimator(tmp_path):
     bundle, before = store.load("default", "1"), Counting.asked
     runtime = open_runtime(bundle)
     assert Counting.asked == before
-    runtime.compute(runtime.tables.table(ROWS[:1].tolist()), "predict")
+    runtime.compute(runtime.table_builder.build(ROWS[:1].tolist()), "predict")
     assert Counting.asked == before + 1
 
 
@@ -187,7 +191,7 @@ def test_opening_runs_no_graph(store, name):
     try:
         runtime = open_runtime(bundle)
         opened = len(runs)
-        runtime.compute(runtime.tables.table(ROWS[:1].tolist()), "predict")
+        runtime.compute(runtime.table_builder.build(ROWS[:1].tolist()), "predict")
     finally:
         sys.setprofile(None)
     assert (opened, len(runs)) == (0, 1)
@@ -207,7 +211,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 for method in bundle.manifest.methods:
     for count in (1, 50):
-        runtime.compute(runtime.tables.table([row] * count), method)
+        runtime.compute(runtime.table_builder.build([row] * count), method)
 counting = False
 loaded = sorted({name.split(".")[0] for name in sys.modules} & {"sklearn", "joblib", "onnx", "skl2onnx", "onnxruntime"})
 print(json.dumps([seen, threading.active_count() - before, loaded]))

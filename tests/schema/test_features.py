@@ -99,7 +99,7 @@ def test_what_is_wanted(feature, wanted):
 def test_the_example_is_made_up_and_accepted(feature, example):
     schema = Schema(features=(Feature(name="a", **feature),), layout="frame", out_of_range="refuse")
     assert schema.example == {"a": example}
-    assert Parser(schema, max_rows=1).parse_table(schema.example).single
+    assert Parser(schema, max_rows=1).parse_table(schema.example).is_single
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_the_numbers_that_a_request_may_send(feature, options, bounds):
 def test_a_number_that_the_estimator_does_not_take_is_refused_with_its_bounds():
     schema = Schema(features=(Feature(name="a", kind="float"),), layout="frame", magnitude=1e15)
     parser = Parser(schema, max_rows=1)
-    assert parser.parse_table({"a": -1e15}).single
+    assert parser.parse_table({"a": -1e15}).is_single
     for number in (1.1e15, -1e300):
         with pytest.raises(InvalidInput, match=r'"a" must be a number from -1000000000000000\.0 to 1000'):
             parser.parse_table({"a": number})

@@ -96,7 +96,7 @@ def test_an_array_comes_back(array, form):
 @pytest.mark.parametrize("layout", ["array", "frame"])
 def test_no_rows(layout):
     schema = Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="integer")), layout=layout)
-    assert SchemaTableBuilder(schema).table([]).shape == (0, 2)
+    assert SchemaTableBuilder(schema).build([]).shape == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from tests.support.servers import IN_THREADS
 
-MAKER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 OWN = ContextVar("own", default=None)
-BATCHER = Batcher(lambda table, _: table[:, 0] * 2, MAKER.table, ["predict"])
+BATCHER = Batcher(lambda table, _: table[:, 0] * 2, TABLE_BUILDER.build, ["predict"])
 
 
 def give_way():
     """Lets others run, in each way that there is; on threads it does what it may."""
-    assert BATCHER.ask(Rows([(4.0,)], MAKER, single=True), "predict").tolist() == [8.0]
+    assert BATCHER.ask(Rows([(4.0,)], TABLE_BUILDER, is_single=True), "predict").tolist() == [8.0]
     lane.get().apart(lambda: None)
 
 

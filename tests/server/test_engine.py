@@ -28,7 +28,7 @@ pytest.importorskip("greenlet")
 
 from flaskml.server.http_parser import MAX_CACHED_BLOCK_BYTES, MAX_CACHED_BLOCKS, HeaderCache, RequestParser
 
-MAKER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 SPARE = ContextVar("spare", default="clean")
 
 
@@ -68,7 +68,7 @@ def at_once(count, ask):
 def asking():
     """An app that asks for the double of a number, twice, and looks whether it is still in its own request."""
     app = Flask(__name__)
-    batcher = Batcher(double, MAKER.table, ["predict"])
+    batcher = Batcher(double, TABLE_BUILDER.build, ["predict"])
 
     @app.get("/<float(signed=True):value>")
     def twice(value):
@@ -77,7 +77,7 @@ def asking():
         g.value, mark = value, request.headers["Mark"]
         answers = []
         for _ in range(2):
-            answers += batcher.ask(Rows([(value,)], MAKER, single=True), "predict").tolist()
+            answers += batcher.ask(Rows([(value,)], TABLE_BUILDER, is_single=True), "predict").tolist()
             lane.get().apart(lambda: None)
             assert g.value == value and request.headers["Mark"] == mark and SPARE.get() == f"leaked {value}"
         return {"answers": answers, "mark": mark}
@@ -127,13 +127,13 @@ def waiting(release):
         release.wait(20)
         return table[:, 0]
 
-    batcher = Batcher(compute, MAKER.table, ["predict"])
+    batcher = Batcher(compute, TABLE_BUILDER.build, ["predict"])
     batcher.costs["predict"].note(1, 1.0)  # It is known to be slow.
     app.add_url_rule("/healthy", view_func=lambda: "yes", endpoint="healthy")
     app.add_url_rule("/wait", view_func=lambda: str(lane.get().apart(lambda: release.wait(20))), endpoint="wait")
     app.add_url_rule(
         "/predict",
-        view_func=lambda: str(batcher.ask(Rows([(1.0,)], MAKER, single=True), "predict")),
+        view_func=lambda: str(batcher.ask(Rows([(1.0,)], TABLE_BUILDER, is_single=True), "predict")),
         endpoint="predict",
     )
     app.add_url_rule("/fail", view_func=lambda: lane.get().apart(lambda: 1 / 0), endpoint="fail")
@@ -165,13 +165,13 @@ def slow(calls):
         time.sleep(0.02 + 0.001 * len(table))
         return table[:, 0]
 
-    batcher = Batcher(compute, MAKER.table, ["predict"])
+    batcher = Batcher(compute, TABLE_BUILDER.build, ["predict"])
     for count in (1, 2, 32, 1_024):
         batcher.costs["predict"].note(count, 0.02 + 0.001 * count)
 
     @app.get("/<int:rows>")
     def ask(rows):
-        return str(len(batcher.ask(Rows([(1.0,)] * rows, MAKER, single=False), "predict")))
+        return str(len(batcher.ask(Rows([(1.0,)] * rows, TABLE_BUILDER, is_single=False), "predict")))
 
     return app
 

@@ -10,6 +10,7 @@ import pytest
 from flaskml.schema.tables import SchemaTableBuilder
 from tests.conftest import HOME, server_of_a_copy, train_into
 from tests.support.servers import COMMANDS, command_of
+from tests.support.stores import load_active
 
 pytestmark = pytest.mark.contract
 
@@ -58,8 +59,8 @@ def test_rows(server):
 
 def test_mixed_table_equals_the_estimator(server, store):
     rows = [HOME, HOME | {"age": None, "home city": None}, HOME | {"note": None, "member": False, "rooms": 7.0}]
-    bundle = store.load_active("homes")
-    table = SchemaTableBuilder(bundle.manifest.schema_).table([tuple(row.values()) for row in rows])
+    bundle = load_active(store, "homes")
+    table = SchemaTableBuilder(bundle.manifest.schema_).build([tuple(row.values()) for row in rows])
     expected = bundle.estimator.predict(table).tolist()
     assert server.json("POST", "/models/homes/predict", rows)[1]["predictions"] == expected
     assert [server.json("POST", "/models/homes/predict", row)[1]["prediction"] for row in rows] == expected

@@ -16,7 +16,7 @@ from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from tests.support.servers import IN_THREADS, serving
 
-MAKER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
+TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 
 LARGE = bytes(range(256)) * 2**13
 """2 MiB."""
@@ -32,7 +32,7 @@ class Hard:
         self.app = Flask(__name__)
         self.sizes = []
         self.made = 0
-        self.batcher = Batcher(self.double, MAKER.table, ["predict"])
+        self.batcher = Batcher(self.double, TABLE_BUILDER.build, ["predict"])
         self.begun, self.release, self.closed = threading.Event(), threading.Event(), threading.Event()
         for path in ("healthy", "twice", "stall", "wait", "large", "parts", "fail", "fail-late", "fail-in-parts"):
             self.app.add_url_rule(f"/{path}", path, getattr(self, path.replace("-", "_")))
@@ -47,7 +47,7 @@ class Hard:
     def twice(self, value=None):
         """What is asked for, in whatever batch; a number below zero is refused."""
         value = float(request.args["of"]) if value is None else value
-        return f"{self.batcher.ask(Rows([(value,)], MAKER, single=True), 'predict')[0]} "
+        return f"{self.batcher.ask(Rows([(value,)], TABLE_BUILDER, is_single=True), 'predict')[0]} "
 
     def healthy(self):
         return "yes"

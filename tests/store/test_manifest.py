@@ -5,7 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from flaskml.store.manifest import MANIFEST_FORMAT, Manifest, current_environment
+from flaskml.store.formats import MANIFEST_FORMAT
+from flaskml.store.manifest import Manifest, current_environment
 
 
 def test_what_a_version_records(instance):

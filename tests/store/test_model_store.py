@@ -23,6 +23,7 @@ from flaskml.store.manifest import VersionFacts
 from flaskml.store.model_store import ModelStore
 from flaskml.store.version_folder import VersionContents
 from tests.conftest import accept
+from tests.support.stores import load_active
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_what_is_there(store):
     assert store.names() == ["default", "homes"]
     assert store.versions("default") == ["1"]
     assert store.state("default").active == "1"
-    assert type(store.load_active("default").estimator).__name__ == "LinearRegression"
+    assert type(load_active(store, "default").estimator).__name__ == "LinearRegression"
 
 
 def test_versions_count_up(store, publish):
@@ -71,7 +72,7 @@ def test_names_that_are_not_there(store, publish, name):
         with pytest.raises(ModelNotFound):
             call(name)
     with pytest.raises(NoActiveVersion if name == "absent" else ModelNotFound):
-        store.load_active(name)
+        load_active(store, name)
     if name != "absent":
         with pytest.raises(InvalidName, match="is no name for a model"):
             publish(store, name)
@@ -121,7 +122,7 @@ def test_bytes_are_compared_before_any_is_unpickled(store, tmp_path, change):
         changed = {"swapped": padded, "appended": content + canary, "flipped": flipped, "emptied": b""}
         model.write_bytes(changed[change])
     with pytest.raises(DamagedFile, match=r"models/default/1/model\.joblib"):
-        store.load_active("default")
+        load_active(store, "default")
     assert not nest.exists()
 
 
@@ -139,7 +140,7 @@ def test_the_canary_sings(tmp_path):
 def test_documents_that_are_not_ours(store, content, file):
     (store.root / "default" / file).write_bytes(content)
     with pytest.raises(DamagedFile, match=rf"models/default/{file.replace('.sig', '.json')}"):
-        store.load_active("default")
+        load_active(store, "default")
 
 
 def test_a_version_under_another_number_is_refused(store):
@@ -158,7 +159,7 @@ def test_a_class_that_is_missing_is_named(store, publish, tmp_path, monkeypatch)
     (tmp_path / "passing.py").unlink()
     importlib.invalidate_caches()
     with pytest.raises(DamagedFile, match="ModuleNotFoundError passing"):
-        store.load_active("default")
+        load_active(store, "default")
 
 
 class Faulty(Disk):
@@ -204,7 +205,7 @@ def test_a_full_disk_at_any_operation_changes_nothing_that_is_served(store, publ
             publish(ModelStore(store.instance_path, Faulty(number)))
         except StorageFailed as error:
             assert error.status == 507 and "No space left" in error.detail
-        assert int(store.load_active("default").manifest.version) >= int(active)
+        assert int(load_active(store, "default").manifest.version) >= int(active)
         assert not [entry for entry in (store.root / "default").iterdir() if entry.name.startswith(STAGING_PREFIX)]
     assert publish(store) == store.state("default").active
 

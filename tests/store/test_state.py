@@ -33,7 +33,7 @@ def test_every_change_counts_and_leaves_what_it_changed_alone():
         assert state == before and after.generation == number
         state = after
     assert (
-        ModelState(format=1, generation=0, mark="", highest=0, active=None, history=(), aliases={}, verdicts={})
+        ModelState(format=1, generation=0, revision="", highest=0, active=None, history=(), aliases={}, verdicts={})
         == EMPTY_STATE
     )
 

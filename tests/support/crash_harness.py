@@ -36,6 +36,7 @@ from flaskml.store.model_store import LOCK_FILE, ModelStore
 from flaskml.store.state import EMPTY_STATE, ModelState
 from flaskml.store.version_folder import VersionContents
 from tests.conftest import CHECKOUT, accept
+from tests.support.stores import load_active
 
 NAME = "default"
 SCHEMA = Schema(features=(Feature(name="x", kind="float", minimum=0.0, maximum=1.0),), layout="array")
@@ -165,7 +166,7 @@ def _look(instance):
         answer = store.load(NAME, version).estimator.predict
         assert store.golden(manifest).replay(manifest.schema_, answer) is None
     if state.active is not None:
-        assert store.load_active(NAME).manifest.version == state.active
+        assert load_active(store, NAME).manifest.version == state.active
     return Found(state, frozenset(versions))
 
 
