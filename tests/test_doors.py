@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from contextlib import closing
 from http.client import HTTPConnection
 from urllib.parse import urlencode
@@ -14,13 +13,16 @@ import pytest
 
 from flaskml.training.columns import as_fitted
 from flaskml.training.datasets import read_csv_dataset
+from tests.support.answers import by_class, differs, largest, plain
 from tests.support.sample_tables import FORCED, HAS_GRAPHS, TABLES, Case, cases, name_of, server, tables_store  # noqa: F401 - fixtures
 from tests.support.stores import load_active
 
 BATCHES = (1, 7, 200)
 
+
 NEAR = {"lightgbm_categoricals": 1e-6, "xgboost_categoricals": 1e-6}
 """How far a number may be off as a share of itself or of the largest beside it, where it is not `EXACT`."""
+
 
 EXACT, BY_GRAPH = 1e-12, 1e-6
 """The same where the estimator answers, and where a graph does."""
@@ -84,6 +86,8 @@ def as_multipart(names, rows):
 
 
 MANY = (as_array, as_instances, as_lists, as_csv)
+
+
 ALONE = (as_object, as_form, as_multipart)
 
 
@@ -112,39 +116,6 @@ def expected(case, method):
     if isinstance(classes, list):
         return [[by_class(c, part) for c, part in zip(classes, row, strict=True)] for row in answers]
     return [by_class(classes, row) for row in answers]
-
-
-def by_class(classes, numbers):
-    names = [{True: "true", False: "false"}.get(label, str(label)) if label in (True, False) and isinstance(label, bool)
-             else str(label) for label in np.asarray(classes).tolist()]  # fmt: skip
-    return dict(zip(names, numbers, strict=True))
-
-
-def plain(answer):
-    if isinstance(answer, (list, np.ndarray)):
-        return [plain(part) for part in answer]
-    value = answer.item() if isinstance(answer, np.generic) else answer
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def differs(wanted, got, near, scale):
-    """Whether two answers are not the same."""
-    if isinstance(wanted, float) and isinstance(got, (int, float)) and not isinstance(got, bool):
-        return not math.isclose(wanted, got, rel_tol=near, abs_tol=near * scale)
-    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
-        return any(differs(one, other, near, scale) for one, other in zip(wanted, got, strict=True))
-    if isinstance(wanted, dict) and isinstance(got, dict):
-        return list(wanted) != list(got) or differs(list(wanted.values()), list(got.values()), near, scale)
-    return type(wanted) is not type(got) or wanted != got
-
-
-def largest(answer):
-    """The largest magnitude of the numbers in an answer: beside it, a smaller one may be rounding alone."""
-    if isinstance(answer, dict):
-        answer = list(answer.values())
-    if isinstance(answer, list):
-        return max(map(largest, answer), default=0.0)
-    return abs(answer) if isinstance(answer, float) else 0.0
 
 
 def compare(ask, case, name, near, alone, sevens):

@@ -6,44 +6,15 @@ import re
 import pytest
 
 from flaskml import errors
-from flaskml.errors import MAX_PROBLEMS, FlaskmlError, Problem
+from flaskml.errors import FlaskmlError, Problem
 from flaskml.web.replies import MAX_PROBLEM_BYTES
-from tests.test_routes import ACCESS, DIGEST, GUARDED, ROUTES, concrete
+from tests.support.problems import problem_of
+from tests.support.routes import ACCESS, DIGEST, GUARDED, ROUTES, concrete
 
 pytestmark = pytest.mark.contract("flask serve")
 
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-
-
-def strict(content):
-    """The document in JSON that has no NaN and no key twice."""
-
-    def refuse(constant):
-        raise ValueError(constant)
-
-    def distinct(pairs):
-        assert len(dict(pairs)) == len(pairs)
-        return dict(pairs)
-
-    return json.loads(content.decode("utf-8"), parse_constant=refuse, object_pairs_hook=distinct)
-
-
-def problem_of(status, headers, content):
-    """The problem that an answer tells, which has the one shape."""
-    assert headers["Content-Type"] == "application/problem+json"
-    assert int(headers["Content-Length"]) == len(content) < MAX_PROBLEM_BYTES
-    problem = strict(content)
-    assert set(problem) in ({"title", "status", "detail"}, {"title", "status", "detail", "errors"})
-    assert problem["status"] == status >= 400
-    assert problem["title"] and isinstance(problem["title"], str)
-    assert problem["detail"].endswith((".", "?", "…")) or len(problem["detail"]) == 1_000
-    for entry in problem.get("errors", []):
-        assert set(entry) == {"row", "feature", "detail"}
-        assert entry["row"] is None or type(entry["row"]) is int
-        assert entry["feature"] is None or isinstance(entry["feature"], str)
-        assert entry["detail"] and isinstance(entry["detail"], str)
-    assert 1 <= len(problem.get("errors", [0])) <= MAX_PROBLEMS
-    return problem
 
 
 def told(answer):
@@ -163,6 +134,7 @@ OWN_ERRORS = {
     ("/train", "POST"): {400, 413, 415, 422},
 }
 """The errors that a route is made to give here, beside those that every route gives."""
+
 
 BODIES = (
     # The body and its type; every route that reads one refuses each of these, so that nothing is changed or trained.

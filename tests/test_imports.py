@@ -4,7 +4,7 @@ from shutil import rmtree
 
 import pytest
 
-from tests.conftest import run_python
+from tests.support.checkout import run_python
 from tests.support.packages import MODULES, PACKAGES, imports_of, package_of
 
 HEAVY = ("sklearn", "pandas", "scipy", "flask", "numpy")

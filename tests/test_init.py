@@ -8,8 +8,8 @@ import pytest
 from flaskml import create_app
 from flaskml.errors import InvalidSetting
 from flaskml.inference.slot import ModelSlot
-from tests.conftest import run_python, stop
-from tests.support.stores import load_active
+from tests.support.checkout import run_python
+from tests.support.stores import load_active, stop
 
 
 def test_loads_the_active_version_into_the_extension(app):

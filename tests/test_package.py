@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, Server
+from tests.support.checkout import CHECKOUT
+from tests.support.server_processes import Server
 
 
 def run(*command, **options):

@@ -12,9 +12,9 @@ from flaskml.cli.models import models
 from flaskml.cli.predict import predict_command
 from flaskml.cli.train import train_command
 from flaskml.settings import Settings, setting_names
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
 from tests.support.packages import PACKAGES
-from tests.test_routes import ROUTES
+from tests.support.routes import ROUTES
 
 README = (CHECKOUT / "README.md").read_text()
 

@@ -6,7 +6,7 @@ import pytest
 
 from flaskml.errors import InvalidSetting
 from flaskml.settings import Settings, find_instance_path, from_environment, read_settings
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 
 def test_defaults():

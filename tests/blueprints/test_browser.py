@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, HOME, server_of_a_copy
+from tests.support.checkout import CHECKOUT
+from tests.support.server_processes import server_of_a_copy
+from tests.support.tables import HOME
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -166,7 +168,7 @@ def test_activate_and_roll_back(own_site, train_again):
 
 @pytest.fixture
 def train_again(instance):
-    from tests.conftest import train_into
+    from tests.support.stores import train_into
 
     train_into(instance)
 

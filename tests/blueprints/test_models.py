@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flaskml.store.model_store import ModelStore
-from tests.conftest import accept, stop, train_into
+from tests.support.stores import accept, stop, train_into
 
 pytestmark = pytest.mark.contract
 

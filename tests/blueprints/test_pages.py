@@ -8,8 +8,8 @@ import pytest
 from werkzeug.test import Client
 
 from flaskml import create_app
-from tests.conftest import stop
 from tests.support.sample_tables import OWN, cases, tables_store  # noqa: F401 - fixtures
+from tests.support.stores import stop
 
 pytestmark = pytest.mark.contract
 

@@ -10,7 +10,7 @@ import pytest
 
 from flaskml.errors import MAX_PROBLEMS
 from flaskml.web.replies import MAX_PROBLEM_BYTES
-from tests.conftest import train_into
+from tests.support.stores import train_into
 
 pytestmark = pytest.mark.contract
 

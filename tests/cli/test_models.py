@@ -21,11 +21,8 @@ from flaskml.cli.models import models
 from flaskml.hot_reload.roster import Roster
 from flaskml.inference.predictor import open_predictor
 from flaskml.store.model_store import ModelStore, environment_key
-from tests.conftest import CHECKOUT
-from tests.hot_reload.test_registry import constant, put
-from tests.publishing.test_trial import trials  # noqa: F401 - a fixture
-from tests.store.test_model_store import Canary
-from tests.support.stores import load_active
+from tests.support.checkout import CHECKOUT
+from tests.support.stores import Canary, constant, load_active, put
 
 pytestmark = pytest.mark.thorough
 
@@ -49,7 +46,7 @@ def flask_models(instance, monkeypatch):
 
 
 @pytest.fixture
-def two(store, trials):  # noqa: F811
+def two(store, trials):
     """A second version of the default model, accepted and not active."""
     from flaskml.publishing.trial import TrialLimits, ensure_accepted
 
@@ -376,7 +373,7 @@ def test_a_process_that_lags_is_named(flask_models, two, instance, monkeypatch):
         other.leave()
 
 
-def test_a_rejected_version_is_not_activated(flask_models, store, trials):  # noqa: F811
+def test_a_rejected_version_is_not_activated(flask_models, store, trials):
     put(store, constant(7))
     trials.rejected.add("2")
     for command in (["activate", "default", "2"], ["alias", "default", "next", "2"]):
@@ -403,7 +400,7 @@ def test_taking_an_alias_away(flask_models, two):
     assert two.versions("default") == ["1"]
 
 
-def test_a_rejection_is_tried_once_more_when_asked_for(flask_models, two, trials):  # noqa: F811
+def test_a_rejection_is_tried_once_more_when_asked_for(flask_models, two, trials):
     put(two, constant(9))
     trials.rejected.add("3")
     for _ in range(2):

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from flaskml import publish
 from flaskml.cli.predict import predict_command
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 ROWS = np.random.default_rng(3).normal(size=(5_000, 20)).round(3)
 NAMES = [f"x{number}" for number in range(20)]

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from flaskml.cli.train import train_command
 from flaskml.store.model_store import ModelStore
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 
 @pytest.fixture

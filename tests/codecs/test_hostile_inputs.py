@@ -25,9 +25,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from flaskml import publish
-from tests.conftest import CHECKOUT, HOME, Server
-from tests.support.servers import command_of
-from tests.test_error_shape import problem_of, strict
+from tests.support.checkout import CHECKOUT
+from tests.support.in_process_servers import command_of
+from tests.support.problems import problem_of, strict
+from tests.support.server_processes import Server
+from tests.support.tables import HOME
 
 JSON = "application/json"
 CSV = "text/csv"

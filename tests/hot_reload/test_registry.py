@@ -5,43 +5,16 @@ import os
 import shutil
 
 import pytest
-from sklearn.dummy import DummyRegressor
 
 from flaskml import create_app
 from flaskml.errors import Busy, ModelUnavailable, NoActiveVersion
 from flaskml.hot_reload.registry import Registry
 from flaskml.inference.predictor import Predictor
 from flaskml.inference.slot import ModelSlot, NoPredictor
-from flaskml.publishing import trial
 from flaskml.publishing.trial import TrialLimits, ensure_accepted
-from flaskml.schema.features import Feature, Schema
 from flaskml.store.disk import Disk
-from flaskml.store.golden_rows import GoldenRows
-from flaskml.store.manifest import VersionFacts
 from flaskml.store.model_store import ModelStore, environment_key
-from flaskml.store.state import TrialVerdict, utc_now
-from flaskml.store.version_folder import VersionContents
-from tests.conftest import accept, stop
-from tests.store.test_model_store import Canary
-
-FACTS = VersionFacts(
-    task="regression",
-    estimator="DummyRegressor",
-    data="two rows",
-    rows=2,
-    schema_=Schema(features=(Feature(name="x", kind="float", minimum=0, maximum=1),), layout="array"),
-)
-GOLDEN = GoldenRows(rows=((0.0,), (1.0,)), answers=(7.0, 7.0))
-
-
-def constant(value):
-    """An estimator that answers every row alike."""
-    return DummyRegressor(strategy="constant", constant=float(value)).fit([[0.0]], [0.0])
-
-
-def put(store, estimator, name="default", *, golden=GOLDEN):
-    """Stores an estimator of one number, not tried and not active, and returns its version."""
-    return store.publish(name, FACTS, VersionContents(estimator, golden)).version
+from tests.support.stores import accept, canary_store, constant, put, stop
 
 
 @pytest.fixture
@@ -54,25 +27,6 @@ def small(tmp_path):
 
 def registry_of(store):
     return Registry(store, TrialLimits(), max_rows=10)
-
-
-class Trials:
-    """Stands in for the child process: says what it is told to, and remembers what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-        self.rejected = set()
-
-    def __call__(self, store, name, version, limits):
-        self.asked.append((name, version))
-        return TrialVerdict(accepted=version not in self.rejected, reason="said so by the test.", at=utc_now())
-
-
-@pytest.fixture
-def trials(monkeypatch):
-    trials = Trials()
-    monkeypatch.setattr(trial, "run_trial", trials)
-    return trials
 
 
 @pytest.fixture
@@ -355,10 +309,3 @@ def test_the_canary_sings_from_a_store_that_was_not_changed(tmp_path, trials, el
     elsewhere()
     registry_of(store).expect("default")
     assert nest.exists() and trials.asked
-
-
-def canary_store(path):
-    """A store whose active version makes a folder when it is unpickled, and that folder."""
-    store, nest = ModelStore(path / "instance"), path / "canary"
-    accept(store, "default", put(store, Canary(str(nest))))
-    return store, nest

@@ -33,8 +33,7 @@ from flaskml.errors import (
 )
 from flaskml.store.manifest import current_environment
 from flaskml.store.model_store import ModelStore, environment_key
-from tests.conftest import accept
-from tests.hot_reload.test_registry import constant, put
+from tests.support.stores import accept, constant, put
 
 pytestmark = pytest.mark.thorough
 

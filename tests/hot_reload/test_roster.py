@@ -10,7 +10,7 @@ import pytest
 from flaskml.hot_reload.roster import Roster
 from flaskml.hot_reload.watcher import Watcher
 from flaskml.store.disk import Disk
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 MEMBER = """
 import sys

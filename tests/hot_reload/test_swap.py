@@ -12,40 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression
 
-from flaskml import publish
 from flaskml.store.disk import Disk
 from flaskml.store.manifest import VersionFacts
 from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import Signer
 from flaskml.store.version_folder import VersionContents
-from tests.conftest import CHECKOUT, Server, accept
+from tests.support.checkout import CHECKOUT
 from tests.support.load import Activation, Answer, Load, activating, failed, mixed, stale
+from tests.support.server_processes import Server
+from tests.support.stores import accept
+from tests.support.two_versions import OFFSETS
 
 pytestmark = pytest.mark.thorough
 
 
-ROWS = np.geomspace(0.123456789, 987.654321, 32)[:, None]
-"""Golden rows with digits that nothing else has. Their middle is none of them."""
-
-OFFSETS = {"1": 0, "2": 1000}
-"""What each good version adds to its row, so that no row is answered alike by both."""
-
-
-@pytest.fixture(scope="module")
-def two_versions(tmp_path_factory):
-    path = tmp_path_factory.mktemp("swap") / "instance"
-    for version, offset in OFFSETS.items():
-        line = LinearRegression().fit(ROWS, ROWS[:, 0] + offset)
-        assert publish(line, ROWS, instance_path=path, runtime="sklearn") == version
-    return path
-
-
 @pytest.fixture
 def instance(two_versions, tmp_path):
+    """A copy of an instance folder with two versions."""
     return Path(shutil.copytree(two_versions, tmp_path / "instance"))
 
 
@@ -176,9 +161,15 @@ class Picky(Line):
 """
 """A good model that is as large as it is told to be, and the start of a module of broken ones."""
 
+
 LOADING = "def __setstate__(self, state):"
+
+
 ANSWERING = "def predict(self, rows):"
+
+
 SLOW, DEAD = "longer than 3 seconds", "its process died .exit code"
+
 
 BROKEN = {
     "HangsLoading": (LOADING, "time.sleep(600)", SLOW),
@@ -236,6 +227,7 @@ DAMAGED = {
     "a model for all to write": (open_to_all, "model.joblib", "others may write"),
 }
 """What befalls the files of a good version, and what the answer to its activation says."""
+
 
 SIZE = 2**24
 """Bytes of every candidate; ten times as many are more than the least TRIAL_MEMORY and four times the file allow."""

@@ -14,7 +14,8 @@ from flaskml.store.manifest import VersionFacts
 from flaskml.store.model_store import ModelStore
 from flaskml.store.version_folder import VersionContents
 from flaskml.training.columns import as_fitted
-from tests.conftest import accept, run_python
+from tests.support.checkout import run_python
+from tests.support.stores import accept
 
 COUNT = """
 import json, sys

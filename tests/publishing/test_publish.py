@@ -29,8 +29,8 @@ from flaskml.cli.models import models
 from flaskml.errors import FlaskmlError, NotPublishable, VersionRejected
 from flaskml.store.golden_rows import MAX_GOLDEN_ROWS
 from flaskml.store.model_store import ModelStore, environment_key
-from tests.conftest import CHECKOUT, stop
-from tests.support.stores import load_active
+from tests.support.checkout import CHECKOUT
+from tests.support.stores import load_active, stop
 
 pytestmark = pytest.mark.thorough
 

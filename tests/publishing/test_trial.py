@@ -15,8 +15,7 @@ from flaskml.publishing.trial import TrialLimits, ensure_accepted, run_trial
 from flaskml.store.golden_rows import GoldenRows
 from flaskml.store.model_store import ModelStore, environment_key
 from flaskml.store.state import TrialVerdict, utc_now
-from tests.conftest import accept
-from tests.hot_reload.test_registry import GOLDEN, Trials, canary_store, constant, put
+from tests.support.stores import GOLDEN, accept, canary_store, constant, put
 
 pytestmark = pytest.mark.thorough
 
@@ -100,13 +99,6 @@ def odd(tmp_path, monkeypatch):
 @pytest.fixture
 def store(tmp_path):
     return ModelStore(tmp_path / "instance")
-
-
-@pytest.fixture
-def trials(monkeypatch):
-    trials = Trials()
-    monkeypatch.setattr(trial, "run_trial", trials)
-    return trials
 
 
 def try_out(store, estimator, *, golden=GOLDEN, **limits):

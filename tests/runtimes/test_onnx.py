@@ -15,8 +15,7 @@ from flaskml.runtimes.onnx import OnnxRuntime, open_session
 from flaskml.schema.features import Feature, Schema
 from flaskml.store.manifest import environment_key
 from flaskml.store.model_store import ModelStore
-from tests.conftest import run_python
-from tests.runtimes.test_selection import BLOCKED
+from tests.support.checkout import BLOCKED, run_python
 from tests.support.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case
 
 pytest.importorskip("onnxruntime")

@@ -17,7 +17,7 @@ from flaskml.runtimes.onnx_import import ImportedGraph
 from flaskml.runtimes.selection import choose_runtime
 from flaskml.store.model_store import ModelStore
 from flaskml.store.version_folder import VersionContents
-from tests.conftest import run_python
+from tests.support.checkout import run_python
 from tests.support.numeric_cases import QUANTITY, ROWS, case, facts_of
 
 

@@ -35,10 +35,12 @@ from flaskml.runtimes.sklearn import SklearnRuntime, as_numpy
 from flaskml.store.manifest import LoadedVersion, Measurement
 from flaskml.store.model_store import ModelStore
 from flaskml.store.version_folder import VersionContents
-from tests.conftest import run_python
+from tests.support.checkout import BLOCKED, run_python
 from tests.support.numeric_cases import QUANTITY, ROWS, THREE, TWO, WITH_GRAPH, WITHOUT_GRAPH, case, facts_of, few
 
 onnxruntime = pytest.importorskip("onnxruntime")
+
+
 pytest.importorskip("skl2onnx")
 
 
@@ -342,16 +344,6 @@ def test_the_fastest_is_chosen_if_it_is_worth_it():
     assert candidates._fastest([own, measured("onnx", 85.0, 170.0)]) == "onnx"
     assert candidates._fastest([own, measured("onnx", 5.0, 3_000.0)]) == "onnx"
     assert candidates._fastest([own, measured("onnx", 5.0, 5_000.0)]) == "sklearn"
-
-
-BLOCKED = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in sys.argv[1].split(","):
-            raise ImportError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-"""
 
 
 @pytest.mark.thorough

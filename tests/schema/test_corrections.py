@@ -12,7 +12,7 @@ import flaskml
 from flaskml import create_app
 from flaskml.errors import FlaskmlError
 from flaskml.store.model_store import ModelStore
-from tests.conftest import stop
+from tests.support.stores import stop
 
 ROWS = 40
 FRAME = pd.DataFrame(

@@ -13,7 +13,7 @@ from flaskml.schema.corrections import apply_corrections, cast_columns
 from flaskml.schema.features import Feature
 from flaskml.schema.from_sample import parse_date_column, schema_from_frame, with_array_layout
 from flaskml.schema.tables import json_rows
-from tests.conftest import mixed_table
+from tests.support.tables import mixed_table
 
 
 @pytest.fixture

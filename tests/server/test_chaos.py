@@ -2,19 +2,28 @@
 
 import os
 import random
+import shutil
 import signal
 import threading
 from contextlib import contextmanager
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 
 from flaskml.store.model_store import ModelStore
-from tests.hot_reload.test_swap import OFFSETS, instance, two_versions  # noqa: F401 - fixtures
-from tests.server.test_supervisor import children, wait_until
 from tests.support.load import Load, failed, mixed
+from tests.support.server_processes import children, wait_until
+from tests.support.two_versions import OFFSETS
 
 pytest.importorskip("greenlet")
+
+
+@pytest.fixture
+def instance(two_versions, tmp_path):
+    """A copy of an instance folder with two versions."""
+    return Path(shutil.copytree(two_versions, tmp_path / "instance"))
+
 
 CLIENTS = 8
 
@@ -57,7 +66,7 @@ def times(few, *more):
 
 
 @pytest.mark.parametrize("kills", times(2, 10, 200))
-def test_a_killed_worker_takes_its_own_requests_with_it_and_no_others(serve, instance, kills):  # noqa: F811
+def test_a_killed_worker_takes_its_own_requests_with_it_and_no_others(serve, instance, kills):
     with pressed(serve, instance) as (supervisor, load):
         for _ in range(kills):
             load.wait_for(len(load.answers) + 200)
@@ -73,7 +82,7 @@ def test_a_killed_worker_takes_its_own_requests_with_it_and_no_others(serve, ins
 
 
 @pytest.mark.parametrize("hangups", times(1, 3, 50))
-def test_workers_are_replaced_without_a_failed_request(serve, instance, hangups):  # noqa: F811
+def test_workers_are_replaced_without_a_failed_request(serve, instance, hangups):
     with pressed(serve, instance) as (supervisor, load):
         for _ in range(hangups):
             load.wait_for(len(load.answers) + 200)

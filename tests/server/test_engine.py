@@ -22,7 +22,7 @@ from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.server.engine import build_server, check_waitress
-from tests.support.servers import plainly_serving, serving
+from tests.support.in_process_servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 

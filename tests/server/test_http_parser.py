@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 
 from tests.support.http_corpus import CANARY, REFUSED, RIGHT, request
-from tests.support.servers import plainly_serving, serving
+from tests.support.in_process_servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from flaskml.web.lean import may_block
-from tests.support.servers import serving
+from tests.support.in_process_servers import serving
 
 pytest.importorskip("greenlet")
 

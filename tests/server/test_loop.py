@@ -9,8 +9,7 @@ from http.client import HTTPConnection
 import pytest
 
 from flaskml.publishing.trial import TrialLimits, ensure_accepted
-from tests.hot_reload.test_registry import constant, put
-from tests.publishing.test_trial import trials  # noqa: F401 - a fixture
+from tests.support.stores import constant, put
 
 pytest.importorskip("greenlet")
 
@@ -20,7 +19,7 @@ def engine(serve):
     return serve("flask serve")
 
 
-def test_a_swap_while_others_ask(engine, store, trials):  # noqa: F811
+def test_a_swap_while_others_ask(engine, store, trials):
     put(store, constant(7))
     ensure_accepted(store, "default", "2", TrialLimits())
     stop, answers = threading.Event(), []

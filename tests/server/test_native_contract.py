@@ -8,9 +8,10 @@ from importlib.util import find_spec
 import pytest
 
 from flaskml.schema.tables import SchemaTableBuilder
-from tests.conftest import HOME, server_of_a_copy, train_into
-from tests.support.servers import COMMANDS, command_of
-from tests.support.stores import load_active
+from tests.support.in_process_servers import COMMANDS, command_of
+from tests.support.server_processes import server_of_a_copy
+from tests.support.stores import load_active, train_into
+from tests.support.tables import HOME
 
 pytestmark = pytest.mark.contract
 

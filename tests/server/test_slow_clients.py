@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_python
-from tests.support.servers import plainly_serving, serving
+from tests.support.checkout import run_python
+from tests.support.in_process_servers import plainly_serving, serving
 
 pytest.importorskip("greenlet")
 

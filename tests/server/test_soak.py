@@ -22,9 +22,11 @@ from sklearn.preprocessing import StandardScaler
 import flaskml
 from flaskml.publishing import trial
 from flaskml.store.model_store import ModelStore
-from tests.conftest import CHECKOUT, Server, replayed
-from tests.support.servers import command_of
-from tests.test_doors import by_class, differs, largest, plain
+from tests.support.answers import by_class, differs, largest, plain
+from tests.support.checkout import CHECKOUT
+from tests.support.in_process_servers import command_of
+from tests.support.server_processes import Server
+from tests.support.stores import replayed
 
 CONNECTIONS = 64
 

@@ -20,9 +20,11 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from flaskml import publish
 from flaskml.hot_reload.registry import LARGE_VERSION_BYTES
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
+from tests.support.server_processes import children, wait_until
 
 pytest.importorskip("greenlet")
+
 
 APP = """
 import os, signal, sys, time
@@ -118,13 +120,6 @@ def service(tmp_path):
         one.process.wait()
         one.process.stdout.close()
         one.log.close()
-
-
-def wait_until(true, seconds=10):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 class Load:
@@ -331,11 +326,6 @@ def test_the_supervisor_has_no_thread_that_its_workers_would_miss(serve, store):
 def large(rng, offset):
     table = rng.normal(size=(260_000, 8))
     return KNeighborsRegressor(1, algorithm="brute").fit(table, table[:, 0] + offset), table[:40]
-
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return {int(child) for child in file.read().split()}
 
 
 @pytest.mark.thorough

@@ -14,7 +14,7 @@ from flaskml.codecs.parser import Rows
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
-from tests.support.servers import IN_THREADS, serving
+from tests.support.in_process_servers import IN_THREADS, serving
 
 TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 

@@ -17,7 +17,7 @@ from flaskml.errors import FlaskmlError
 from flaskml.store.disk import Disk
 from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import KEY_FILE
-from tests.conftest import accept, run_python
+from tests.support.checkout import run_python
 from tests.support.crash_harness import (
     COMMANDS,
     NAME,
@@ -40,6 +40,7 @@ from tests.support.crash_harness import (
     traced_calls,
     visible,
 )
+from tests.support.stores import accept
 
 pytestmark = pytest.mark.thorough
 

@@ -1,7 +1,6 @@
 """Versions on the disk."""
 
 import importlib
-import os
 import pickle
 import shutil
 import sys
@@ -22,8 +21,7 @@ from flaskml.store.disk import STAGING_PREFIX, Disk
 from flaskml.store.manifest import VersionFacts
 from flaskml.store.model_store import ModelStore
 from flaskml.store.version_folder import VersionContents
-from tests.conftest import accept
-from tests.support.stores import load_active
+from tests.support.stores import Canary, accept, load_active
 
 
 @pytest.fixture
@@ -90,16 +88,6 @@ def test_entries_that_are_not_ours_are_no_models(store):
     (store.root / "file").write_text("x")
     (store.root / "default/notes").mkdir()
     assert store.names() == ["default", "homes"] and store.versions("default") == ["1"]
-
-
-class Canary:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (self.path,))
 
 
 @pytest.mark.parametrize("change", ["swapped", "appended", "flipped", "emptied", "linked", "gone", "folder"])

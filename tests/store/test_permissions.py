@@ -8,7 +8,7 @@ import pytest
 
 from flaskml.errors import DamagedFile
 from flaskml.store.model_store import ModelStore
-from tests.hot_reload.test_registry import canary_store
+from tests.support.stores import canary_store
 
 PLACES = ["", "default", "default/1", "default/1/model.joblib", "default/1/manifest.json", "default/1/golden.json"]
 

@@ -10,7 +10,7 @@ from flaskml.errors import DamagedFile
 from flaskml.store.disk import Disk
 from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import KEY_BYTES, Signer
-from tests.hot_reload.test_registry import canary_store, constant, put
+from tests.support.stores import canary_store, constant, put
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ from flaskml.store.manifest import VersionFacts
 from flaskml.store.model_store import LOCK_FILE, ModelStore
 from flaskml.store.state import EMPTY_STATE, ModelState
 from flaskml.store.version_folder import VersionContents
-from tests.conftest import CHECKOUT, accept
-from tests.support.stores import load_active
+from tests.support.checkout import CHECKOUT
+from tests.support.stores import accept, load_active
 
 NAME = "default"
 SCHEMA = Schema(features=(Feature(name="x", kind="float", minimum=0.0, maximum=1.0),), layout="array")

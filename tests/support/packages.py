@@ -6,9 +6,8 @@
 import ast
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import CHECKOUT
 
 PACKAGES = {
     "errors": "every error",

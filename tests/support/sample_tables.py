@@ -24,7 +24,9 @@ from flaskml.publishing import trial
 from flaskml.runtimes import selection as candidates
 from flaskml.store.model_store import ModelStore
 from flaskml.training.transformers import date_parts
-from tests.conftest import made_once, mixed_table, replayed, start_server
+from tests.support.server_processes import start_server
+from tests.support.stores import made_once, replayed
+from tests.support.tables import mixed_table
 
 ROWS = 220
 """More than the largest batch that is asked for."""

@@ -9,7 +9,8 @@ from flaskml.hot_reload.roster import Roster
 from flaskml.store.model_store import ModelStore
 from flaskml.training.jobs import Jobs
 from flaskml.training.trainer import TrainingSpec
-from tests.conftest import mixed_table, settings_for
+from tests.support.stores import settings_for
+from tests.support.tables import mixed_table
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from flaskml.codecs.parser import Parser
 from flaskml.errors import InvalidTraining
 from flaskml.store.model_store import ModelStore
 from flaskml.training.trainer import STAGES, TrainingSource, TrainingSpec, fit, run_training
-from tests.conftest import ignore, mixed_table, settings_for
+from tests.support.stores import ignore, settings_for
+from tests.support.tables import mixed_table
 
 
 def fit_on(tmp_path, table, **spec):

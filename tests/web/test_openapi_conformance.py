@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.conftest import CHECKOUT, server_of_a_copy
+from tests.support.checkout import CHECKOUT
+from tests.support.server_processes import server_of_a_copy
 
 pytest.importorskip("schemathesis")
 
