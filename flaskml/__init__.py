@@ -1,4 +1,4 @@
-"""A scikit-learn estimator behind a production HTTP endpoint."""
+"""Serve scikit-learn estimators over HTTP in production."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | None = None) -> Flask:
-    """The app with the active version of its model loaded into `app.extensions["model"]`.
+    """Return the app, with the active version of its model loaded into `app.extensions["model"]`.
 
-    `config` holds settings under their capital names and wins over the environment and `instance/config.py`. `slot` is
-    used instead of loading a model. With no intact model it still makes an app, whose predictions answer 503. It starts
-    no thread and runs no prediction. Raises `InvalidSetting`.
+    `config` holds settings under their names in capitals; it overrides the environment, which overrides
+    `instance/config.py`. `slot` is used instead of loading a model. Without an intact model the app starts too, and
+    its predictions answer 503. The factory starts no thread and runs no prediction, so the app survives a fork. Raises
+    `InvalidSetting`.
     """
     from flaskml.blueprints import BLUEPRINTS
     from flaskml.hot_reload.registry import Registry
@@ -25,7 +26,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     from flaskml.hot_reload.watcher import Watcher
     from flaskml.inference.slot import describe_current
     from flaskml.publishing.publish import open_store, trial_limits
-    from flaskml.server.start_line import name_model_in_startup_log
+    from flaskml.server.startup_log import name_model_in_startup_log
     from flaskml.training.jobs import Jobs
     from flaskml.web import setup as web
     from flaskml.web.lean import Lean
@@ -36,17 +37,18 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
 
     store = open_store(settings)
     registry = Registry(store, trial_limits(settings), settings.max_rows)
-    watcher = Watcher(Roster(settings.instance_path), registry.look, registry.refresh)  # What it sees is then loaded.
-    slot = registry.adopt(slot) if slot else registry.expect(settings.model_name)
+    # Before the first load: the watcher then notices every change during the load.
+    watcher = Watcher(Roster(settings.instance_path), registry.fingerprint, registry.refresh)
+    slot = registry.use_slot(slot) if slot else registry.slot_for(settings.model_name)
     for name in store.names():
-        registry.expect(name)
+        registry.slot_for(name)
 
-    jobs = Jobs(settings, watcher.roster, published=watcher.compare)
+    jobs = Jobs(settings, watcher.roster, published=watcher.sync)
     app.extensions.update(settings=settings, store=store, registry=registry, watcher=watcher, jobs=jobs)
     app.extensions.update(model=slot, models=registry.slots)
 
     app.url_map.converters.update(model_name=web.ModelNameConverter, version=web.VersionConverter)
-    for blueprint in BLUEPRINTS:  # After the converters that their routes use.
+    for blueprint in BLUEPRINTS:  # After the converters, which the routes use.
         app.register_blueprint(blueprint)
     web.install_hooks(app)
     web.compile_templates(app)
@@ -55,7 +57,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
 
 
 def __getattr__(name: str) -> Any:
-    """`publish`, imported when it is first asked for: it brings scikit-learn's world with it."""
+    """Return `publish`, imported on first access: its module imports scikit-learn."""
     if name == "publish":
         from flaskml.publishing.publish import publish
 

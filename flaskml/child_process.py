@@ -1,4 +1,7 @@
-"""Child processes that run what we do not trust to end: each leads a group, and the whole group ends with it."""
+"""Child processes for code that may hang or crash, such as a trial or a training job.
+
+Each child leads a process group, and the whole group is killed with it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from contextlib import contextmanager
 def start_child(
     command: Sequence[str], *, threads: int, stderr: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child with pipes for its input and output; at the end it is killed, with all that it has started.
+    """Start a child with pipes for its input and output, and kill its process group when the block ends.
 
-    Its compiled parts compute on that many `threads`, unless the environment says otherwise: OpenMP's threads wait for
-    each other by keeping a processor busy, and take as long again for each processor that somebody else wants too.
+    Native code in the child computes on `threads` threads (`OMP_NUM_THREADS`), unless the environment sets another
+    number. More threads than free processors are slow: OpenMP threads busy-wait for each other, and each processor
+    that another process uses too adds the time of the computation once more.
     """
     pipe = subprocess.PIPE
     variables = {"OMP_NUM_THREADS": str(threads), **os.environ}
@@ -32,7 +36,7 @@ def start_child(
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Kills a child that leads a group, and all that it has started, which may outlive it."""
+    """Kill a child and the processes that it started, which may outlive it. On Windows, kill the child alone."""
     if sys.platform == "win32":
         child.kill()
     else:

@@ -1,7 +1,7 @@
-"""Every error that flaskml raises on purpose.
+"""Every error that flaskml raises on purpose, one class for each case.
 
-A constructor takes facts and the class writes the sentence, which says what to do next. `status` is the number that a
-door answers with; nothing here knows HTTP beyond that number.
+A constructor takes facts and builds the message, which says what is wrong and what to do next. `status` is the HTTP
+status code of the response; this module knows nothing else of HTTP.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 MAX_COMPARED_NAMES = 500
-"""Names beyond which none is offered for a wrong one: comparing all takes longer than the hint is worth."""
+"""The largest number of names that a wrong one is compared with: more take longer than the hint is worth."""
 
 MAX_PROBLEMS = 20
-"""How many problems of one input are told: enough to mend a table by, few enough to read and to send."""
+"""The largest number of problems reported of one input: enough to correct a table, few enough to read and to send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with an input: the row (counted from 0), the feature, and a sentence."""
+    """One fault of an input: the row (counted from 0), the feature, and a sentence without a full stop."""
 
     row: int | None
     feature: str | None
@@ -27,7 +27,7 @@ class Problem:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that offers the known name closest to `name`, or nothing if none is close."""
+    """Return the end of a sentence that suggests the closest known name, or an empty string if none is close."""
     names = list(known)
     if len(names) > MAX_COMPARED_NAMES:
         return ""
@@ -36,26 +36,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class FlaskmlError(Exception):
-    """The root of the tree. `detail` is one sentence for people; it holds no absolute path and no traceback."""
+    """The base class of all errors. `detail` is a message for people, without absolute paths and tracebacks."""
 
     status = 500
     title = "Internal error"
     problems: tuple[Problem, ...] = ()
     retry_after: int | None = None
-    """Seconds after which a client may try again; None where trying again cannot help."""
+    """Seconds after which a client may retry; None if a retry cannot help."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
 
     @property
-    def terse(self) -> str:
-        """The detail without the name of a feature, a category or a value, for endpoints that the public sees."""
+    def terse_detail(self) -> str:
+        """The detail without names of features, categories and values, for public endpoints."""
         return self.detail
 
 
 class InvalidSetting(FlaskmlError):
-    """A setting that does not exist or has a value of the wrong type; it stops the start."""
+    """A setting that does not exist or has a value of the wrong type; the process does not start."""
 
     title = "Invalid setting"
 
@@ -64,7 +64,7 @@ class InvalidSetting(FlaskmlError):
 
 
 class NotParseable(FlaskmlError):
-    """A body that is not what it has to be before anything in it can be looked at."""
+    """A body whose format is wrong, so that no value in it can be read."""
 
     status = 400
     title = "Body not parseable"
@@ -74,7 +74,7 @@ class NotParseable(FlaskmlError):
 
 
 class InvalidInput(FlaskmlError):
-    """A body that parses and is not what is taken; of many problems the first are told."""
+    """A body that parses but has values that are not accepted. Reports the first `MAX_PROBLEMS` problems."""
 
     status = 422
     title = "Input not acceptable"
@@ -82,48 +82,51 @@ class InvalidInput(FlaskmlError):
     def __init__(self, problems: Sequence[Problem], *, more: bool = False) -> None:
         more = more or len(problems) > MAX_PROBLEMS
         problems = problems[:MAX_PROBLEMS]
-        count = f"more than {len(problems)}" if more else str(len(problems))
-        noun = "problem" if count == "1" else "problems"
+        number = f"more than {len(problems)}" if more else str(len(problems))
+        self._count = f"{number} {'problem' if number == '1' else 'problems'}"
         first = problems[0]
-        where = f"row {first.row}: " if first.row is not None else ""
-        super().__init__(f"The input has {count} {noun}. The first: {where}{first.detail}.")
+        location = f"row {first.row}: " if first.row is not None else ""
+        super().__init__(f"The input has {self._count}. The first: {location}{first.detail}.")
         self.problems = tuple(problems)
-        self.count = f"{count} {noun}"
 
     @property
-    def terse(self) -> str:
-        """How many problems there are."""
-        return f"The input has {self.count}."
+    def terse_detail(self) -> str:
+        """The number of problems."""
+        return f"The input has {self._count}."
 
 
 class TooManyRows(FlaskmlError):
-    """A body with more rows than one request may hold."""
+    """A body with more rows than one request may have."""
 
     status = 413
     title = "Too many rows"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"One request may hold {limit:,} rows; split the rows over several (setting MAX_ROWS).")
+        super().__init__(
+            f"A request may have at most {limit:,} rows; split the rows over several requests (setting MAX_ROWS)."
+        )
 
 
 class TooLarge(FlaskmlError):
-    """A body with more bytes than the route takes."""
+    """A body with more bytes than the route accepts."""
 
     status = 413
     title = "Body too large"
 
     def __init__(self, limit: int, setting: str) -> None:
-        super().__init__(f"The body may hold {limit:,} bytes here; send it in parts (setting {setting}).")
+        super().__init__(
+            f"The body may have at most {limit:,} bytes on this route; send several smaller ones (setting {setting})."
+        )
 
 
 class UnsupportedMediaType(FlaskmlError):
-    """A declared content type or encoding that the door does not read."""
+    """A declared content type or content encoding that the route does not accept."""
 
     status = 415
     title = "Unsupported media type"
 
     def __init__(self, declared: str, accepted: str) -> None:
-        super().__init__(f"{declared[:100]} is not read here; send {accepted}.")
+        super().__init__(f"{declared[:100]} is not supported on this route; send {accepted}.")
 
 
 class ModelNotFound(FlaskmlError):
@@ -133,7 +136,7 @@ class ModelNotFound(FlaskmlError):
     title = "No such model"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f'There is no model "{name}"{did_you_mean(name, known) or "."}')
+        super().__init__(f'There is no model "{name}"{did_you_mean(name, known) or "; GET /models lists all models."}')
 
 
 class VersionNotFound(FlaskmlError):
@@ -143,70 +146,75 @@ class VersionNotFound(FlaskmlError):
     title = "No such version"
 
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f'Model "{name}" has no version {version}; GET /models/{name} lists those it has.')
+        super().__init__(f'Model "{name}" has no version {version}; GET /models/{name} lists its versions.')
 
 
 class InvalidName(FlaskmlError):
-    """A text that cannot name a model."""
+    """A text that is not a valid name of a model."""
 
     status = 422
     title = "Invalid name"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'"{name[:100]}" is no name for a model; small letters, digits, ".", "_" and "-" are.')
+        super().__init__(
+            f'"{name[:100]}" is not a valid model name; use at most 63 lowercase letters, digits, ".", "_" and "-", '
+            "with a letter or a digit first."
+        )
 
 
 class InvalidAlias(FlaskmlError):
-    """A name that cannot stand for a version."""
+    """A text that is not a valid alias of a version."""
 
     status = 422
     title = "Invalid alias"
 
     def __init__(self, alias: str) -> None:
         super().__init__(
-            f'"{alias[:100]}" cannot be an alias: use small letters, digits, ".", "_", "-", not digits alone.'
+            f'"{alias[:100]}" is not a valid alias; use at most 63 lowercase letters, digits, ".", "_" and "-", with a '
+            "letter or a digit first, and not only digits."
         )
 
 
 class VersionNotServed(FlaskmlError):
-    """A version that is stored, if at all, and not in memory: loading it would make a request wait for the disk."""
+    """A version that is not in memory, stored or not. A request never loads one: it would wait for the disk."""
 
     status = 404
     title = "Version not served"
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__(
-            f'Version {version[:20]} of "{name}" is not served here; activate it, or give it an alias: '
+            f'Version {version[:20]} of "{name}" is not in memory; activate it, or give it an alias: '
             f"flask models alias {name} ALIAS {version[:20]}."
         )
 
 
 class VersionInUse(FlaskmlError):
-    """A version that cannot be removed, because requests are answered by it."""
+    """A version that cannot be deleted, because it answers requests."""
 
     status = 409
     title = "Version in use"
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__(
-            f'Version {version} of "{name}" is active or has an alias; give both to another version first.'
+            f'Version {version} of "{name}" is active or has an alias; first activate another version, and move or '
+            "delete the alias."
         )
 
 
 class NothingToRollBackTo(FlaskmlError):
-    """A model whose first activation is its last."""
+    """A model without an earlier active version that is still stored."""
 
     status = 409
     title = "Nothing to roll back to"
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f'No version of "{name}" was active before the present one; GET /models/{name} has the history.'
+            f'"{name}" has no earlier active version that is still stored; GET /models/{name} shows its activations.'
         )
 
 
 class VersionRejected(FlaskmlError):
-    """A version that may not serve, because its trial went wrong. What was served before still is."""
+    """A version that must not be activated, because its trial failed. The active version does not change."""
 
     status = 409
     title = "Version rejected"
@@ -216,31 +224,31 @@ class VersionRejected(FlaskmlError):
 
 
 class NotPublishable(FlaskmlError):
-    """An estimator or a sample that no version can be made of."""
+    """An estimator or a sample that cannot become a version."""
 
     status = 422
     title = "Not publishable"
 
 
 class InvalidSchema(FlaskmlError):
-    """A column that no request could fill, or a correction that the column has no place for."""
+    """A column that cannot be a feature, or a correction that does not fit its column."""
 
     status = 422
     title = "Invalid schema"
 
 
 class MethodNotOffered(FlaskmlError):
-    """A method that the estimator does not have, or an option that the method does not take."""
+    """A method that the estimator does not have."""
 
     status = 422
     title = "Method not offered"
 
     def __init__(self, method: str, offered: Sequence[str]) -> None:
-        super().__init__(f'There is no method "{method[:40]}" here; there are {", ".join(offered)}.')
+        super().__init__(f'The model has no method "{method[:40]}"; available methods: {", ".join(offered)}.')
 
 
 class NoActiveVersion(FlaskmlError):
-    """The model that should answer has no active version."""
+    """A model that has no active version to answer with."""
 
     status = 503
     title = "No model"
@@ -255,7 +263,7 @@ class NoActiveVersion(FlaskmlError):
 
 
 class DamagedFile(FlaskmlError):
-    """A file of a model that is missing, altered or not ours. `file` is relative to the instance folder."""
+    """A file of the instance folder that is missing, altered or not trusted. `file` is relative to that folder."""
 
     status = 503
     title = "Damaged model store"
@@ -267,7 +275,7 @@ class DamagedFile(FlaskmlError):
 
 
 class ModelUnavailable(FlaskmlError):
-    """A model that cannot answer, for the reason of another error."""
+    """A model that cannot answer because of another error, `reason`."""
 
     status = 503
     title = "Model not available"
@@ -278,70 +286,75 @@ class ModelUnavailable(FlaskmlError):
 
 
 class RowsRefused(FlaskmlError):
-    """Rows that are as the schema wants them and that the estimator still refuses."""
+    """Rows that match the schema but that the estimator rejects."""
 
     status = 422
     title = "Input not acceptable"
 
     def __init__(self) -> None:
         super().__init__(
-            "The model cannot compute an answer to these rows; a number may be too large for it, a text unknown to it, "
-            "or a value missing."
+            "The model cannot compute a result for these rows; check them for very large numbers, unknown texts and "
+            "missing values."
         )
 
 
-class EngineUnavailable(FlaskmlError):
-    """The engine is not made for what is installed."""
+class UnsupportedWaitress(FlaskmlError):
+    """An installed waitress that `flask serve` does not support."""
 
-    title = "Engine not available"
+    title = "Unsupported waitress"
 
-    def __init__(self, found: str, missing: Sequence[str]) -> None:
+    def __init__(self, installed: str, missing: Sequence[str]) -> None:
         lacks = f", which lacks {', '.join(missing)}" if missing else ""
-        super().__init__(f"The engine is made for waitress 3, and waitress {found} is installed{lacks}.")
+        super().__init__(
+            f"flask serve needs waitress 3, and waitress {installed} is installed{lacks}; "
+            "run pip install 'waitress>=3.0.1,<4'."
+        )
 
 
 def train_hint(name: str) -> str:
-    """What to type to train a version of the model."""
+    """Return the command that trains a version of the model."""
     return "flask train" if name == "default" else f"flask train --name {name}"
 
 
 def other_models_hint(name: str, known: Sequence[str]) -> str:
-    """The sentence that names the other models there are, if any."""
+    """Return a sentence that names the other models of the store, or an empty string if there are none."""
     others = [other for other in known if other != name]
-    return f" The store holds: {', '.join(others[:20])} (setting MODEL_NAME picks one)." if others else ""
+    return f" The store holds: {', '.join(others[:20])} (setting MODEL_NAME selects one)." if others else ""
 
 
 class Draining(FlaskmlError):
-    """A server that is about to stop and takes no new clients."""
+    """A server in graceful shutdown, which is no longer ready for new clients."""
 
     status = 503
     title = "Draining"
     retry_after = 1
 
     def __init__(self) -> None:
-        super().__init__("This server is about to stop and only finishes what it has accepted; ask another one.")
+        super().__init__(
+            "This server is shutting down and only finishes the requests that it has accepted; use another server."
+        )
 
 
 class Busy(FlaskmlError):
-    """Another change of the registry that is under way in this process; a second one would take a thread to wait."""
+    """A change of the registry during another one in the same process; waiting for the first would block a thread."""
 
     status = 503
     title = "Busy"
     retry_after = 5
 
     def __init__(self) -> None:
-        super().__init__("Another change of the registry is under way here; send this one again when it has ended.")
+        super().__init__("Another change of the models is in progress in this process; retry when it has ended.")
 
 
 class StorageFailed(FlaskmlError):
-    """The disk refused a write; nothing that was served has changed."""
+    """A write to the disk that failed; the active version does not change."""
 
     status = 507
     title = "Storage failed"
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The instance folder cannot be written: {reason}. Make room or permission, then send it again."
+            f"The instance folder cannot be written: {reason}. Free disk space or grant permission, then retry."
         )
 
 
@@ -359,11 +372,11 @@ class JobNotFound(FlaskmlError):
     title = "No such job"
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f'There is no job "{job_id}"; GET /jobs lists those there are.')
+        super().__init__(f'There is no job "{job_id}"; GET /jobs lists all jobs.')
 
 
 class QueueFull(FlaskmlError):
-    """More training jobs waiting than the queue holds."""
+    """A training job beyond the length of the queue."""
 
     status = 429
     title = "Too many jobs"
@@ -371,12 +384,12 @@ class QueueFull(FlaskmlError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} training jobs are waiting already; try again when one has ended (setting TRAIN_QUEUE)."
+            f"The queue is full: {limit} training jobs are waiting; retry when one has ended (setting TRAIN_QUEUE)."
         )
 
 
 class TokenRequired(FlaskmlError):
-    """A state-changing request without a known token where tokens are configured."""
+    """A state-changing request without a valid token, where tokens are configured."""
 
     status = 401
     title = "Token required"
@@ -386,7 +399,7 @@ class TokenRequired(FlaskmlError):
 
 
 class AccessDenied(FlaskmlError):
-    """A state-changing request from where none is taken."""
+    """A state-changing request from an origin or address that may not send one."""
 
     status = 403
     title = "Access denied"
@@ -396,7 +409,7 @@ class AccessDenied(FlaskmlError):
 
 
 class MissingExtra(FlaskmlError):
-    """An optional library that a feature needs and that is not installed."""
+    """An optional library that is needed and not installed."""
 
     title = "Missing extra"
 

@@ -11,17 +11,17 @@ import pytest
 
 from flaskml import create_app
 from flaskml.publishing import trial
-from flaskml.runtimes import selection as candidates
+from flaskml.runtimes import selection
 from flaskml.store.model_store import ModelStore
 from flaskml.training.trainer import TrainingSource
 from tests.support.in_process_servers import COMMANDS, client_over_socket
 from tests.support.server_processes import start_server
-from tests.support.stores import Trials, made_once, replayed, stop, train_into
+from tests.support.stores import Trials, create_once, run_trial_in_process, stop, train_into
 from tests.support.tables import HOME, mixed_table
 from tests.support.two_versions import publish_two_versions
 
-# The suite's own switch: under it a skip is a failure. A server would refuse it as an unknown setting, and worker
-# processes of the suite, which begin with what is left of the environment, must know it too.
+# FLASKML_CI makes a skipped test a failure. It is removed from the environment, because a server refuses unknown
+# FLASKML_ settings, and passed to the worker processes of the suite under another name.
 CI = os.environ.pop("FLASKML_CI", os.environ.get("EVERY_TEST_MUST_RUN", "")) == "1"
 
 
@@ -38,21 +38,21 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where everything must run: {report.longrepr}"
+        report.longrepr = f"skipped, although FLASKML_CI forbids it: {report.longrepr}"
     return report
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what takes long, unless it is asked for by its marker; the full counts only by theirs."""
+    """Deselect slow tests unless `-m` names their marker. Full counts run only with `-m gauntlet`."""
     if config.option.markexpr:
-        left_out = {"gauntlet"} - set(re.findall(r"\w+", config.option.markexpr))
+        deselected = {"gauntlet"} - set(re.findall(r"\w+", config.option.markexpr))
     else:
-        left_out = {"gauntlet", "brief"} if CI else {"gauntlet", "thorough"}
-    items[:] = [item for item in items if not left_out & {mark.name for mark in item.iter_markers()}]
+        deselected = {"gauntlet", "brief"} if CI else {"gauntlet", "thorough"}
+    items[:] = [item for item in items if not deselected & {mark.name for mark in item.iter_markers()}]
 
 
 def pytest_generate_tests(metafunc):
-    """Runs what is said to be a contract on both servers, or on those that the marker names."""
+    """Run contract tests on both servers, or on those that the marker names."""
     contract = metafunc.definition.get_closest_marker("contract")
     if contract and "server_name" in metafunc.fixturenames:
         metafunc.parametrize("server_name", contract.args or COMMANDS, indirect=True)
@@ -60,19 +60,19 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def server_name(request):
-    """The server that the test is about; None if it is about none, and the test client calls the app itself."""
+    """The server of a contract test; None if the test client calls the app directly."""
     return getattr(request, "param", None)
 
 
 @pytest.fixture(autouse=True)
 def no_thread_left():
-    """No thread that a test starts outlives it."""
+    """Fail a test that leaves a thread running."""
     before = set(threading.enumerate())
     yield
-    left = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in left:
+    new_threads = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in new_threads:
         thread.join(10)
-    assert not [thread for thread in left if thread.is_alive()]
+    assert not [thread for thread in new_threads if thread.is_alive()]
 
 
 @pytest.fixture(scope="session")
@@ -84,15 +84,15 @@ def mixed_csv(tmp_path_factory):
 
 @pytest.fixture
 def swift(monkeypatch):
-    """Publishing without what takes seconds: trials are held here, which runtime is fastest is not known for sure."""
-    monkeypatch.setattr(trial, "run_trial", replayed)
-    monkeypatch.setattr(candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN)
+    """Fast publishing: trials run in this process, and few calls are timed, so the fastest runtime may be missed."""
+    monkeypatch.setattr(trial, "run_trial", run_trial_in_process)
+    monkeypatch.setattr(selection, "MAX_TIMED_CALLS", selection.CALLS_PER_TURN)
 
 
 @pytest.fixture(scope="session")
 def two_versions(tmp_path_factory, worker_id):
-    """An instance folder with two versions that answer no row alike."""
-    return made_once(tmp_path_factory, worker_id, "two-versions", publish_two_versions)
+    """An instance folder with two versions that answer every row differently."""
+    return create_once(tmp_path_factory, worker_id, "two-versions", publish_two_versions)
 
 
 @pytest.fixture
@@ -110,12 +110,12 @@ def trained(tmp_path_factory, worker_id, mixed_csv):
         train_into(path)
         train_into(path, source=TrainingSource(mixed_csv, "homes.csv"), data=None, name="homes", target="sold")
 
-    return made_once(tmp_path_factory, worker_id, "trained", make)
+    return create_once(tmp_path_factory, worker_id, "trained", make)
 
 
 @pytest.fixture
 def instance(trained, tmp_path):
-    """A copy of the trained instance folder that the test may change."""
+    """A copy of the trained instance folder, which the test may change."""
     return Path(shutil.copytree(trained, tmp_path / "instance"))
 
 
@@ -159,13 +159,13 @@ def homes(make_app):
 
 @pytest.fixture
 def home():
-    """A row that the `homes` model takes."""
+    """A valid row of the `homes` model."""
     return dict(HOME)
 
 
 @pytest.fixture
 def serve(instance, server_name):
-    """Starts a server from the checkout on the test's instance folder: `waitress-serve` unless told otherwise."""
+    """Return a function that starts a server on the test's instance folder, by default `waitress-serve`."""
     servers = []
 
     def start(name=server_name or "waitress-serve", *options, **how):

@@ -1,4 +1,4 @@
-"""What docs/ offers to copy, each held to its own tool, and nginx in front of the engine."""
+"""The systemd unit and the nginx configuration in docs/ are valid, and nginx works as a proxy for both servers."""
 
 import json
 import re
@@ -16,23 +16,24 @@ SITE = CHECKOUT / "docs/nginx.conf"
 
 
 def tool(name):
-    found = shutil.which(name, path="/usr/sbin:/usr/bin:/bin")
-    if found is None:
+    program = shutil.which(name, path="/usr/sbin:/usr/bin:/bin")
+    if program is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return program
 
 
-def test_the_unit_is_one_for_systemd():
+def test_systemd_accepts_the_unit():
     command = [tool("systemd-analyze"), "verify", str(CHECKOUT / "docs/flaskml.service")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_broken_unit_is_found(tmp_path):
+def test_systemd_rejects_a_broken_unit(tmp_path):
     unit = tmp_path / "flaskml.service"
     unit.write_text((CHECKOUT / "docs/flaskml.service").read_text().replace("TimeoutStopSec=35", "TimeoutStop=35"))
-    done = subprocess.run([tool("systemd-analyze"), "verify", str(unit)], capture_output=True, text=True, check=False)
-    assert "TimeoutStop" in done.stderr
+    command = [tool("systemd-analyze"), "verify", str(unit)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "TimeoutStop" in result.stderr
 
 
 def free_port():
@@ -43,7 +44,7 @@ def free_port():
 
 @pytest.fixture
 def nginx(tmp_path):
-    """Starts nginx with the site in front of a port; gives the port that it listens on."""
+    """Return a function that starts nginx as a proxy for a port and returns the port that nginx listens on."""
     running = []
 
     def start(upstream):
@@ -85,18 +86,18 @@ def ask(connection, method, path, value=None):
 
 
 @pytest.mark.parametrize("server", ["flask serve", "waitress-serve"])
-def test_nginx_in_front(nginx, serve, server):
+def test_nginx_as_a_proxy(nginx, serve, server):
     connection = HTTPConnection("127.0.0.1", nginx(serve(server).port), timeout=30)
     for _ in range(3):
         assert ask(connection, "POST", "/predict", {"feature": 0.5})[0] == 200
     assert ask(connection, "POST", "/predict", [{"feature": 0.5}] * 5_000)[0] == 200
     assert ask(connection, "POST", "/predict", {"feature": "x"})[0] == 422
-    if server == "flask serve":  # Plain waitress does not let the app see that there is a proxy.
+    if server == "flask serve":  # Waitress removes the forwarding headers.
         status, problem = ask(connection, "POST", "/train", {"data": "regression"})
         assert status == 403 and "ADMIN_TOKEN_SHA256" in problem["detail"]
     connection.close()
 
 
-def test_the_readme_names_both():
-    named = re.findall(r"\(docs/([\w.]+)\)", (CHECKOUT / "README.md").read_text())
-    assert {"flaskml.service", "nginx.conf"} <= set(named)
+def test_the_readme_links_both_files():
+    linked = re.findall(r"\(docs/([\w.]+)\)", (CHECKOUT / "README.md").read_text())
+    assert {"flaskml.service", "nginx.conf"} <= set(linked)

@@ -1,4 +1,4 @@
-"""Every row of every table gets over HTTP what the estimator answers when it is called itself."""
+"""Every body format gives the answers of the estimator called directly, for every row of every sample table."""
 
 import csv
 import io
@@ -17,19 +17,17 @@ from tests.support.answers import by_class, differs, largest, plain
 from tests.support.sample_tables import FORCED, HAS_GRAPHS, TABLES, Case, cases, name_of, server, tables_store  # noqa: F401 - fixtures
 from tests.support.stores import load_active
 
-BATCHES = (1, 7, 200)
+BATCH_SIZES = (1, 7, 200)
 
+FOREIGN_TOLERANCES = {"lightgbm_categoricals": 1e-6, "xgboost_categoricals": 1e-6}
+"""The tolerance for estimators of other libraries, relative to the number or to the largest one in the answer."""
 
-NEAR = {"lightgbm_categoricals": 1e-6, "xgboost_categoricals": 1e-6}
-"""How far a number may be off as a share of itself or of the largest beside it, where it is not `EXACT`."""
-
-
-EXACT, BY_GRAPH = 1e-12, 1e-6
-"""The same where the estimator answers, and where a graph does."""
+SKLEARN_TOLERANCE, ONNX_TOLERANCE = 1e-12, 1e-6
+"""The tolerance of the scikit-learn runtime and of the ONNX runtime."""
 
 
 def in_json(value):
-    """A value of a table as a client would write it in JSON."""
+    """Return the JSON value of a table cell."""
     if value is None or value is pd.NaT or value is pd.NA or value != value:
         return None
     if isinstance(value, pd.Timestamp):
@@ -38,12 +36,12 @@ def in_json(value):
 
 
 def in_text(value):
-    """A value of JSON as a client would write it in a form."""
+    """Return the text of a JSON value in a form or CSV."""
     return "" if value is None else str(value)
 
 
 def rows_of(case):
-    """The rows as lists of what JSON has for their values."""
+    """Return the rows as lists of JSON values."""
     columns = [case.X.iloc[:, i] for i in range(case.X.shape[1])] if hasattr(case.X, "iloc") else list(case.X.T)
     return [list(row) for row in zip(*[[in_json(value) for value in column] for column in columns], strict=True)]
 
@@ -76,7 +74,7 @@ def as_form(names, rows):
 
 
 def as_multipart(names, rows):
-    # As browsers do: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+    # Names are escaped as in browsers: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
     escaped = [name.replace("\n", "%0A").replace('"', "%22") for name in names]
     parts = [
         f'--part\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{in_text(value)}\r\n'
@@ -85,18 +83,17 @@ def as_multipart(names, rows):
     return "".join(parts) + "--part--\r\n", "multipart/form-data; boundary=part"
 
 
-MANY = (as_array, as_instances, as_lists, as_csv)
+BATCH_FORMATS = (as_array, as_instances, as_lists, as_csv)
 
-
-ALONE = (as_object, as_form, as_multipart)
+SINGLE_ROW_FORMATS = (as_object, as_form, as_multipart)
 
 
 @pytest.fixture
 def ask(server):  # noqa: F811
-    """Asks for predictions over one connection."""
+    """Return a function that requests predictions over one keep-alive connection."""
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
 
-        def answers(name, method, body, content_type):
+        def predictions(name, method, body, content_type):
             path, headers = f"/models/{name}/predict?method={method}", {"Content-Type": content_type}
             connection.request("POST", path, body.encode(), headers)
             response = connection.getresponse()
@@ -104,11 +101,11 @@ def ask(server):  # noqa: F811
             assert response.status == 200, answer
             return answer["predictions"] if "predictions" in answer else [answer["prediction"]]
 
-        yield answers
+        yield predictions
 
 
 def expected(case, method):
-    """What has to come: for each row a value for JSON, probabilities by class."""
+    """Return the expected JSON answer for each row, with probabilities by class."""
     answers = [plain(answer) for answer in case.answers(method)]
     if "proba" not in method:
         return answers
@@ -118,65 +115,65 @@ def expected(case, method):
     return [by_class(classes, row) for row in answers]
 
 
-def compare(ask, case, name, near, alone, sevens):
-    """Asks for all rows in batches, for the first `sevens` of them by sevens, and for the first `alone` one by one."""
+def compare(ask, case, name, tolerance, single_rows, sevens_rows):
+    """Compare the answers to all rows in large batches, and to the first rows one by one and in batches of seven."""
     rows, names = rows_of(case), case.names
-    limits = dict(zip(BATCHES, (alone, sevens, len(rows)), strict=True))
+    limits = dict(zip(BATCH_SIZES, (single_rows, sevens_rows, len(rows)), strict=True))
     for method in case.methods:
-        assert [ask(name, method, *form(names, [])) for form in MANY] == [[]] * len(MANY)
-        wanted = expected(case, method)
-        scale = largest(wanted)
+        assert [ask(name, method, *encode(names, [])) for encode in BATCH_FORMATS] == [[]] * len(BATCH_FORMATS)
+        all_expected = expected(case, method)
+        scale = largest(all_expected)
         for size, limit in limits.items():
-            for form in (*MANY, *ALONE) if size == 1 else MANY:
+            for encode in (*BATCH_FORMATS, *SINGLE_ROW_FORMATS) if size == 1 else BATCH_FORMATS:
                 for start in range(0, min(limit, len(rows)), size):
-                    body, content_type = form(names, rows[start : start + size])
-                    got = ask(name, method, body, content_type)
-                    here = wanted[start : start + size]
-                    assert len(got) == len(here)
-                    for index, (one, other) in enumerate(zip(here, got, strict=True)):
-                        where = (name, method, form.__name__, size, start + index)
-                        assert not differs(one, other, near, scale), (where, one, other)
+                    body, content_type = encode(names, rows[start : start + size])
+                    actual = ask(name, method, body, content_type)
+                    batch_expected = all_expected[start : start + size]
+                    assert len(actual) == len(batch_expected)
+                    for index, (one, other) in enumerate(zip(batch_expected, actual, strict=True)):
+                        where = (name, method, encode.__name__, size, start + index)
+                        assert not differs(one, other, tolerance, scale), (where, one, other)
 
 
-EACH = [(make.__name__, None) for make in TABLES] + list(FORCED)
+SERVED = [(make.__name__, None) for make in TABLES] + list(FORCED)
 
 
 @pytest.fixture
-def near(cases, tables_store, table, runtime):  # noqa: F811
-    """How far a number may be off, by what computes; that is checked where it was asked for."""
-    assert cases[table]  # Or it is skipped, for want of its library.
+def tolerance(cases, tables_store, table, runtime):  # noqa: F811
+    """Return the tolerance of the runtime that serves the table, after a check of the runtime itself."""
+    assert cases[table]  # Skips the test if the library of the table is not installed.
     if runtime == "onnx" and not HAS_GRAPHS:
-        pytest.skip("graphs need a library that is not installed")
-    found = tables_store.manifest(name_of(table, runtime), "1").runtime
-    assert runtime in (None, found)
-    return BY_GRAPH if found == "onnx" else NEAR.get(table, EXACT)
+        pytest.skip("onnxruntime or skl2onnx is not installed")
+    used = tables_store.manifest(name_of(table, runtime), "1").runtime
+    assert runtime in (None, used)
+    return ONNX_TOLERANCE if used == "onnx" else FOREIGN_TOLERANCES.get(table, SKLEARN_TOLERANCE)
 
 
-@pytest.mark.parametrize(("table", "runtime"), EACH)
-def test_every_answer_is_the_estimators_own(ask, cases, table, runtime, near):  # noqa: F811
-    compare(ask, cases[table], name_of(table, runtime), near, alone=10, sevens=28)
+@pytest.mark.parametrize(("table", "runtime"), SERVED)
+def test_every_answer_equals_the_estimators(ask, cases, table, runtime, tolerance):  # noqa: F811
+    compare(ask, cases[table], name_of(table, runtime), tolerance, single_rows=10, sevens_rows=28)
 
 
 @pytest.mark.gauntlet
-@pytest.mark.parametrize(("table", "runtime"), EACH)
-def test_every_answer_to_every_row_alone(ask, cases, table, runtime, near):  # noqa: F811
-    compare(ask, cases[table], name_of(table, runtime), near, alone=10**6, sevens=10**6)
+@pytest.mark.parametrize(("table", "runtime"), SERVED)
+def test_every_answer_to_every_single_row(ask, cases, table, runtime, tolerance):  # noqa: F811
+    compare(ask, cases[table], name_of(table, runtime), tolerance, single_rows=10**6, sevens_rows=10**6)
 
 
-def test_a_model_that_was_trained_answers_as_its_estimator(homes, store, mixed_csv):
+def test_a_trained_model_answers_as_its_estimator(homes, store, mixed_csv):
     _, table = as_fitted(read_csv_dataset(mixed_csv, "homes.csv", "sold").features, {})
     case = Case(load_active(store, "homes").estimator, table)
     rows = [dict(zip(case.names, row, strict=True)) for row in rows_of(case)]
     for method in case.methods:
-        wanted = expected(case, method)
-        for form in (rows, {"instances": rows_of(case)}):
-            got = homes.post(f"/predict?method={method}", json=form).json["predictions"]
-            assert not differs(wanted, got, 1e-12, largest(wanted)), method
-        alone = [homes.post(f"/predict?method={method}", json=row).json["prediction"] for row in rows[:20]]
-        assert not differs(wanted[:20], alone, 1e-12, largest(wanted)), method
+        all_expected = expected(case, method)
+        for document in (rows, {"instances": rows_of(case)}):
+            actual = homes.post(f"/predict?method={method}", json=document).json["predictions"]
+            assert not differs(all_expected, actual, 1e-12, largest(all_expected)), method
+        single = [homes.post(f"/predict?method={method}", json=row).json["prediction"] for row in rows[:20]]
+        assert not differs(all_expected[:20], single, 1e-12, largest(all_expected)), method
 
 
-def test_the_comparison_finds_what_it_looks_for():
+def test_the_comparison_finds_planted_differences():
     assert differs(1.0, 1.0 + 1e-11, 1e-12, 1.0) and not differs(1.0, 1.0 + 1e-13, 1e-12, 1.0)
-    for wanted, got in ((True, 1), (1, 1.0), ("1", 1), (None, 0.0), ({"a": 1.0}, {"b": 1.0}), ([1.0], [1.0, 1.0])):
-        assert differs(wanted, got, 1e-12, 1.0), (wanted, got)
+    for one, other in ((True, 1), (1, 1.0), ("1", 1), (None, 0.0), ({"a": 1.0}, {"b": 1.0}), ([1.0], [1.0, 1.0])):
+        assert differs(one, other, 1e-12, 1.0), (one, other)

@@ -1,4 +1,4 @@
-"""One shape of errors over every class of error, every route and every method: RFC 9457."""
+"""Every error of every class, route and method is a problem document (RFC 9457)."""
 
 import json
 import re
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.contract("flask serve")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-def told(answer):
-    """The problem that an answer of the test client tells."""
+def problem_in(answer):
+    """Return the problem document in an answer of the test client, after a check of its shape."""
     return problem_of(answer.status_code, answer.headers, answer.data)
 
 
@@ -26,7 +26,7 @@ GOOD = {"title": "A", "status": 422, "detail": "B.", "errors": [{"row": 0, "feat
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "kind"),
+    ("change", "status", "content_type"),
     [
         ({}, 400, "application/problem+json"),
         ({}, 422, "application/json"),
@@ -41,10 +41,10 @@ GOOD = {"title": "A", "status": 422, "detail": "B.", "errors": [{"row": 0, "feat
         ({"detail": "B" * MAX_PROBLEM_BYTES + "."}, 422, "application/problem+json"),
     ],
 )
-def test_another_shape_is_noticed(change, status, kind):
+def test_the_check_finds_planted_faults(change, status, content_type):
     def answer(document):
         content = json.dumps(document).encode()
-        return {"Content-Type": kind, "Content-Length": str(len(content))}, content
+        return {"Content-Type": content_type, "Content-Length": str(len(content))}, content
 
     assert problem_of(422, {**answer(GOOD)[0], "Content-Type": "application/problem+json"}, answer(GOOD)[1]) == GOOD
     with pytest.raises((AssertionError, ValueError)):
@@ -52,7 +52,7 @@ def test_another_shape_is_noticed(change, status, kind):
 
 
 ERRORS = {
-    FlaskmlError: lambda: FlaskmlError("It is not so."),
+    FlaskmlError: lambda: FlaskmlError("An error without a class."),
     errors.InvalidSetting: lambda: errors.InvalidSetting("MAX_ROWS", "Input should be greater than 0."),
     errors.NotParseable: lambda: errors.NotParseable("byte 5 is not UTF-8"),
     errors.InvalidInput: lambda: errors.InvalidInput([Problem(row, "a\ud800", "\x01" * 500) for row in range(30)]),
@@ -74,7 +74,7 @@ ERRORS = {
     errors.DamagedFile: lambda: errors.DamagedFile("models/homes/1/model.joblib", "it is missing", "homes"),
     errors.ModelUnavailable: lambda: errors.ModelUnavailable(errors.NoActiveVersion("homes", ()), "homes", ["other"]),
     errors.RowsRefused: lambda: errors.RowsRefused(),
-    errors.EngineUnavailable: lambda: errors.EngineUnavailable("4.0", ["HTTPChannel.service"]),
+    errors.UnsupportedWaitress: lambda: errors.UnsupportedWaitress("4.0", ["HTTPChannel.service"]),
     errors.Busy: lambda: errors.Busy(),
     errors.Draining: lambda: errors.Draining(),
     errors.StorageFailed: lambda: errors.StorageFailed("No space left on device"),
@@ -82,24 +82,24 @@ ERRORS = {
     errors.JobNotFound: lambda: errors.JobNotFound("x" * 50_000),
     errors.QueueFull: lambda: errors.QueueFull(8),
     errors.TokenRequired: lambda: errors.TokenRequired(),
-    errors.AccessDenied: lambda: errors.AccessDenied("takes no request from another site"),
+    errors.AccessDenied: lambda: errors.AccessDenied("refuses requests from another site"),
     errors.MissingExtra: lambda: errors.MissingExtra("skops", "The format"),
 }
-"""An error of every class, with facts that are as large as they can come."""
+"""An error of every class, with facts as large as they can be."""
 
 
 def every_class(kind=FlaskmlError):
-    """The class and all below it that flaskml itself defines."""
-    below = [found for child in kind.__subclasses__() for found in every_class(child)]
-    return [kind, *below] if kind.__module__.startswith("flaskml") else below
+    """Return the class and its subclasses, as far as flaskml defines them."""
+    subclasses = [subclass for child in kind.__subclasses__() for subclass in every_class(child)]
+    return [kind, *subclasses] if kind.__module__.startswith("flaskml") else subclasses
 
 
-def test_every_class_of_error_is_in_the_table():
+def test_every_error_class_is_in_the_table():
     assert set(every_class()) == set(ERRORS)
 
 
 @pytest.mark.parametrize("detail", ["full", "terse"])
-def test_every_class_of_error_has_the_shape(make_app, detail):
+def test_every_error_class_gives_a_problem(make_app, detail):
     app = make_app(ERROR_DETAIL=detail)
     raised = {}
 
@@ -111,14 +111,14 @@ def test_every_class_of_error_has_the_shape(make_app, detail):
     for kind, make in ERRORS.items():
         error = raised[kind.__name__] = make()
         answer = client.get(f"/fail/{kind.__name__}")
-        problem = told(answer)
+        problem = problem_in(answer)
         assert (problem["status"], problem["title"]) == (error.status, error.title)
         assert ("errors" in problem) == bool(error.problems)
         assert answer.headers.get("Retry-After") == (error.retry_after and str(error.retry_after))
         assert ("WWW-Authenticate" in answer.headers) == (error.status == 401)
 
 
-OWN_ERRORS = {
+ROUTE_ERRORS = {
     ("/jobs/<job_id>", "GET"): {404},
     ("/models/<model_name:name>", "GET"): {404},
     ("/models/<model_name:name>/active", "POST"): {404, 413},
@@ -133,11 +133,10 @@ OWN_ERRORS = {
     ("/static/<path:filename>", "GET"): {404},
     ("/train", "POST"): {400, 413, 415, 422},
 }
-"""The errors that a route is made to give here, beside those that every route gives."""
-
+"""The statuses that the requests of this test provoke, beside those that every route gives."""
 
 BODIES = (
-    # The body and its type; every route that reads one refuses each of these, so that nothing is changed or trained.
+    # Body and Content-Type. Every route that reads a body refuses each of these, so nothing is changed or trained.
     (b"\xff", "application/json"),
     (b'{"more": 1}', "application/json"),
     (b'{"version": "7"}', "application/json"),
@@ -148,55 +147,55 @@ BODIES = (
 
 
 @pytest.mark.parametrize(("rule", "method"), sorted(ROUTES))
-def test_every_route_tells_its_errors_in_the_shape(make_app, rule, method):
+def test_the_errors_of_every_route_are_problems(make_app, rule, method):
     clients = [make_app(MAX_BODY=1_000).test_client(), make_app(MODEL_NAME="lost", MAX_BODY=1_000).test_client()]
-    served = re.sub(r"<model_name:name>", "homes", rule).replace("<version:version>", "1")
-    given = set()
-    for path in {concrete(rule), concrete(served)}:
+    served_rule = re.sub(r"<model_name:name>", "homes", rule).replace("<version:version>", "1")
+    statuses = set()
+    for path in {concrete(rule), concrete(served_rule)}:
         for client in clients:
             for body, content_type in BODIES:
                 with client.open(path, method=method, data=body, content_type=content_type) as answer:
                     assert answer.status_code == 200 or answer.status_code >= 400
-                    if answer.status_code >= 400 and (rule, answer.status_code) != ("/", 503):  # It is a page.
-                        given.add(told(answer)["status"])
-    assert given == OWN_ERRORS.get((rule, method), set())
+                    if answer.status_code >= 400 and (rule, answer.status_code) != ("/", 503):  # An HTML page.
+                        statuses.add(problem_in(answer)["status"])
+    assert statuses == ROUTE_ERRORS.get((rule, method), set())
 
 
 @pytest.mark.parametrize(("rule", "method"), sorted(ROUTES))
-def test_every_route_tells_what_every_route_refuses_in_the_shape(make_app, rule, method):
+def test_the_errors_common_to_all_routes_are_problems(make_app, rule, method):
     path = concrete(rule)
     client = make_app().test_client()
-    taken = {taken for other, taken in ROUTES if other == rule}
-    for other in sorted({*METHODS, "BREW"} - taken):
-        answer = client.open(path, method=other)
-        assert told(answer)["status"] == 405 and taken <= set(answer.headers["Allow"].split(", "))
-    for below in ("nowhere", "..", "%00", "%ff", "nowhere/"):
-        status = told(client.open(f"{path.rstrip('/')}/{below}", method=method))["status"]
-        assert status == 404 or (below == "%00" and status == 400)  # The engine lets no NUL through.
-    stranger = make_app(TRUSTED_HOSTS=("example.org",)).test_client()
-    assert told(stranger.open(path, method=method))["status"] == 400
+    allowed = {method for other_rule, method in ROUTES if other_rule == rule}
+    for other_method in sorted({*METHODS, "BREW"} - allowed):
+        answer = client.open(path, method=other_method)
+        assert problem_in(answer)["status"] == 405 and allowed <= set(answer.headers["Allow"].split(", "))
+    for child in ("nowhere", "..", "%00", "%ff", "nowhere/"):
+        status = problem_in(client.open(f"{path.rstrip('/')}/{child}", method=method))["status"]
+        assert status == 404 or (child == "%00" and status == 400)  # `flask serve` answers 400 to a NUL.
+    untrusted_client = make_app(TRUSTED_HOSTS=("example.org",)).test_client()
+    assert problem_in(untrusted_client.open(path, method=method))["status"] == 400
     if ACCESS[rule, method] == GUARDED:
-        assert told(client.open(path, method=method, headers={"Origin": "null"}))["status"] == 403
-        locked = make_app(ADMIN_TOKEN_SHA256=(DIGEST,)).test_client()
-        answer = locked.open(path, method=method)
-        assert told(answer)["status"] == 401 and answer.headers["WWW-Authenticate"]
+        assert problem_in(client.open(path, method=method, headers={"Origin": "null"}))["status"] == 403
+        client_without_token = make_app(ADMIN_TOKEN_SHA256=(DIGEST,)).test_client()
+        answer = client_without_token.open(path, method=method)
+        assert problem_in(answer)["status"] == 401 and answer.headers["WWW-Authenticate"]
 
 
 @pytest.mark.parametrize(
     "path", [*sorted({concrete(rule) for rule, _ in ROUTES}), "/nowhere", "/predict/", "/models/.."]
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_every_error_has_the_shape(client, path, method):
+def test_every_path_with_every_method_answers_a_problem(client, path, method):
     answer = client.open(path, method=method, data=b"\xff", content_type="application/json")
     assert answer.status_code < 500
-    assert answer.status_code < 400 or told(answer)
+    assert answer.status_code < 400 or problem_in(answer)
     if answer.status_code == 405:
         assert answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("path", ["/predict", "/readyz", "/"])
-def test_without_a_model(make_app, path):
+def test_without_a_model_the_answer_is_503(make_app, path):
     client = make_app(MODEL_NAME="absent").test_client()
     answer = client.post(path, json={}) if path == "/predict" else client.get(path)
     assert answer.status_code == 503
-    assert path == "/" or (told(answer) and int(answer.headers["Retry-After"]) > 0)
+    assert path == "/" or (problem_in(answer) and int(answer.headers["Retry-After"]) > 0)

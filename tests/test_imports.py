@@ -1,4 +1,4 @@
-"""What an import costs, and which packages may import Flask."""
+"""Imports stay light, and only packages from web on import Flask."""
 
 from shutil import rmtree
 
@@ -7,27 +7,27 @@ import pytest
 from tests.support.checkout import run_python
 from tests.support.packages import MODULES, PACKAGES, imports_of, package_of
 
-HEAVY = ("sklearn", "pandas", "scipy", "flask", "numpy")
+HEAVY_LIBRARIES = ("sklearn", "pandas", "scipy", "flask", "numpy")
 
 
-def loaded(code):
+def heavy_imports_of(code):
     names = run_python(f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})")
-    return set(names.split()) & set(HEAVY)
+    return set(names.split()) & set(HEAVY_LIBRARIES)
 
 
-def test_the_package_alone_is_light():
-    assert loaded("import flaskml") == set()
+def test_importing_the_package_loads_no_heavy_library():
+    assert heavy_imports_of("import flaskml") == set()
 
 
-def test_the_commands_are_light_until_one_runs():
-    assert loaded("import flaskml.cli") <= {"flask"}
+def test_importing_the_commands_loads_only_flask():
+    assert heavy_imports_of("import flaskml.cli") <= {"flask"}
 
 
-def test_a_model_of_numbers_needs_no_pandas(instance):
+def test_a_numeric_model_needs_no_pandas(instance):
     rmtree(instance / "models/homes")
     code = """
 import sys
-class NoPandas:  # scikit-learn itself imports one that is there.
+class NoPandas:  # Without it, scikit-learn itself imports an installed pandas.
     def find_spec(self, name, path=None, target=None):
         if name == "pandas":
             raise ImportError(name)
@@ -40,7 +40,7 @@ print(app.test_client().post("/predict", json={"feature": 1}).status_code)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_only_the_web_and_what_builds_on_it_imports_flask(module):
-    used = {imported.split(".")[0] for imported in imports_of(MODULES[module])} & {"flask", "werkzeug", "click"}
+def test_packages_before_web_do_not_import_flask(module):
+    frameworks = {imported.split(".")[0] for imported in imports_of(MODULES[module])} & {"flask", "werkzeug", "click"}
     order = list(PACKAGES)
-    assert not used or order.index(package_of(module)) >= order.index("web")
+    assert not frameworks or order.index(package_of(module)) >= order.index("web")

@@ -129,6 +129,17 @@ def test_source_avoids_banned_words(file):
     assert not found
 
 
+def test_tests_avoid_banned_words():
+    found = []
+    for path in sorted((CHECKOUT / "tests").rglob("*.py")):
+        if path.name != "test_language.py":
+            source, file = path.read_text(), path.relative_to(CHECKOUT).as_posix()
+            found += [(file, line, fault) for line, text in sentences_of(source) for fault in faults_in(text)]
+            openings = ((line, re.match(r"[`\w-]*", text)[0]) for line, _, text in documented(ast.parse(source)))
+            found += [(file, line, first) for line, first in openings if first in BANNED_OPENINGS]
+    assert not found
+
+
 @pytest.mark.parametrize("file", TEXTS)
 def test_texts_avoid_banned_words(file):
     text = re.sub(r"```.*?```", lambda code: "\n" * code[0].count("\n"), (CHECKOUT / file).read_text(), flags=re.DOTALL)

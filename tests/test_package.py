@@ -1,4 +1,4 @@
-"""The wheel and the sdist, used far from the checkout."""
+"""The wheel and the sdist work outside the checkout."""
 
 import os
 import subprocess
@@ -15,14 +15,14 @@ from tests.support.server_processes import Server
 
 
 def run(*command, **options):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder with a wheel and an sdist, built from the files that git tracks."""
+    """A folder with a wheel and an sdist, built from the files that git tracks."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     files = run("git", "ls-files", "-z", cwd=CHECKOUT).split("\0")
     for name in filter(None, files):
@@ -32,7 +32,7 @@ def built(tmp_path_factory):
     return target
 
 
-def test_what_is_inside(built):
+def test_the_archives_hold_the_package_files(built):
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"flaskml/py.typed", "flaskml/templates/index.html", "flaskml/static/style.css"} <= names
@@ -45,7 +45,7 @@ def test_what_is_inside(built):
 
 @pytest.fixture(scope="module")
 def python(built, tmp_path_factory):
-    """The interpreter of an environment with the wheel, which finds the dependencies where this one does."""
+    """The interpreter of a virtual environment with the wheel, which shares the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     interpreter = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -59,11 +59,11 @@ def python(built, tmp_path_factory):
 
 
 def test_train_serve_and_predict_in_an_empty_directory(python, tmp_path):
-    where = run(python, "-c", "import flaskml; print(flaskml.__file__)", cwd=tmp_path)
-    assert str(CHECKOUT) not in where
-    told = run(python, "-m", "flask", "train", cwd=tmp_path)
-    assert "stored     instance/models/default/1" in told
-    assert "next       waitress-serve --call flaskml:create_app" in told
+    imported_file = run(python, "-c", "import flaskml; print(flaskml.__file__)", cwd=tmp_path)
+    assert str(CHECKOUT) not in imported_file
+    output = run(python, "-m", "flask", "train", cwd=tmp_path)
+    assert "stored     instance/models/default/1" in output
+    assert "next       waitress-serve --call flaskml:create_app" in output
     command = [python, "-m", "waitress", "--listen=127.0.0.1:0", "--call", "flaskml:create_app"]
     server = Server(command, cwd=tmp_path)
     try:

@@ -1,8 +1,9 @@
-"""What the README says is true."""
+"""The README is true."""
 
 import json
 import re
 import shlex
+import subprocess
 
 import pytest
 from click import Argument
@@ -35,11 +36,16 @@ def test_the_two_commands():
 
 
 def test_ci_runs_the_test_command():
-    assert "README.md" in (CHECKOUT / ".ci/run").read_text()
+    lines = (CHECKOUT / ".ci/run").read_text().splitlines()
+    (found,) = [line for line in lines if line.startswith("command=")]
+    script = f'{found}; printf %s "$command"'
+    command = subprocess.run(["bash", "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert command == blocks("sh")[1].strip()
+    assert lines[-1].endswith('FLASKML_CI=1 bash -c "$command"')
 
 
 def without_times(text):
-    """What computes, and how fast, differs from machine to machine."""
+    """Return the text without the line of the runtime, which differs from machine to machine."""
     return re.sub(r"^runtime .*\n", "", text, flags=re.MULTILINE)
 
 

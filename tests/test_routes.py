@@ -1,4 +1,4 @@
-"""The whole URL map. A route that is not in this table fails the build, and so does a row without a route."""
+"""The URL map equals the table of routes, and every route refuses or accepts every credential as the table says."""
 
 import base64
 
@@ -10,17 +10,17 @@ pytestmark = pytest.mark.contract
 
 
 def basic(password):
-    """What a browser makes of a password."""
-    return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
+    """Return the Authorization header that a browser sends for a password."""
+    return "Basic " + base64.b64encode(f"user:{password}".encode()).decode()
 
 
 CREDENTIALS = {
-    # name: (are tokens configured, the peer, headers, what a guarded route answers; None is anything but 401 and 403)
+    # name: (has configured tokens, peer, headers, status of a guarded route; None is any status but 401 and 403)
     "this machine": (False, "127.0.0.1", {}, None),
-    "a stranger": (False, "192.0.2.1", {}, 403),
-    "a foreign page": (False, "127.0.0.1", {"Origin": "http://evil.example"}, 403),
-    "a rebound name": (False, "127.0.0.1", {"Host": "evil.example"}, 403),
-    "a link on a foreign page": (False, "127.0.0.1", {"Sec-Fetch-Site": "cross-site"}, 403),
+    "another machine": (False, "192.0.2.1", {}, 403),
+    "a page of another origin": (False, "127.0.0.1", {"Origin": "http://evil.example"}, 403),
+    "DNS rebinding": (False, "127.0.0.1", {"Host": "evil.example"}, 403),
+    "a link from another site": (False, "127.0.0.1", {"Sec-Fetch-Site": "cross-site"}, 403),
     "its own page": (False, "127.0.0.1", {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, None),
     "a proxy on this machine": (False, "127.0.0.1", {"X-Forwarded-For": "192.0.2.1"}, 403),
     "no token": (True, "127.0.0.1", {}, 401),
@@ -28,7 +28,12 @@ CREDENTIALS = {
     "a token": (True, "192.0.2.1", {"Authorization": f"Bearer {TOKEN}"}, None),
     "a token as password": (True, "192.0.2.1", {"Authorization": basic(TOKEN)}, None),
     "a wrong password": (True, "127.0.0.1", {"Authorization": basic("wrong")}, 401),
-    "a token and a foreign page": (True, "127.0.0.1", {"Authorization": f"Bearer {TOKEN}", "Origin": "null"}, 403),
+    "a token from a page of another origin": (
+        True,
+        "127.0.0.1",
+        {"Authorization": f"Bearer {TOKEN}", "Origin": "null"},
+        403,
+    ),
 }
 
 
@@ -37,16 +42,16 @@ def live_routes(app):
     return {(rule.rule, method) for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}}
 
 
-def test_the_url_map(app):
+def test_the_url_map_is_as_listed(app):
     assert live_routes(app) == ROUTES == set(ACCESS)
 
 
 @pytest.mark.parametrize("credential", CREDENTIALS)
 def test_every_route_with_every_credential(make_app, server_name, credential):
-    configured, peer, headers, refusal = CREDENTIALS[credential]
+    has_tokens, peer, headers, refusal = CREDENTIALS[credential]
     if server_name == "waitress-serve" and "X-Forwarded-For" in headers:
-        refusal = None  # Waitress removes it before the app could see it.
-    app = make_app(ADMIN_TOKEN_SHA256=(DIGEST,)) if configured else make_app()
+        refusal = None  # Waitress removes the header.
+    app = make_app(ADMIN_TOKEN_SHA256=(DIGEST,)) if has_tokens else make_app()
     client = app.test_client()
     for rule, method in sorted(live_routes(app)):
         options = {"headers": {"Host": "localhost", **headers}, "environ_base": {"REMOTE_ADDR": peer}}

@@ -1,4 +1,4 @@
-"""The doors: one blueprint each, listed in the order they are registered."""
+"""The doors of the app: one blueprint per wire protocol or group of routes, in the order of registration."""
 
 from __future__ import annotations
 

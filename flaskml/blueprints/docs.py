@@ -1,4 +1,4 @@
-"""What the API is: the OpenAPI document, and the page that shows it."""
+"""The OpenAPI document of the live routes, and the Swagger UI page that shows it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VIEWER_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy of the viewer, which sets styles on what it shows, and asks this server alone."""
+"""Content-Security-Policy of Swagger UI: it sets inline styles, and loads and calls this server only."""
 
 REFERENCE_TEMPLATE = "#/components/schemas/{model}"
 
@@ -32,34 +32,35 @@ REFERENCE_TEMPLATE = "#/components/schemas/{model}"
 @bp.get("/openapi.json")
 @documented("about", {200: "Anything"})
 def openapi() -> Response:
-    """The OpenAPI document of this server as it stands."""
-    return json_reply(openapi_document(_api(), sorted(_routes(), key=lambda route: route.path), body_schemas()))
+    """Return the OpenAPI document of the live routes and the served models."""
+    routes = sorted(_routes(), key=lambda route: route.path)
+    return json_reply(openapi_document(_describe_api(), routes, body_schemas()))
 
 
 @bp.get("/docs")
 def docs() -> Response:
-    """The document for people, rendered from files of this server."""
+    """Return the Swagger UI page, which loads its files from this server (no CDN)."""
     page = Response(render_template("docs.html", title=settings_of(this_app()).api_title))
     page.headers["Content-Security-Policy"] = VIEWER_POLICY
     return page
 
 
-def _api() -> ApiDescription:
+def _describe_api() -> ApiDescription:
     app = this_app()
     settings = settings_of(app)
-    served = {name: _served(slot) for name, slot in sorted(registry_of(app).slots.items())}
+    served = {name: _served_model(slot) for name, slot in sorted(registry_of(app).slots.items())}
     return ApiDescription(
         title=settings.api_title,
         version=settings.api_version,
         default=settings.model_name,
-        most_rows=settings.max_rows,
+        max_rows=settings.max_rows,
         has_tokens=bool(settings.admin_token_sha256),
         root=request.script_root,
         served=served,
     )
 
 
-def _served(slot: ModelSlot) -> ServedModel:
+def _served_model(slot: ModelSlot) -> ServedModel:
     active = slot.serving
     others = [predictor.manifest for predictor in list(slot.versions.values())]
     versions = [active, *others] if active else others
@@ -69,45 +70,48 @@ def _served(slot: ModelSlot) -> ServedModel:
 def _routes() -> Iterator[ApiRoute]:
     for rule in this_app().url_map.iter_rules():
         view = this_app().view_functions[rule.endpoint]
-        described = description_of(view)
-        if described is None:
+        description = description_of(view)
+        if description is None:
             continue
         summary = (view.__doc__ or "").splitlines()[0]
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            yield ApiRoute(_path(rule), method.lower(), view.__name__, summary, described, is_guarded(view, method))
+            yield ApiRoute(_path(rule), method.lower(), view.__name__, summary, description, is_guarded(view, method))
 
 
 def _path(rule: Rule) -> str:
+    """Return the path of a Flask rule with OpenAPI's parameters in braces."""
     return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
 
 
 def body_schemas() -> dict[str, Any]:
-    """The schemas of all bodies but of predictions, by name."""
-    found: dict[str, Any] = {"Anything": {"type": "object"}, **ANSWER_SCHEMAS}
+    """Return, by name, the schemas of all bodies except those of predictions."""
+    schemas: dict[str, Any] = {"Anything": {"type": "object"}, **ANSWER_SCHEMAS}
     for kind in (ActivationRequest, TrainingSpec):
-        made = kind.model_json_schema(ref_template=REFERENCE_TEMPLATE)
-        found |= made.pop("$defs", {})
-        found[kind.__name__] = made
-    return found
+        schema = kind.model_json_schema(ref_template=REFERENCE_TEMPLATE)
+        schemas |= schema.pop("$defs", {})
+        schemas[kind.__name__] = schema
+    return schemas
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def _object_schema(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-_TEXT, _MAYBE = {"type": "string"}, {"type": ["string", "null"]}
-_MODEL = _object(name=_TEXT, active=_MAYBE, serving=_MAYBE)
-_JOB = _object(id=_TEXT, status=_TEXT, model=_TEXT, version=_MAYBE, progress={"type": "number"}, detail=_MAYBE)
+_TEXT, _TEXT_OR_NULL = {"type": "string"}, {"type": ["string", "null"]}
+_MODEL = _object_schema(name=_TEXT, active=_TEXT_OR_NULL, serving=_TEXT_OR_NULL)
+_JOB = _object_schema(
+    id=_TEXT, status=_TEXT, model=_TEXT, version=_TEXT_OR_NULL, progress={"type": "number"}, detail=_TEXT_OR_NULL
+)
 ANSWER_SCHEMAS: Mapping[str, Any] = {
-    "Live": _object(status=_TEXT),
-    "Ready": _object(status=_TEXT, model=_TEXT, version=_TEXT),
+    "Live": _object_schema(status=_TEXT),
+    "Ready": _object_schema(status=_TEXT, model=_TEXT, version=_TEXT),
     "Model": _MODEL,
-    "Models": _object(models={"type": "array", "items": {"type": "object"}}),
-    "Manifest": _object(model=_TEXT, version=_TEXT, task=_TEXT, estimator=_TEXT, schema={"type": "object"}),
-    "Activated": _object(name=_TEXT, active=_MAYBE, lagging={"type": "array"}),
+    "Models": _object_schema(models={"type": "array", "items": {"type": "object"}}),
+    "Manifest": _object_schema(model=_TEXT, version=_TEXT, task=_TEXT, estimator=_TEXT, schema={"type": "object"}),
+    "Activated": _object_schema(name=_TEXT, active=_TEXT_OR_NULL, lagging={"type": "array"}),
     "Job": _JOB,
-    "Jobs": _object(jobs={"type": "array", "items": _JOB}),
-    "Training": _object(built_in={"type": "array", "items": _TEXT}, specification={"type": "object"}),
-    "Queued": _object(id=_TEXT, status=_TEXT, model=_TEXT),
+    "Jobs": _object_schema(jobs={"type": "array", "items": _JOB}),
+    "Training": _object_schema(built_in={"type": "array", "items": _TEXT}, specification={"type": "object"}),
+    "Queued": _object_schema(id=_TEXT, status=_TEXT, model=_TEXT),
 }
-"""The schemas of the answers."""
+"""From name to the schema of a response."""

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can answer."""
+"""Health checks: liveness and readiness, as Kubernetes probes them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ bp = Blueprint("health", __name__)
 @bp.get("/livez")
 @documented("health", {200: "Live"})
 def livez() -> Response:
-    """The process answers requests."""
+    """Report that the process answers requests (liveness)."""
     return json_reply({"status": "live"})
 
 
 @bp.get("/readyz")
 @documented("health", {200: "Ready"}, errors=(503,))
 def readyz() -> Response:
-    """The default model can answer, and goes on to; else 503 with what to do about it."""
-    if getattr(request.environ.get(ENVIRON_KEY), "draining", False):
+    """Report that the default model can answer predictions (readiness).
+
+    Raises `Draining`, or the error that keeps the model from answering; both answer 503 and say what to do.
+    """
+    if getattr(request.environ.get(ENVIRON_KEY), "is_draining", False):
         raise Draining
     manifest = default_slot(this_app()).current.manifest
     return json_reply({"status": "ready", "model": manifest.model, "version": manifest.version})

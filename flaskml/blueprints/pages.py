@@ -1,4 +1,4 @@
-"""Pages for people."""
+"""The start page: the prediction form."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ bp = Blueprint("pages", __name__)
 
 @bp.get("/")
 def index() -> tuple[str, int]:
-    """Show a form made from the features of a model: the default one unless `?model=` names another."""
+    """Show the prediction form of the default model, or of the model that `?model=` names."""
     app, name = this_app(), this_request().args.get("model")
     return render_form(app, (named_slot(app, name) if name else default_slot(app)).current)

@@ -1,4 +1,4 @@
-"""The commands: each parses, calls one function, and tells what it did."""
+"""The commands of `flask`: each parses its options, calls one function and prints the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """An error of flaskml's becomes a sentence and exit code 1."""
+    """Convert a `FlaskmlError` in the block to an error message and exit code 1."""
     from flaskml.errors import FlaskmlError
 
     try:
@@ -31,21 +31,21 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def settings_here() -> Settings:
-    """Return the settings of this folder. Raises `InvalidSetting`; Flask's own settings pass."""
+    """Return the settings for the current folder. Flask's own settings are ignored. Raises `InvalidSetting`."""
     from flask import Flask
 
     from flaskml.settings import load_settings
 
-    settings, _ = load_settings({}, passing=Flask.default_config)
+    settings, _ = load_settings({}, ignored_names=Flask.default_config)
     return settings
 
 
 @contextmanager
 def open_store_here() -> Iterator[tuple[ModelStore, Settings]]:
-    """The store of this folder and its settings; errors in the block are told."""
+    """Yield the store for the current folder and the settings; a `FlaskmlError` in the block is printed."""
     from flaskml.publishing.publish import open_store
 
-    sys.path.append(str(Path.cwd()))  # As waitress-serve does: a model's own modules may lie here.
+    sys.path.append(str(Path.cwd()))  # As in waitress-serve: modules of a model may be in the current folder.
     with errors_as_messages():
         settings = settings_here()
         yield open_store(settings), settings
@@ -57,9 +57,9 @@ def _read_schema(_: click.Context, __: click.Parameter, file: Path | None) -> di
     try:
         document = json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
-        raise click.BadParameter(f"{file} is no JSON file ({error}).") from None
+        raise click.BadParameter(f"{file} cannot be read as JSON ({error}).") from None
     if not isinstance(document, dict):
-        raise click.BadParameter(f"{file} holds no JSON object.")
+        raise click.BadParameter(f"{file} must contain a JSON object.")
     return document
 
 
@@ -67,26 +67,29 @@ schema_option = click.option(
     "--schema",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=_read_schema,
-    help="A JSON file that corrects the learnt schema: any part of what `flask models show --schema` prints.",
+    help="A JSON file that corrects the learnt schema: any part of the output of `flask models show --schema`.",
 )
 
 
 runtime_option = click.option(
     "--runtime",
     type=click.Choice(list(RUNTIME_CLASSES)),
-    help="What computes; by default the fastest that answers as the estimator does.",
+    help="Runtime that computes predictions; by default the fastest that gives the estimator's answers.",
 )
 
 
 def shortest_path(path: Path) -> str:
-    """The path from the current folder, if it lies there."""
+    """Return the path relative to the current folder if it is in it, else the path itself."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def next_command(name: str, served: str) -> str:
-    """What to type to serve the model, from this folder."""
+def serve_command_for(name: str, default_name: str) -> str:
+    """Return the shell command that serves the model as the default one from the current folder.
+
+    `default_name` is the setting MODEL_NAME; for another model the command sets it.
+    """
     target = "wsgi:app" if Path("wsgi.py").is_file() else "--call flaskml:create_app"
-    if name == served:
+    if name == default_name:
         return f"waitress-serve {target}"
     setting = f"set FLASKML_MODEL_NAME={name}&&" if os.name == "nt" else f"FLASKML_MODEL_NAME={name}"
     return f"{setting} waitress-serve {target}"

@@ -1,4 +1,4 @@
-"""`flask models`: the registry from a shell."""
+"""`flask models`: list, show, add, activate, roll back, alias, delete and verify the models of the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import next_command, open_store_here, runtime_option, schema_option
+from flaskml.cli import open_store_here, runtime_option, schema_option, serve_command_for
 
 if TYPE_CHECKING:
     from flaskml.settings import Settings
@@ -18,52 +18,57 @@ if TYPE_CHECKING:
     from flaskml.store.model_store import ModelStore
     from flaskml.store.state import ModelState
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def models() -> None:
-    """Look at, add, activate and remove models."""
+    """List, add, activate and delete models."""
 
 
-def _tell(shown: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(json.dumps(shown, ensure_ascii=False) if as_json else text())
+def _echo(result: Any, as_json: bool, text: Callable[[], str]) -> None:
+    click.echo(json.dumps(result, ensure_ascii=False) if as_json else text())
 
 
 @models.command("list")
 @as_json
 def list_command(as_json: bool) -> None:
-    """Every model, its active version and its aliases."""
+    """List every model with its active version and aliases."""
     with open_store_here() as (store, _):
         rows = store.summaries()
-    _tell(rows, as_json, lambda: "\n".join(_line(row) for row in rows) or "No model yet. Train one: flask train")
+    _echo(rows, as_json, lambda: "\n".join(_text_line(row) for row in rows) or "No model yet. Train one: flask train")
 
 
-def _line(row: dict[str, Any]) -> str:
+def _text_line(row: dict[str, Any]) -> str:
     if "fault" in row:
         return f"{row['name']:<20} {row['fault']}"
-    aliases = "".join(f", {alias} is {version}" for alias, version in row["aliases"].items())
-    return f"{row['name']:<20} active {row['active'] or 'none'} of {len(row['versions'])}{aliases}"
+    text = f"{row['name']:<20} active: {row['active'] or 'none'}, versions: {len(row['versions'])}"
+    return f"{text}, aliases: {_alias_list(row['aliases'])}" if row["aliases"] else text
+
+
+def _alias_list(aliases: Mapping[str, str]) -> str:
+    return " ".join(f"{alias}={version}" for alias, version in aliases.items())
 
 
 @models.command("show")
 @click.argument("name")
 @click.argument("version", required=False)
-@click.option("--schema", is_flag=True, help="Print the schema, of the active version if none is given.")
+@click.option("--schema", is_flag=True, help="Print the schema, by default of the active version.")
 @as_json
 def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
-    """One model with its history, or the manifest of one VERSION with what its trials said."""
+    """Show a model with its activations, or a VERSION with its manifest and verdicts."""
     with open_store_here() as (store, _):
         state = store.state(name)
         if schema:
-            shown = store.manifest(name, version or state.active or store.versions(name)[-1]).schema_.model_dump()
+            chosen = version or state.active or store.versions(name)[-1]
+            shown = store.manifest(name, chosen).schema_.model_dump()
         elif version is None:
             history = [entry.model_dump() for entry in state.history]
             shown = {**store.summary(name), "history": history}
         else:
             verdicts = {key: verdict.model_dump() for key, verdict in state.verdicts.get(version, {}).items()}
             shown = {**json.loads(store.manifest(name, version).to_json()), "verdicts": verdicts}
-    _tell(shown, as_json, lambda: json.dumps(shown, indent=2, ensure_ascii=False))
+    _echo(shown, as_json, lambda: json.dumps(shown, indent=2, ensure_ascii=False))
 
 
 @models.command("add")
@@ -71,12 +76,12 @@ def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
 @click.option(
     "--data", required=True, type=click.Path(exists=True, dir_okay=False), help="A CSV file with sample rows."
 )
-@click.option("--target", help="The column of the sample that is predicted; it is no feature.")
+@click.option("--target", help="The target column of the sample, which is not a feature.")
 @click.option("--name", required=True, help="The model that the new version belongs to.")
-@click.option("--no-activate", is_flag=True, help="Store and try it, and leave the active version as it is.")
+@click.option("--no-activate", is_flag=True, help="Store and try the version without activating it.")
 @schema_option
 @runtime_option
-@click.option("--trust", is_flag=True, help="Do not ask before a joblib file is loaded, which runs what is in it.")
+@click.option("--trust", is_flag=True, help="Load a joblib file, which runs code from it, without asking.")
 @as_json
 def add(
     file: Path,
@@ -90,19 +95,19 @@ def add(
     as_json: bool,
 ) -> None:
     """Publish the estimator in FILE (.joblib, .skops or .onnx) as the next version of a model."""
-    from flaskml.publishing import importers as adding
-    from flaskml.publishing import publish as publishing
+    from flaskml.publishing.importers import SAFE_SUFFIXES, load_estimator, load_sample
+    from flaskml.publishing.publish import publish_sample
 
-    if file.suffix not in adding.SAFE_SUFFIXES and not trust:
+    if file.suffix not in SAFE_SUFFIXES and not trust:
         click.confirm(
-            f"Loading {file.name} runs whatever code its author put into it. Do you trust where it comes from?",
+            f"Loading {file.name} runs any code that its author put into it. Do you trust its source?",
             abort=True,
             err=True,
         )
     with open_store_here() as (store, settings):
-        estimator = adding.load_estimator(file)
-        rows, targets = adding.load_sample(Path(data), target, estimator)
-        manifest = publishing.publish_sample(
+        estimator = load_estimator(file)
+        rows, targets = load_sample(Path(data), target, estimator)
+        manifest = publish_sample(
             store,
             settings,
             name,
@@ -115,10 +120,10 @@ def add(
             runtime=runtime,
         )
         is_active = store.state(name).active == manifest.version
-    shown = {"model": name, "version": manifest.version, "active": is_active}
-    active = "active" if is_active else "stored"
-    next_step = next_command(name, settings.model_name)
-    _tell(shown, as_json, lambda: f"{name} version {manifest.version}, {active}\nnext: {next_step}")
+    result = {"model": name, "version": manifest.version, "active": is_active}
+    standing = "active" if is_active else "stored"
+    next_command = serve_command_for(name, settings.model_name)
+    _echo(result, as_json, lambda: f"{name} version {manifest.version}, {standing}\nnext: {next_command}")
 
 
 @models.command("activate")
@@ -126,37 +131,39 @@ def add(
 @click.argument("version")
 @as_json
 def activate_command(name: str, version: str, as_json: bool) -> None:
-    """Make VERSION the one that answers; returns when every serving process does."""
-    from flaskml.publishing import trial
+    """Make VERSION active and wait until every serving process answers with it."""
     from flaskml.publishing.publish import trial_limits
+    from flaskml.publishing.trial import activate_version
 
     with open_store_here() as (store, settings):
-        limits = trial_limits(settings)
-        state = trial.activate_version(store, name, version, "flask models activate", limits)
-        _after(store, settings, name, state, as_json)
+        state = activate_version(store, name, version, "flask models activate", trial_limits(settings))
+        _wait_and_report(store, settings, name, state, as_json)
 
 
 @models.command("rollback")
 @click.argument("name")
 @as_json
 def rollback(name: str, as_json: bool) -> None:
-    """Make the version active again that was so before the last activation."""
-    from flaskml.publishing import trial
+    """Activate the version that was active before the last activation."""
     from flaskml.publishing.publish import trial_limits
+    from flaskml.publishing.trial import roll_back_version
 
     with open_store_here() as (store, settings):
-        _after(store, settings, name, trial.roll_back_version(store, name, trial_limits(settings)), as_json)
+        state = roll_back_version(store, name, trial_limits(settings))
+        _wait_and_report(store, settings, name, state, as_json)
 
 
-def _after(store: ModelStore, settings: Settings, name: str, state: ModelState, as_json: bool) -> None:
+def _wait_and_report(store: ModelStore, settings: Settings, name: str, state: ModelState, as_json: bool) -> None:
+    """Wait until every serving process has the new state, for a few seconds at most, and print the result."""
     from flaskml.hot_reload.registry import lagging_processes
     from flaskml.hot_reload.roster import Roster
 
-    late = [member.pid for member in lagging_processes(store, Roster(settings.instance_path), name, state)]
-    shown = {"name": name, "active": state.active, "generation": state.generation, "lagging": late}
-    aliases = "".join(f", {alias} is {version}" for alias, version in state.aliases.items())
-    waiting = f"; not yet served by process {', '.join(map(str, late))}" if late else ""
-    _tell(shown, as_json, lambda: f"{name} version {state.active or 'none'} is active{aliases}{waiting}")
+    lagging = [member.pid for member in lagging_processes(store, Roster(settings.instance_path), name, state)]
+    result = {"name": name, "active": state.active, "generation": state.generation, "lagging": lagging}
+    aliases = f"; aliases: {_alias_list(state.aliases)}" if state.aliases else ""
+    waiting = f"; not yet served by process {', '.join(map(str, lagging))}" if lagging else ""
+    standing = f"version {state.active} is active" if state.active else "has no active version"
+    _echo(result, as_json, lambda: f"{name} {standing}{aliases}{waiting}")
 
 
 @models.command("delete")
@@ -164,52 +171,52 @@ def _after(store: ModelStore, settings: Settings, name: str, state: ModelState, 
 @click.argument("version")
 @as_json
 def delete_command(name: str, version: str, as_json: bool) -> None:
-    """Remove a version that is neither active nor aliased."""
+    """Delete a VERSION that is not active and has no alias."""
     with open_store_here() as (store, _):
         store.delete(name, version)
-    _tell({"name": name, "deleted": version}, as_json, lambda: f"{name} version {version} is gone")
+    _echo({"name": name, "deleted": version}, as_json, lambda: f"{name} version {version} is deleted")
 
 
 @models.command("alias")
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", required=False)
-@click.option("--delete", is_flag=True, help="Take the alias away.")
+@click.option("--delete", is_flag=True, help="Remove the alias.")
 @as_json
 def alias(name: str, alias: str, version: str | None, delete: bool, as_json: bool) -> None:
-    """Let ALIAS, such as stable, mean VERSION; the version then answers under its own number too."""
+    """Make ALIAS, such as stable, point to VERSION, which then also answers under its own number."""
     if delete is (version is not None):
-        raise click.UsageError("Give a version, or --delete.")
+        raise click.UsageError("Give either a version or --delete.")
     from flaskml.publishing.publish import trial_limits
     from flaskml.publishing.trial import ensure_accepted
 
     with open_store_here() as (store, settings):
         if version is None:
-            state = store.change(name, lambda state: state.remove_alias(alias))
+            state = store.change(name, lambda state: state.without_alias(alias))
         else:
             ensure_accepted(store, name, version, trial_limits(settings))
             state = store.alias(name, alias, version)
-        _after(store, settings, name, state, as_json)
+        _wait_and_report(store, settings, name, state, as_json)
 
 
 @models.command("verify")
 @as_json
 def verify(as_json: bool) -> None:
-    """Check owner, permissions, signature and digest of everything that is stored."""
+    """Check owner, permissions, signature and digest of every version and state."""
     with open_store_here() as (store, _):
-        found = [row for name in store.folders() for row in _checked(store, name)]
-    _tell(found, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in found))
-    if any(row["fault"] for row in found):
+        rows = [row for name in store.folders() for row in _verify_model(store, name)]
+    _echo(rows, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in rows))
+    if any(row["fault"] for row in rows):
         raise SystemExit(1)
 
 
-def _checked(store: ModelStore, name: str) -> Iterator[dict[str, Any]]:
-    """A row for the state of the model and for each version, with what is wrong with it."""
+def _verify_model(store: ModelStore, name: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for the state of the model and one for each version, with its fault or None."""
     from flaskml.errors import FlaskmlError
 
     checks: dict[str, Callable[[], object]] = {"state": lambda: store.check_state(name)}
-    stored = store.versions(name) if name in store.names() else []
-    checks |= {version: partial(store.check, name, version) for version in stored}
+    versions = store.versions(name) if name in store.names() else []
+    checks |= {version: partial(store.check, name, version) for version in versions}
     for version, check in checks.items():
         try:
             check()

@@ -1,4 +1,4 @@
-"""`flask predict`: a file of rows, offline."""
+"""`flask predict`: predict the rows of a file, without a server."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from flaskml.errors import Problem
     from flaskml.inference.file_scoring import RowFile, ScoredChunk
     from flaskml.inference.predictor import Predictor
+    from flaskml.settings import Settings
+    from flaskml.store.model_store import ModelStore
 
-MAX_SHOWN_PROBLEMS = 20
-"""Problems that are told; a file of refusals has all."""
+MAX_PRINTED_PROBLEMS = 20
+"""Problems that the summary prints; `--refused` writes all."""
 
 OUTPUT_FORMATS = ("csv", "jsonl")
 
@@ -32,19 +34,22 @@ FILE_PATH = click.Path(dir_okay=False, path_type=Path)
 
 @click.command("predict")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=FILE_PATH, help="Write here instead of to the screen.")
+@click.option("-o", "--output", type=FILE_PATH, help="Write to this file instead of standard output.")
 @click.option(
-    "--format", "form", type=click.Choice(OUTPUT_FORMATS), help="Default: as the output's name ends, else csv."
+    "--format",
+    "output_format",
+    type=click.Choice(OUTPUT_FORMATS),
+    help="Format of the output; by default from the suffix of its file, else csv.",
 )
-@click.option("--name", help="The model; by default the one that answers when none is named.")
-@click.option("--version", help="Its version; by default the active one.")
-@click.option("--method", help="predict_proba, for one; by default what the model offers first.")
-@click.option("--strict", is_flag=True, help="Stop at the first refused row, and leave no output.")
-@click.option("--refused", type=FILE_PATH, help="Write every problem here, a line of JSON for each.")
+@click.option("--name", help="The model; by default the setting MODEL_NAME.")
+@click.option("--version", help="The version of the model; by default the active one.")
+@click.option("--method", help="The method, such as predict_proba; by default the model's first.")
+@click.option("--strict", is_flag=True, help="Stop at the first refused row and write no output.")
+@click.option("--refused", type=FILE_PATH, help="Write every problem to this file, one line of JSON each.")
 def predict_command(
     file: Path,
     output: Path | None,
-    form: str | None,
+    output_format: str | None,
     name: str | None,
     version: str | None,
     method: str | None,
@@ -53,38 +58,38 @@ def predict_command(
 ) -> None:
     """Predict each row of FILE (.csv, .jsonl, .npy or .parquet), which may be larger than memory.
 
-    The answer has a line for each row, in order; that of a row which the model refuses is empty, and the reason is
-    told at the end.
+    The output has one line for each row, in order. The line of a row that the model refuses is empty; the reasons are
+    printed at the end.
     """
-    from flaskml.inference import file_scoring as scoring
+    from flaskml.inference.file_scoring import open_row_file, score_rows
 
     if output and refused and output.resolve() == refused.resolve():
-        raise click.BadParameter("The answers and what was refused cannot go to the same file.")
+        raise click.BadParameter("--output and --refused need different files.")
     with open_store_here() as (store, settings), ExitStack() as stack:
-        predictor = _load(store, settings, name or settings.model_name, version)
-        table = stack.enter_context(scoring.open_row_file(file, predictor))
-        method = predictor.method(method)
-        out = stack.enter_context(_kept_until_whole() if strict and output is None else _written(output))
-        writer = WRITERS[form or _format_of(output)](out)
-        report = _Report(stack.enter_context(_written(refused)) if refused else None, strict=strict)
-        for scored in stack.enter_context(_watched(table, scoring.score_rows(predictor, table, method))):
-            report.take(scored)
-            writer.write(scored.values)
+        predictor = _load_predictor(store, settings, name or settings.model_name, version)
+        table = stack.enter_context(open_row_file(file, predictor))
+        method = predictor.resolve_method(method)
+        out = stack.enter_context(_open_buffered_stdout() if strict and output is None else _open_output(output))
+        writer = WRITERS[output_format or _format_of(output)](out)
+        report = _Report(stack.enter_context(_open_output(refused)) if refused else None, strict=strict)
+        for chunk in stack.enter_context(_with_progress_bar(table, score_rows(predictor, table, method))):
+            report.add(chunk)
+            writer.write(chunk.values)
         writer.finish()
-    if table.left_out:
-        click.echo(f"without the columns {', '.join(table.left_out)}", err=True)
-    report.tell(f"{predictor.manifest.model} version {predictor.manifest.version}")
+    if table.ignored_columns:
+        click.echo(f"ignored columns: {', '.join(table.ignored_columns)}", err=True)
+    report.print_summary(f"{predictor.manifest.model} version {predictor.manifest.version}")
 
 
-def _load(store: Any, settings: Any, name: str, version: str | None) -> Predictor:
-    """The predictor of a version, which has been tried in this environment or is now."""
+def _load_predictor(store: ModelStore, settings: Settings, name: str, version: str | None) -> Predictor:
+    """Return the predictor of a version after its trial in this environment."""
     from flaskml.inference.predictor import open_predictor
     from flaskml.publishing.publish import trial_limits
     from flaskml.publishing.trial import ensure_accepted
 
     chosen = version or store.state(name).active
     if chosen is None:
-        raise store.nothing_active(name)
+        raise store.no_active_version(name)
     ensure_accepted(store, name, chosen, trial_limits(settings))
     return open_predictor(store.load(name, chosen), max_rows=settings.max_rows)
 
@@ -92,36 +97,36 @@ def _load(store: Any, settings: Any, name: str, version: str | None) -> Predicto
 def _format_of(output: Path | None) -> str:
     suffix = output.suffix.lower().lstrip(".") if output else "csv"
     if suffix not in OUTPUT_FORMATS:
-        raise click.BadParameter(f"{output} ends in neither .csv nor .jsonl; say which it is with --format.")
+        raise click.BadParameter(f"{output} ends in neither .csv nor .jsonl; give the format with --format.")
     return suffix
 
 
 @contextmanager
-def _written(path: Path | None) -> Iterator[IO[bytes]]:
-    """A file that takes its name when all was written; standard output without one."""
+def _open_output(path: Path | None) -> Iterator[IO[bytes]]:
+    """Yield a file that an atomic rename moves to `path` after the block; standard output without a path."""
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    if path.exists() and not path.is_file():  # A pipe or a device is written to as it stands.
-        with _told_of(path), path.open("wb") as file:
+    if path.exists() and not path.is_file():  # A pipe or a device is written to directly.
+        with _os_errors_as_messages(path), path.open("wb") as file:
             yield file
         return
     target = path.resolve()
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with _told_of(path):
+    with _os_errors_as_messages(path):
         file = part.open("wb")
     try:
         with file:
             yield file
-        with _told_of(path):
+        with _os_errors_as_messages(path):
             part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _os_errors_as_messages(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -129,8 +134,8 @@ def _told_of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_until_whole() -> Iterator[IO[bytes]]:
-    """Standard output that gets nothing unless it gets all."""
+def _open_buffered_stdout() -> Iterator[IO[bytes]]:
+    """Yield a temporary file that is copied to standard output after the block, and not at all after an error."""
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
@@ -139,101 +144,102 @@ def _kept_until_whole() -> Iterator[IO[bytes]]:
 
 
 class _CsvWriter:
-    """Writes values as lines of CSV. What the columns are is known with the first answer."""
+    """A writer of predictions as lines of CSV; the first prediction determines the columns."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
         self._header: list[str] = []
-        self._blank = 0
+        self._rows_before_header = 0
 
     def write(self, values: list[Any]) -> None:
-        """A line for each value; one that is None has an empty one."""
+        """Write a line for each value, an empty one for None."""
         from flaskml.codecs.answers import encode_csv_line, flatten_cells
 
         for value in values:
-            flat = {} if value is None else flatten_cells(value, "prediction")
-            if flat and not self._header:
-                self._begin(list(flat))
+            cells = {} if value is None else flatten_cells(value, "prediction")
+            if cells and not self._header:
+                self._write_header(list(cells))
             if self._header:
-                self._out.write(encode_csv_line([flat.get(column) for column in self._header]))
+                self._out.write(encode_csv_line([cells.get(column) for column in self._header]))
             else:
-                self._blank += 1
+                self._rows_before_header += 1
 
     def finish(self) -> None:
-        """Writes what waits for a header."""
+        """Write the header and the empty lines, if there was no prediction."""
         if not self._header:
-            self._begin(["prediction"])
+            self._write_header(["prediction"])
 
-    def _begin(self, header: list[str]) -> None:
+    def _write_header(self, header: list[str]) -> None:
+        """Write the header, and an empty line for each refused row before the first prediction."""
         from flaskml.codecs.answers import encode_csv_line
 
         self._header = header
         self._out.write(encode_csv_line(header))
         empty = encode_csv_line([None] * len(header))
-        self._out.writelines(repeat(empty, self._blank))
+        self._out.writelines(repeat(empty, self._rows_before_header))
 
 
 class _JsonWriter:
-    """Writes values as lines of JSON."""
+    """A writer of predictions as lines of JSON."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
 
     def write(self, values: list[Any]) -> None:
-        """A line for each value; one that is None has null."""
+        """Write a line for each value, with null for None."""
         from flaskml.codecs.answers import encode_json
 
         self._out.writelines(b'{"prediction":%b}\n' % encode_json(value) for value in values)
 
     def finish(self) -> None:
-        """There is nothing left."""
+        """Do nothing: every line is already written."""
 
 
 WRITERS: Mapping[str, Callable[[IO[bytes]], _CsvWriter | _JsonWriter]] = {"csv": _CsvWriter, "jsonl": _JsonWriter}
-"""What writes each format."""
+"""The writer of each output format."""
 
 
 class _Report:
-    """Counts rows and what was refused of them."""
+    """The counts of predicted and refused rows, and the first problems."""
 
     def __init__(self, file: IO[bytes] | None, *, strict: bool) -> None:
         self._file, self._strict = file, strict
-        self._rows = self._refused = 0
-        self._first: list[Problem] = []
+        self._row_count = self._refused_count = 0
+        self._first_problems: list[Problem] = []
 
-    def take(self, scored: ScoredChunk) -> None:
-        """Takes in what became of some rows; raises ClickException where none may be refused."""
-        if scored.refused and self._strict:
-            raise click.ClickException(f"{_sentence(scored.refused[0])}. Nothing was written.")
-        self._rows += len(scored.values)
-        self._refused += len({problem.row for problem in scored.refused})
-        self._first += scored.refused[: MAX_SHOWN_PROBLEMS - len(self._first)]
+    def add(self, chunk: ScoredChunk) -> None:
+        """Count the rows of a chunk and write its problems. Raises `ClickException` at a refused row with `strict`."""
+        if chunk.problems and self._strict:
+            raise click.ClickException(f"{_problem_line(chunk.problems[0])}. Nothing was written.")
+        self._row_count += len(chunk.values)
+        self._refused_count += len({problem.row for problem in chunk.problems})
+        self._first_problems += chunk.problems[: MAX_PRINTED_PROBLEMS - len(self._first_problems)]
         if self._file:
-            lines = ({"row": p.row, "feature": p.feature, "detail": p.detail} for p in scored.refused)
+            lines = ({"row": p.row, "feature": p.feature, "detail": p.detail} for p in chunk.problems)
             self._file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
-    def tell(self, by: str) -> None:
-        """Says what was done, and what was refused."""
-        for problem in self._first:
-            click.echo(_sentence(problem), err=True)
-        click.echo(f"{self._rows:,} rows, {self._refused:,} refused, by {by}", err=True)
+    def print_summary(self, version: str) -> None:
+        """Print the first problems and the counts."""
+        for problem in self._first_problems:
+            click.echo(_problem_line(problem), err=True)
+        click.echo(f"{self._row_count:,} rows, {self._refused_count:,} refused, by {version}", err=True)
 
 
-def _sentence(problem: Problem) -> str:
+def _problem_line(problem: Problem) -> str:
     return f"row {problem.row}: {problem.detail}"
 
 
 @contextmanager
-def _watched(table: RowFile, results: Iterator[ScoredChunk]) -> Iterator[Iterator[ScoredChunk]]:
-    """The results, with a bar on the screen that says how far they are, if somebody watches."""
+def _with_progress_bar(table: RowFile, chunks: Iterator[ScoredChunk]) -> Iterator[Iterator[ScoredChunk]]:
+    """Yield the chunks; if standard error is a terminal, reading them advances a progress bar."""
     if not sys.stderr.isatty():
-        yield results
+        yield chunks
         return
     with click.progressbar(length=table.size, label="Predicting", file=sys.stderr) as bar:
 
-        def watched() -> Iterator[ScoredChunk]:
-            for scored in results:
+        def advance_bar() -> Iterator[ScoredChunk]:
+            for chunk in chunks:
                 bar.update(table.position() - bar.pos)
-                yield scored
+                yield chunk
 
-        yield watched()
+        yield advance_bar()

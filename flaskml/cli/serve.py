@@ -1,4 +1,4 @@
-"""`flask serve`: the app on the engine."""
+"""`flask serve`: serve the app on the event loop, in one process or in several workers."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ from flask.cli import NoAppException, ScriptInfo, pass_script_info
 from flaskml.cli import errors_as_messages
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
-"""What tells how the server is; it is answered before all else, however much waits."""
+"""Paths of the health checks, which are answered before all other requests, under any load."""
 
 FALLBACK_THREADS = 32
-"""Threads where the engine cannot run: as many calls as may share a batch."""
+"""Threads of waitress where the event loop cannot run: as many calls may share a batch."""
 
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--unix-socket", type=click.Path(), help="Listen on this socket instead of a port; with one worker.")
+@click.option(
+    "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="The port; 0 picks a free one."
+)
+@click.option("--unix-socket", type=click.Path(), help="Listen on this Unix socket instead of a port; one worker only.")
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    help="Processes that serve; 1 is this one.  [default: one for each processor it may use; 1 on a socket]",
+    help="Worker processes; with 1, this process serves.  [default: one per available processor; 1 on a Unix socket]",
 )
 @pass_script_info
 def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
-    """Serve the models over HTTP, many requests in one call of the estimator.
+    """Serve the models over HTTP on an event loop, which computes concurrent requests in batches.
 
-    Needs Linux and pip install 'flaskml[fast]'; elsewhere it serves on waitress's threads, and says so. It serves the
-    app that flask finds (--app, wsgi.py), or else the models in ./instance.
+    The event loop needs Linux and pip install 'flaskml[fast]'; elsewhere waitress's threads serve, and a message says
+    so. The app is the one that flask finds (--app, wsgi.py), or else one with the models in ./instance.
 
-    WORKERS. Each is a process that answers on one thread. Models are loaded before these are forked, so that they
-    share the memory. One that dies is replaced, and what waited for it is served by the next. A new version of a model
-    is swapped in within the workers; one of 16 MiB or more comes with new workers, so that one copy stays shared.
+    WORKERS. Each worker is a process with one event loop. Models are loaded before the workers are forked, so that
+    workers share memory (copy-on-write). A worker that dies is replaced, and its successor serves the connections that
+    wait. Workers swap in a new version of a model (hot reload). For one of 16 MiB or more, new workers replace them, so
+    that one copy stays shared.
 
-    SIGNALS. SIGTERM or Ctrl-C: /readyz answers 503, nobody new is accepted, and everything that was is answered, within
-    DRAIN_TIMEOUT seconds; a second one ends it at once. SIGHUP: configuration and models are
-    read anew and the workers replaced one by one, without a failed request; --workers 1 has none to replace.
+    SIGNALS. SIGTERM or Ctrl-C is a graceful shutdown: /readyz answers 503, new connections are refused, and accepted
+    requests are answered within DRAIN_TIMEOUT seconds; a second signal stops at once. SIGHUP is a rolling restart:
+    configuration and models are loaded again and the workers replaced one by one, without a failed request. With
+    --workers 1, SIGHUP only logs a warning.
 
-    LIMITS. Above MAX_QUEUE unanswered requests in a worker, and where X-Envoy-Expected-Rq-Timeout-Ms has passed, the
-    answer is 503 with Retry-After; /livez and /readyz go before all else. With no ADMIN_TOKEN_SHA256, only this machine
-    may change state, whatever the host.
+    LIMITS. Load shedding: above MAX_QUEUE unanswered requests in a worker, or after the timeout that the request states
+    in X-Envoy-Expected-Rq-Timeout-Ms, the answer is 503 with Retry-After. /livez and /readyz are answered first and
+    never refused. With no ADMIN_TOKEN_SHA256, only this machine may change state, whatever --host is.
 
     \b
     EXAMPLES
@@ -58,35 +62,36 @@ def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | Non
       flask serve --host 0.0.0.0 --port 80 --workers 4
       flask --app service:app serve --unix-socket /run/flaskml.sock
 
-    EXIT STATUS. 0 after a signal, 1 if it could not serve, 2 for wrong use.
+    EXIT STATUS. 0 after a signal, 1 if the server cannot start, 2 for a usage error.
     """
-    # Pandas imports pyarrow where that is installed; its allocator would start a thread, which no forked worker has.
+    # pandas imports pyarrow if it is installed. Its allocator would start a thread, which does not survive the fork.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two calls at once, each on all cores, take many times as long.
-    from flaskml.server.engine import is_supported
+    # Two concurrent calls that each use all cores take many times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from flaskml.server.setup import is_supported
 
     if unix_socket and (workers or 1) > 1:
-        raise click.UsageError("Several workers listen on a port; leave --unix-socket or --workers away.")
-    is_alone = workers == 1 or unix_socket is not None
+        raise click.UsageError("Only one worker can listen on a Unix socket; remove --unix-socket or --workers.")
+    is_single_process = workers == 1 or unix_socket is not None
     with errors_as_messages():
         if not is_supported():
-            click.echo("Serving on threads: the engine needs Linux and pip install 'flaskml[fast]'.", err=True)
-            _serve_on_threads(_app(info), host, port, unix_socket)
-        elif is_alone:
-            _serve_on_engine(_app(info), host=host, port=port, unix_socket=unix_socket)
+            click.echo("Serving on threads: the event loop needs Linux and pip install 'flaskml[fast]'.", err=True)
+            _serve_on_threads(_load_app(info), host, port, unix_socket)
+        elif is_single_process:
+            _serve_on_event_loop(_load_app(info), host=host, port=port, unix_socket=unix_socket)
         else:
-            _serve_with_workers(info, host, port, workers or _processors())
+            _serve_with_workers(info, host, port, workers or _processor_count())
 
 
-def _processors() -> int:
-    """The processors that this process may use, by its affinity and by the quota of its container."""
+def _processor_count() -> int:
+    """Return the number of processors that this process may use, by CPU affinity and container quota."""
     from joblib import cpu_count
 
     return int(cpu_count())
 
 
-def _app(info: ScriptInfo) -> Any:
-    """The app that Flask finds, or else the one that there is without a file."""
+def _load_app(info: ScriptInfo) -> Any:
+    """Return the app that Flask finds, or else one from `create_app()`."""
     try:
         return info.load_app()
     except NoAppException:
@@ -95,60 +100,69 @@ def _app(info: ScriptInfo) -> Any:
         return create_app()
 
 
-def _serve_on_engine(app: Any, ready: Callable[[], None] | None = None, **place: Any) -> None:
-    """Serves in this process until it is told to stop; calls `ready` once it accepts."""
-    from flaskml.server.engine import build_server, max_connections
-    from flaskml.server.policy import ServerPolicy
+def _serve_on_event_loop(app: Any, on_ready: Callable[[], None] | None = None, **address: Any) -> None:
+    """Serve in this process until a signal stops it. A worker passes `on_ready`, which is called once it listens.
 
-    app.extensions["watcher"].join()
-    app.extensions["registry"].warm()
+    `address` holds the address parameters of `build_server`.
+    """
+    from flaskml.server.policy import ServerPolicy
+    from flaskml.server.setup import build_server, max_connections
+
+    app.extensions["watcher"].ensure_started()
+    app.extensions["registry"].warm_up()
     settings = app.extensions["settings"]
-    policy = ServerPolicy(patience=settings.drain_timeout, queue_limit=settings.max_queue, first=HEALTH_PATHS)
-    largest = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
-    # What is sent in chunks is longer on the wire; the app holds each route to its own limit exactly.
-    limits = {"connection_limit": max_connections(), "max_request_body_size": largest + largest // 8 + 2**16}
-    engine = build_server(app, **place, policy=policy, **limits)
+    policy = ServerPolicy(
+        drain_seconds=settings.drain_timeout, queue_limit=settings.max_queue, priority_paths=HEALTH_PATHS
+    )
+    max_bytes = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
+    # A body with chunked transfer coding is longer on the wire. The app enforces the exact limit of each route.
+    limits = {"connection_limit": max_connections(), "max_request_body_size": max_bytes + max_bytes // 8 + 2**16}
+    server = build_server(app, **address, policy=policy, **limits)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: engine.stop())
-    if ready is None and not (sys.stdin and sys.stdin.isatty()):  # From a terminal it means that the terminal is gone.
-        signal.signal(signal.SIGHUP, lambda *_: engine.logger.warning("SIGHUP is for workers; nothing changes"))
-    _announce(engine, place.get("unix_socket"))
+        signal.signal(number, lambda *_: server.stop())
+    if on_ready is None and not (sys.stdin and sys.stdin.isatty()):  # On a terminal, SIGHUP means that it has closed.
+        message = "SIGHUP has no effect with one worker; restart the server to load configuration and models again"
+        signal.signal(signal.SIGHUP, lambda *_: server.logger.warning(message))
+    _log_address(server, address.get("unix_socket"))
     gc.collect()
-    gc.freeze()  # What lives as long as the process need not be looked through again and again.
-    if ready is not None:
-        ready()
-    engine.run()
+    gc.freeze()  # Objects that live as long as the process need no further garbage collection.
+    if on_ready is not None:
+        on_ready()
+    server.run()
     app.extensions["watcher"].stop()
 
 
 def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> None:
-    from flaskml.server.engine import WAITRESS_ADJUSTMENTS
+    from flaskml.server.setup import WAITRESS_ADJUSTMENTS
     from flaskml.server.supervisor import Supervisor, WorkerMain, open_listening_sockets
     from flaskml.settings import load_settings
 
-    loaded: list[Any] = []
+    registries: list[Any] = []
 
     def load() -> WorkerMain:
-        _forget_app_modules(info)
-        app = _app(ScriptInfo(app_import_path=info.app_import_path, create_app=info.create_app))
-        loaded[:] = [app.extensions["registry"]]
-        return partial(_work, app)
+        _unload_app_modules(info)
+        app = _load_app(ScriptInfo(app_import_path=info.app_import_path, create_app=info.create_app))
+        registries[:] = [app.extensions["registry"]]
+        return partial(_run_worker, app)
 
     settings, _ = load_settings({})
     sockets = open_listening_sockets(count, host, port, cast(int, WAITRESS_ADJUSTMENTS["backlog"]))
-    Supervisor(load, sockets, settings.drain_timeout, lambda: bool(loaded[0].large_news())).run()
+    Supervisor(load, sockets, settings.drain_timeout, lambda: bool(registries[0].has_new_large_versions())).run()
 
 
-def _work(app: Any, sock: socket.socket, ready: Callable[[], None]) -> None:
-    """What a worker does."""
-    app.extensions["registry"].leave_large_versions()
-    _serve_on_engine(app, ready, listening=sock)
+def _run_worker(app: Any, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve in a forked worker; the supervisor, not the worker, follows large versions."""
+    app.extensions["registry"].skip_large_versions()
+    _serve_on_event_loop(app, on_ready, listening_socket=sock)
 
 
-def _forget_app_modules(info: ScriptInfo) -> None:
-    """Has the module that makes the app run anew when it is loaded again: the named one, or those Flask looks for."""
-    named = (info.app_import_path or "").partition(":")[0].removesuffix(".py")
-    for name in [named] if named else ["wsgi", "app"]:
+def _unload_app_modules(info: ScriptInfo) -> None:
+    """Remove the module of the app from `sys.modules`, so that the next import runs it again.
+
+    It is the module that `--app` names, or else the modules that Flask searches.
+    """
+    app_module = (info.app_import_path or "").partition(":")[0].removesuffix(".py")
+    for name in [app_module] if app_module else ["wsgi", "app"]:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and Path(file).parent == Path.cwd():
             del sys.modules[name]
@@ -157,18 +171,18 @@ def _forget_app_modules(info: ScriptInfo) -> None:
 def _serve_on_threads(app: Any, host: str, port: int, unix_socket: str | None) -> None:
     from waitress import create_server
 
-    place = {"unix_socket": unix_socket} if unix_socket else {"host": host, "port": port}
-    server = create_server(app, threads=FALLBACK_THREADS, **place)
-    _announce(server, unix_socket)
+    address = {"unix_socket": unix_socket} if unix_socket else {"host": host, "port": port}
+    server = create_server(app, threads=FALLBACK_THREADS, **address)
+    _log_address(server, unix_socket)
     server.run()
 
 
-def _announce(server: Any, unix_socket: str | None) -> None:
-    """The line that waitress logs, to which the app adds what it serves."""
+def _log_address(server: Any, unix_socket: str | None) -> None:
+    """Log waitress's startup line, to which the app adds the served model."""
     import logging
 
     logger = logging.getLogger("waitress")
     if not logger.handlers:
         logging.basicConfig(level=logging.INFO)
-    place = f"unix:{unix_socket}" if unix_socket else f"http://{server.effective_host}:{server.effective_port}"
-    logger.info("Serving on %s", place)
+    address = f"unix:{unix_socket}" if unix_socket else f"http://{server.effective_host}:{server.effective_port}"
+    logger.info("Serving on %s", address)

@@ -1,4 +1,4 @@
-"""`flask train`."""
+"""`flask train`: train a model on a CSV file or a built-in data set."""
 
 from __future__ import annotations
 
@@ -10,41 +10,50 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import errors_as_messages, next_command, runtime_option, schema_option, settings_here, shortest_path
+from flaskml.cli import (
+    errors_as_messages,
+    runtime_option,
+    schema_option,
+    serve_command_for,
+    settings_here,
+    shortest_path,
+)
 
 if TYPE_CHECKING:
     from flaskml.store.manifest import Manifest
     from flaskml.training.trainer import Stage, Training, TrainingSpec
 
-MAX_NAMED_FEATURES = 6
-"""How many features the summary names."""
+MAX_LISTED_FEATURES = 6
+"""Features that the summary lists by name."""
 
 
 @click.command("train")
 @click.option("--data", default="regression", show_default=True, help="A CSV file, or a built-in data set's name.")
 @click.option("--target", help="The column of the CSV file to predict.")
 @click.option("--name", default="default", show_default=True, help="The model that the new version belongs to.")
-@click.option("--task", type=click.Choice(["classification", "regression"]), help="Default: read off the target.")
+@click.option(
+    "--task", type=click.Choice(["classification", "regression"]), help="The task; by default inferred from the target."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of split and fit.")
 @schema_option
 @runtime_option
-def train_command(data: str, schema: Mapping[str, Any] | None, **asked: Any) -> None:
+def train_command(data: str, schema: Mapping[str, Any] | None, **options: Any) -> None:
     """Train a model, store it as a new version and make it the active one.
 
-    The built-in data sets are regression (made: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
+    The built-in data sets are regression (generated: 100 rows of one feature), iris, wine, diabetes and breast_cancer.
     """
     from flaskml.training import trainer
 
     with errors_as_messages():
         settings = settings_here()
         file = _csv_file(data)
-        spec = _spec(data=None if file else data, schema=schema, **asked)
+        spec = _spec(data=None if file else data, schema=schema, **options)
         source = trainer.TrainingSource(file, file.name) if file else trainer.BUILT_IN_SOURCE
         try:
             training = trainer.run_training(spec, settings, _show_stage, source)
         finally:
             _clear_stage()
-    _tell(training, settings.instance_path, settings.model_name)
+    _print_summary(training, settings.instance_path, settings.model_name)
 
 
 def _csv_file(data: str) -> Path | None:
@@ -54,8 +63,8 @@ def _csv_file(data: str) -> Path | None:
         return None
     path = Path(data)
     if not path.is_file():
-        known = ", ".join(BUILT_IN)
-        raise click.BadParameter(f"{data} is neither a file nor one of {known}.", param_hint="--data")
+        names = ", ".join(BUILT_IN)
+        raise click.BadParameter(f"{data} is neither a file nor one of {names}.", param_hint="--data")
     return path
 
 
@@ -71,7 +80,7 @@ def _spec(**values: Any) -> TrainingSpec:
         raise click.BadParameter(f"{problem['msg']}.", param_hint=f"--{problem['loc'][0]}") from None
 
 
-def _tell(training: Training, instance_path: Path, served: str) -> None:
+def _print_summary(training: Training, instance_path: Path, default_name: str) -> None:
     manifest = training.manifest
     folder = instance_path / "models" / manifest.model / manifest.version
     lines = {
@@ -83,7 +92,7 @@ def _tell(training: Training, instance_path: Path, served: str) -> None:
         "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
         "model": f"{manifest.model} version {manifest.version}, {_standing(training)}",
         "stored": shortest_path(folder),
-        "next": next_command(manifest.model, served),
+        "next": serve_command_for(manifest.model, default_name),
     }
     for label, text in lines.items():
         click.echo(f"{label:<10} {text}")
@@ -94,30 +103,31 @@ def _standing(training: Training) -> str:
 
 
 def _runtime(manifest: Manifest) -> str:
-    """What computes, and what it was found to take."""
-    times = {found.runtime: found.one_row_microseconds for found in manifest.measurements if found.one_row_microseconds}
+    """Return the chosen runtime and the measured time per row of each runtime."""
+    times = {one.runtime: one.one_row_microseconds for one in manifest.measurements if one.one_row_microseconds}
     others = [f"{name} {time:.0f}" for name, time in times.items() if name != manifest.runtime]
     compared = f" ({', '.join(others)})" if others else ""
-    return f"{manifest.runtime}: {times[manifest.runtime]:.0f} µs a row{compared}"
+    return f"{manifest.runtime}: {times[manifest.runtime]:.0f} µs per row{compared}"
 
 
 def _rows(training: Training) -> str:
-    text = f"{training.manifest.rows:,} rows"
+    dropped = []
     if training.fitted.dropped_rows:
-        text += f" ({training.fitted.dropped_rows:,} more have no target)"
+        dropped.append(f"{training.fitted.dropped_rows:,} rows without a target")
     if training.fitted.dropped_columns:
-        text += f", without the empty columns {', '.join(training.fitted.dropped_columns)}"
-    return text
+        dropped.append(f"empty columns: {', '.join(training.fitted.dropped_columns)}")
+    text = f"{training.manifest.rows:,} rows"
+    return f"{text} (dropped: {'; '.join(dropped)})" if dropped else text
 
 
 def _features(manifest: Manifest) -> str:
     names = manifest.schema_.names
-    more = f" and {len(names) - MAX_NAMED_FEATURES} more" if len(names) > MAX_NAMED_FEATURES else ""
-    return f"{len(names)}: {', '.join(names[:MAX_NAMED_FEATURES])}{more}"
+    more = f" and {len(names) - MAX_LISTED_FEATURES} more" if len(names) > MAX_LISTED_FEATURES else ""
+    return f"{len(names)}: {', '.join(names[:MAX_LISTED_FEATURES])}{more}"
 
 
 def _show_stage(stage: Stage) -> None:
-    """Print the stage on a terminal, over the one before."""
+    """Print the stage over the previous one, if standard error is a terminal."""
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1
         text = f"{stage.name} ({stage.fraction:.0%} of the steps done)"[:width]

@@ -1,1 +1,1 @@
-"""Bytes to rows and answers to bytes: JSON, forms, CSV and NPY, with reports of what is wrong in them."""
+"""Request bodies to rows, answers to response bodies: JSON, forms, CSV and NPY, with reports of validation errors."""

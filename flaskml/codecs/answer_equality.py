@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 ABSOLUTE_TOLERANCE = 1e-9
-"""Tolerance of a number as a share of the largest answer: below it, only rounding may be left of the number."""
+"""Tolerance of a difference, as a share of the largest magnitude in the answer: a smaller one may be rounding error."""
 
 
 def answers_equal(expected: Any, answered: Any, *, relative: float, absolute: float = 0.0) -> bool:
     """Return whether two answers are equal: numbers within the tolerance, labels exactly, containers item by item.
 
-    Answers are arrays of shape (rows,) or (rows, columns), lists of such arrays, or JSON values.
+    Answers are arrays of shape (rows,) or (rows, columns), lists of such arrays, or JSON values. `relative` is a share
+    of the number, `absolute` is in the unit of the number.
     """
     if isinstance(expected, np.ndarray) or isinstance(answered, np.ndarray):
         return _arrays_equal(expected, answered, relative, absolute)
@@ -33,7 +34,7 @@ def answers_equal(expected: Any, answered: Any, *, relative: float, absolute: fl
 
 
 def largest_magnitude(answer: Any) -> float:
-    """Return the largest finite magnitude of the floats in an answer."""
+    """Return the largest finite magnitude of the floats in an answer, 0.0 without any."""
     if isinstance(answer, np.ndarray):
         is_float = answer.dtype.kind == "f"
         return float(np.abs(answer[np.isfinite(answer)]).max(initial=0.0)) if is_float else 0.0
@@ -45,7 +46,7 @@ def largest_magnitude(answer: Any) -> float:
 
 
 def _arrays_equal(expected: Any, answered: Any, relative: float, absolute: float) -> bool:
-    """Return whether two arrays have the same shape, the same kind in JSON, and equal values; NaN equals NaN."""
+    """Return whether two arrays have the same shape, the same type in JSON, and equal values; NaN equals NaN."""
     if not (isinstance(expected, np.ndarray) and isinstance(answered, np.ndarray)):
         return False
     if expected.shape != answered.shape or _json_kind(expected) != _json_kind(answered):
@@ -56,7 +57,7 @@ def _arrays_equal(expected: Any, answered: Any, relative: float, absolute: float
 
 
 def _json_kind(answer: np.ndarray) -> str:
-    """Return the kind of value that JSON has for the array's type."""
+    """Return the JSON type of the array's values; the dtype's kind where JSON has no type of its own."""
     return {"i": "integer", "u": "integer", "U": "text", "O": "text"}.get(answer.dtype.kind, answer.dtype.kind)
 
 

@@ -1,4 +1,4 @@
-"""From what an estimator answers to what JSON and CSV have for it."""
+"""Answers of an estimator as JSON values and as CSV."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from pydantic_core import to_json
 from flaskml.schema.tables import json_value
 
 Answer: TypeAlias = "np.ndarray | list[np.ndarray]"
-"""Shape (rows,), or (rows, columns); for several outputs some methods give a list of such, one for each."""
+"""An array of shape (rows,) or (rows, columns). For several outputs, some methods return a list with one per output."""
 
 ClassNames: TypeAlias = Sequence[str]
+"""The names of the classes of one output, in column order."""
 
 PER_CLASS_METHODS = frozenset({"predict_proba", "predict_log_proba"})
 """The methods whose columns are classes."""
 
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""Beginnings at which a spreadsheet takes a text for a formula."""
+"""First characters by which a spreadsheet recognizes a formula (CSV injection)."""
 
 
 def class_name(label: Any) -> str:
-    """The name of a class in JSON, where only texts are keys: booleans as JSON writes them, all else as Python does."""
+    """Return the name of a class as a JSON key: booleans as JSON writes them, other labels as `str` does."""
     if isinstance(label, (np.datetime64, np.timedelta64)):
         return str(label)
     label = label.item() if isinstance(label, np.generic) else label
@@ -33,45 +34,47 @@ def class_name(label: Any) -> str:
 
 
 def json_answers(answer: Answer, method: str, classes: Sequence[ClassNames] = (), top: int | None = None) -> list[Any]:
-    """One value a row: a number, a label, a list of them, or for probabilities an object from class to number.
+    """Return one JSON value per row: a number, a label, a list of them, or an object from class to probability.
 
-    `classes` are the names of the classes, output by output. With `top`, an object has that many of them, the most
-    probable first. Several outputs make a list of objects. An answer to no row may have any shape.
+    `classes` holds the class names of each output. With `top`, an object has only that many classes, the most probable
+    first. Probabilities of several outputs are a list of objects. An answer to zero rows may have any shape.
     """
     if method not in PER_CLASS_METHODS or not len(answer):
-        return _plain(np.asarray(answer))
+        return _json_values(np.asarray(answer))
     if isinstance(answer, list):
-        outputs = [_by_class(part, _names(classes, index, part), top) for index, part in enumerate(answer)]
+        outputs = [
+            _class_objects(output, _column_names(classes, index, output), top) for index, output in enumerate(answer)
+        ]
         return [list(row) for row in zip(*outputs, strict=True)]
-    return _by_class(answer, _names(classes if len(classes) == 1 else (), 0, answer), top)
+    return _class_objects(answer, _column_names(classes if len(classes) == 1 else (), 0, answer), top)
 
 
-def _plain(answer: np.ndarray) -> list[Any]:
+def _json_values(answer: np.ndarray) -> list[Any]:
     if answer.dtype.kind in "mM":
         missing, answer = np.isnat(answer), answer.astype(str).astype(object)
         answer[missing] = None
-    found: list[Any] = answer.tolist()
-    return _plain_items(found) if answer.dtype.hasobject else found
+    values: list[Any] = answer.tolist()
+    return _json_items(values) if answer.dtype.hasobject else values
 
 
-def _plain_items(items: list[Any]) -> list[Any]:
-    """The values of an array of objects, whatever stands for a missing one as None, and arrays as lists."""
-    return [_plain_item(item) for item in items]
+def _json_items(items: list[Any]) -> list[Any]:
+    """Return the items of an object array as JSON values: a missing-value marker as None, an array as a list."""
+    return [_json_item(item) for item in items]
 
 
-def _plain_item(item: Any) -> Any:
+def _json_item(item: Any) -> Any:
     if isinstance(item, np.ndarray):
-        return _plain(item)
-    return _plain_items(item) if isinstance(item, list) else json_value(item)
+        return _json_values(item)
+    return _json_items(item) if isinstance(item, list) else json_value(item)
 
 
-def _names(classes: Sequence[ClassNames], output: int, answer: np.ndarray) -> ClassNames:
-    """The classes that the columns stand for; numbers where the estimator has no name for each."""
+def _column_names(classes: Sequence[ClassNames], output: int, answer: np.ndarray) -> ClassNames:
+    """Return the class name of each column, or the column numbers unless there is one name for each."""
     names = classes[output] if output < len(classes) else ()
     return names if len(names) == answer.shape[1] else [str(column) for column in range(answer.shape[1])]
 
 
-def _by_class(answer: np.ndarray, names: ClassNames, top: int | None) -> list[dict[str, float]]:
+def _class_objects(answer: np.ndarray, names: ClassNames, top: int | None) -> list[dict[str, float]]:
     if top is None:
         return [dict(zip(names, row, strict=True)) for row in answer.tolist()]
     order = np.argsort(-answer, axis=1, kind="stable")[:, :top]
@@ -81,31 +84,31 @@ def _by_class(answer: np.ndarray, names: ClassNames, top: int | None) -> list[di
 
 
 def encode_json(value: Any) -> bytes:
-    """Strict JSON: what is not finite is null."""
-    return to_json(value, inf_nan_mode="null", fallback=_fallback)
+    """Return a value as strict JSON: NaN and infinities become null."""
+    return to_json(value, inf_nan_mode="null", fallback=_encode_unknown_type)
 
 
-def _fallback(value: Any) -> Any:
-    """A label that JSON has no type for: numpy's scalars in an array of objects, and whatever a model may answer."""
+def _encode_unknown_type(value: Any) -> Any:
+    """Return a JSON value for a type unknown to pydantic: NumPy scalars in object arrays, and labels of any class."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def encode_csv(rows: Sequence[Any]) -> bytes:
-    """The values of `json_answers` as CSV: a column for each number or class, a header, texts that begin no formula."""
+    """Return the values of `json_answers` as CSV with a header: one column per number or class, formulas escaped."""
     flat = [flatten_cells(row, "prediction") for row in rows]
     header = list(dict.fromkeys(name for row in flat for name in row)) or ["prediction"]
     return b"".join([encode_csv_line(header), *(encode_csv_line([row.get(name) for name in header]) for row in flat)])
 
 
 def encode_csv_line(values: Sequence[Any]) -> bytes:
-    """One line of CSV, its texts such that they begin no formula."""
+    """Return one line of CSV in UTF-8, formulas escaped."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerow([_guarded(value) for value in values])
+    csv.writer(out, lineterminator="\r\n").writerow([_escape_formula(value) for value in values])
     return out.getvalue().encode()
 
 
 def flatten_cells(value: Any, name: str) -> dict[str, Any]:
-    """A value as cells by their column's name, which says where in the value each was."""
+    """Return the cells of a nested value by column name; the name is the path to the cell, as in `name:0:class`."""
     if isinstance(value, Mapping):
         parts = [(f"{name}:{key}", part) for key, part in value.items()]
     elif isinstance(value, list):
@@ -115,8 +118,11 @@ def flatten_cells(value: Any, name: str) -> dict[str, Any]:
     return {key: cell for label, part in parts for key, cell in flatten_cells(part, label).items()}
 
 
-def _guarded(cell: Any) -> Any:
-    """A text that a spreadsheet would compute gets an apostrophe before it; numbers stay numbers, null is empty."""
+def _escape_formula(cell: Any) -> Any:
+    """Return the cell as CSV writes it: an apostrophe before a text that a spreadsheet would evaluate.
+
+    Numbers stay numbers. None, NaN and infinities become an empty cell.
+    """
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, float) and not np.isfinite(cell):

@@ -1,285 +1,209 @@
-"""The parser of one version: the bytes of a request to the table that the estimator takes.
+"""The parser of one version: request bodies (JSON, forms, CSV, NPY) and Python values to validated rows.
 
-A schema is compiled once into strict validators that read JSON straight into rows. What they refuse is read a second
-time, slowly, to say everything that is wrong with it (`diagnosis`).
+The parser compiles a schema once into strict validators that read JSON straight into rows. A body that they reject is
+parsed a second time, slowly, to report every problem in it (`validation_report`).
 """
 
 from __future__ import annotations
 
-import math
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
-from flaskml.codecs import validation_report as diagnosis
 from flaskml.codecs.csv_tables import read_csv_rows
 from flaskml.codecs.npy import read_npy
+from flaskml.codecs.rows import Rows, TableBuilder
 from flaskml.codecs.text_values import browser_field_names, parse_text_value
+from flaskml.codecs.validation_report import ValidationReport, decode_json, with_names, without_excess_names
+from flaskml.codecs.validators import row_core_schema, value_core_schema
 from flaskml.errors import InvalidInput, Problem, TooManyRows
-from flaskml.schema.features import MAX_EXACT_INTEGER, Feature, Schema, Value
-from flaskml.schema.tables import SchemaTableBuilder, datetime_validator, json_value
+from flaskml.schema.features import Schema, Value
+from flaskml.schema.tables import SchemaTableBuilder, json_value
 
-MAX_TEXT_CHARACTERS = 100_000
-"""Characters in one text value, so that a vectorizer's work on one request is bounded."""
-
-_INSTANCES = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
-
-
-class TableBuilder(Protocol):
-    """Makes the tables that a runtime computes."""
-
-    def build(self, rows: Sequence[Sequence[Any]]) -> Any:
-        """Return the table of rows that have their values in schema order, null as None."""
-        ...
-
-
-class Rows:
-    """What a request asks about: its values, and whether they came as one row rather than a list."""
-
-    __slots__ = ("_table", "_table_builder", "is_single", "values")
-
-    def __init__(self, values: Sequence[Sequence[Value]], table_builder: TableBuilder, *, is_single: bool) -> None:
-        self.values = values
-        """Valid values in schema order, null as None."""
-
-        self.is_single = is_single
-        self._table_builder = table_builder
-        self._table: Any = None
-
-    @property
-    def table(self) -> Any:
-        """The same as the estimator takes it, made when it is asked for: rows of several requests share a table."""
-        if self._table is None:
-            self._table = self._table_builder.build(self.values)
-        return self._table
+_INSTANCES_START = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
+"""The beginning of a body with the key "instances". The group matches if the first row is a list."""
 
 
 class Parser:
-    """The validators of one schema. Every method returns `Rows` or raises a `FlaskmlError` with a 4xx status."""
+    """The compiled validators of one schema.
+
+    The `parse_` methods return `Rows`. They raise a `FlaskmlError` with a 4xx status for invalid input.
+    """
 
     def __init__(self, schema: Schema, *, max_rows: int, table_builder: TableBuilder | None = None) -> None:
         self.schema = schema
         self.table_builder = table_builder or SchemaTableBuilder(schema)
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
-        self._written = {written: name for name in schema.names for written in browser_field_names(name)}
-        # To pydantic each missing value is an error with a copy of the row, which may be large: here none is missed.
-        quick = _row(schema, required=False)
-        values = core_schema.tuple_schema([_field(schema, feature) for feature in schema.features], fail_fast=True)
-        self._row = SchemaValidator(_row(schema, required=True))
-        self._quick_row = SchemaValidator(quick)
-        self._rows = SchemaValidator(self._list(quick))
-        self._instances = SchemaValidator(_only("instances", self._list(quick)))
-        self._value_instances = SchemaValidator(_only("instances", self._list(values)))
+        self._feature_names = {field: name for name in schema.names for field in browser_field_names(name)}
+        # pydantic copies the row into the error for each missing value, and a row may be large. So the fast validators
+        # require no value, and `_complete_rows` compares the number of values instead.
+        fast_row = row_core_schema(schema, is_required=False)
+        values = core_schema.tuple_schema(
+            [value_core_schema(schema, feature) for feature in schema.features], fail_fast=True
+        )
+        self._row_validator = SchemaValidator(row_core_schema(schema, is_required=True))
+        self._fast_row_validator = SchemaValidator(fast_row)
+        self._rows_validator = SchemaValidator(self._list_schema(fast_row))
+        self._instances_validator = SchemaValidator(_single_key_schema("instances", self._list_schema(fast_row)))
+        self._value_lists_validator = SchemaValidator(_single_key_schema("instances", self._list_schema(values)))
 
-    def _list(self, item: CoreSchema) -> CoreSchema:
-        # Failing fast: a list of errors for every row would be many times the size of the body.
+    def _list_schema(self, item: CoreSchema) -> CoreSchema:
+        # `fail_fast`: a list of errors for every row would be many times the size of the body.
         return core_schema.list_schema(item, max_length=self.max_rows, fail_fast=True)
 
     def parse_json(self, body: bytes) -> Rows:
-        """One object of features, a list of them, or `{"instances": [...]}` with rows as objects or as lists."""
+        """Return the rows of a JSON body: one object of features, a list of objects, or `{"instances": [...]}`.
+
+        Rows under "instances" are objects, or lists of values in schema order. Duplicate keys: the last one wins.
+        """
         try:
-            if (rows := self._parse(body)) is not None:
+            if (rows := self._parse_json_fast(body)) is not None:
                 return rows
         except ValidationError:
-            pass  # Its errors may be many times the size of the body, and are gone before the second reading.
-        document = diagnosis.decode_json(body)
-        sent, is_single = _as_rows(document)
-        if len(sent) > self.max_rows:
+            pass  # Its errors may be far larger than the body. They are freed before the second parse below.
+        document = decode_json(body)
+        rows_sent, is_single = _rows_of_document(document)
+        if len(rows_sent) > self.max_rows:
             raise TooManyRows(self.max_rows)
-        return self._checked(sent, is_single=is_single, lists=not isinstance(document, list))
+        return self._validate_each(rows_sent, is_single=is_single, allow_lists=not isinstance(document, list))
 
-    def _parse(self, body: bytes) -> Rows | None:
-        start = _INSTANCES.match(body)
+    def _parse_json_fast(self, body: bytes) -> Rows | None:
+        """Return the rows of a valid JSON body, or None if a value is missing. Raises pydantic's `ValidationError`."""
+        start = _INSTANCES_START.match(body)
         if start is None:
             if body.lstrip(b" \t\n\r")[:1] == b"[":
-                return self._of_whole(self._rows.validate_json(body))
-            return self._of_whole([self._quick_row.validate_json(body)], is_single=True)
+                return self._complete_rows(self._rows_validator.validate_json(body))
+            return self._complete_rows([self._fast_row_validator.validate_json(body)], is_single=True)
         if start[1]:
-            values = self._value_instances.validate_json(body)["instances"]
+            values = self._value_lists_validator.validate_json(body)["instances"]
             return Rows(values, self.table_builder, is_single=False)
-        return self._of_whole(self._instances.validate_json(body)["instances"])
+        return self._complete_rows(self._instances_validator.validate_json(body)["instances"])
 
-    def _of_whole(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows | None:
-        """The rows, unless one of them misses a feature."""
+    def _complete_rows(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows | None:
+        """Return the rows, or None if a row lacks a value."""
         width = len(self.schema.features)
-        whole = min(map(len, rows), default=width) == width
-        return self._of_objects(rows, is_single=is_single) if whole else None
+        is_complete = min(map(len, rows), default=width) == width
+        return self._rows_of_objects(rows, is_single=is_single) if is_complete else None
 
-    def _checked(
-        self, rows: Sequence[object], *, is_single: bool, lists: bool = False, found: Sequence[Problem] = ()
+    def _validate_each(
+        self, rows: Sequence[object], *, is_single: bool, allow_lists: bool = False, problems: Sequence[Problem] = ()
     ) -> Rows:
-        """The rows, validated one by one so that every problem is told, after those that were found already.
+        """Validate the rows one by one, to report every problem of each after the given `problems`.
 
-        `lists` says that a row may be a list. A problem stands where there was no row to be read.
+        With `allow_lists`, a row may be a list of values. A `Problem` among the rows replaces an unreadable row.
         """
-        report = diagnosis.ValidationReport(self.schema)
-        for problem in found:
-            report.tell(problem)
+        report = ValidationReport(self.schema)
+        for problem in problems:
+            report.add_problem(problem)
         valid = []
         for index, row in enumerate(rows):
-            if report.full:
+            if report.is_full:
                 break
             if isinstance(row, Problem):
-                report.tell(row)
+                report.add_problem(row)
                 continue
-            row = diagnosis.with_names(self.schema, row) if lists else row
-            row = diagnosis.without_excess_names(self.schema, row)
+            row = with_names(self.schema, row) if allow_lists else row
+            row = without_excess_names(self.schema, row)
             try:
-                valid.append(self._row.validate_python(row))
+                valid.append(self._row_validator.validate_python(row))
             except ValidationError as error:
-                report.add(index, row, error)
+                report.add_row_error(index, row, error)
         report.raise_if_any()
-        return self._of_objects(valid, is_single=is_single)
+        return self._rows_of_objects(valid, is_single=is_single)
 
     def parse_form(self, fields: Sequence[tuple[str, str]]) -> Rows:
-        """One row of text fields. A number is written in ASCII digits; nothing stands for null."""
-        named = [(self.feature_meant(written), text) for written, text in fields]
-        twice = [name[:100] for name, count in Counter(name for name, _ in named).items() if count > 1]
-        found = [Problem(0, name, f'"{name}" was sent more than once') for name in twice]
-        return self._checked([self._read(dict(named))], is_single=True, found=found)
+        """Return the row of a form, given as (name, text) pairs.
 
-    def feature_meant(self, written: str) -> str:
-        """The feature that a form means by a name, which browsers do not send as it stands."""
-        return written if written in self._features else self._written.get(written, written)
+        Numbers are written in ASCII digits. An empty text is null (`parse_text_value`).
+        """
+        named = [(self.feature_of_field(field), text) for field, text in fields]
+        repeated = [name[:100] for name, count in Counter(name for name, _ in named).items() if count > 1]
+        problems = [Problem(0, name, f'"{name}" was sent more than once; send it once') for name in repeated]
+        return self._validate_each([self._convert_record(dict(named))], is_single=True, problems=problems)
+
+    def feature_of_field(self, field: str) -> str:
+        """Return the feature that a form field stands for: browsers change some characters of field names.
+
+        An unknown name is returned unchanged.
+        """
+        return field if field in self._features else self._feature_names.get(field, field)
 
     def parse_csv(self, body: bytes) -> Rows:
-        """Rows of text with a header, in UTF-8; an empty field is null. The rules are those of a form."""
+        """Return the rows of a CSV body in UTF-8 with a header. A field is read as in `parse_form`."""
         header, records = read_csv_rows(body, self.max_rows)
-        if not records:  # Otherwise each row says which values it lacks.
+        if not records:  # Otherwise the validation of each row reports the missing values.
             self.check_columns(header)
-        return self.parse_texts(records)
+        return self.parse_records(records)
 
     def parse_npy(self, body: bytes) -> Rows:
-        """An array of shape (rows, features) in NumPy's format, features in schema order."""
+        """Return the rows of an array of shape (rows, features) in NumPy's format, features in schema order."""
         array = read_npy(body)
         if len(array) > self.max_rows:
             raise TooManyRows(self.max_rows)
         self.check_width(array.shape[1])
         return self.parse_table(array.tolist())
 
-    def parse_texts(self, records: Sequence[Mapping[str, str] | Problem]) -> Rows:
-        """Rows of text by column, under the rules of CSV; a problem stands where there was no row to be read."""
-        return self._checked([self._read(record) for record in records], is_single=False)
+    def parse_records(self, records: Sequence[Mapping[str, str] | Problem]) -> Rows:
+        """Return rows from records of text by column, as in CSV. A `Problem` replaces an unreadable record."""
+        return self._validate_each([self._convert_record(record) for record in records], is_single=False)
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise `InvalidInput` naming each feature that has no column."""
-        missing = [name for name in self.schema.names if name not in columns]
+        missing = [name[:100] for name in self.schema.names if name not in columns]
         if missing:
-            raise InvalidInput([Problem(None, name[:100], f'there is no column "{name[:100]}"') for name in missing])
+            raise InvalidInput([Problem(None, name, f'there is no column "{name}"; add it') for name in missing])
 
     def check_width(self, columns: int) -> None:
         """Raise `InvalidInput` unless an array has one column for each feature."""
         if columns != (width := len(self.schema.features)):
-            raise InvalidInput([Problem(None, None, f"the array has {columns} columns, and the model takes {width}")])
+            message = f"the array has {columns} columns; send {width}, one for each feature in schema order"
+            raise InvalidInput([Problem(None, None, message)])
 
-    def _read(self, texts: Mapping[str, str] | Problem) -> dict[str, Value] | Problem:
-        if isinstance(texts, Problem):
-            return texts
-        return {name: self._read_field(name, text) for name, text in texts.items()}
+    def _convert_record(self, record: Mapping[str, str] | Problem) -> dict[str, Value] | Problem:
+        if isinstance(record, Problem):
+            return record
+        return {name: self._convert_text(name, text) for name, text in record.items()}
 
-    def _read_field(self, name: str, text: str) -> Value:
+    def _convert_text(self, name: str, text: str) -> Value:
         feature = self._features.get(name)
         return text if feature is None else parse_text_value(feature, text)
 
-    def _of_objects(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows:
-        # A validated row has its values in schema order, whatever the order they were sent in.
+    def _rows_of_objects(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows:
+        # A validated row has its values in schema order, whatever the order in the body.
         values = [tuple(row.values()) for row in rows]
         return Rows(values, self.table_builder, is_single=is_single)
 
     def parse_table(self, rows: object) -> Rows:
-        """Rows from Python, any number of them: a mapping, a list of mappings or of lists, a 2-D array, a DataFrame."""
+        """Return rows from Python: a mapping, a list of mappings or of lists, a 2-D array, or a DataFrame.
+
+        `max_rows` does not apply.
+        """
         if isinstance(rows, Mapping):
-            return self._checked([_plain(rows)], is_single=True)
+            return self._validate_each([_json_row(rows)], is_single=True)
         if hasattr(rows, "to_dict"):
             rows = rows.to_dict("records")
-        return self._checked([_plain(row) for row in rows], is_single=False, lists=True)  # type: ignore[attr-defined]
+        json_rows = [_json_row(row) for row in rows]  # type: ignore[attr-defined]
+        return self._validate_each(json_rows, is_single=False, allow_lists=True)
 
 
-def _field(schema: Schema, feature: Feature) -> CoreSchema:
-    field = _FIELDS[feature.kind](schema, feature)
-    return core_schema.nullable_schema(field) if feature.nullable else field
-
-
-def _float(schema: Schema, feature: Feature) -> CoreSchema:
-    low, high = schema.bounds(feature)
-    if -low == high == sys.float_info.max:
-        return core_schema.float_schema(strict=True, allow_inf_nan=False)
-    return core_schema.float_schema(strict=True, allow_inf_nan=False, ge=float(low), le=float(high))
-
-
-def _integer(schema: Schema, feature: Feature) -> CoreSchema:
-    least, most = schema.bounds(feature)
-    low, high = math.ceil(least), math.floor(most)
-    # A client without integers sends 3.0; a float that large has lost its last digits and is an integer by accident.
-    number = core_schema.float_schema(strict=True, ge=max(low, -MAX_EXACT_INTEGER), le=min(high, MAX_EXACT_INTEGER))
-    whole = core_schema.no_info_after_validator_function(_as_integer, number)
-    return core_schema.union_schema([core_schema.int_schema(strict=True, ge=low, le=high), whole])
-
-
-def _as_integer(number: float) -> int:
-    # Not by pydantic's `multiple_of`, to which 1,000,000,000.5 is a multiple of 1 up to its version 2.10 at least.
-    if not number.is_integer():
-        raise ValueError
-    return int(number)
-
-
-def _text(_: Schema, __: Feature) -> CoreSchema:
-    return core_schema.str_schema(strict=True, max_length=MAX_TEXT_CHARACTERS)
-
-
-def _category(schema: Schema, feature: Feature) -> CoreSchema:
-    categories = list(feature.categories or ())
-    any_category = _integer(schema, feature) if feature.is_whole else _text(schema, feature)
-    if feature.unknown == "accept":
-        return any_category
-    closed = core_schema.literal_schema(categories)
-    return core_schema.chain_schema([any_category, closed]) if feature.is_whole else closed  # To a literal, true is 1.
-
-
-def _datetime(schema: Schema, feature: Feature) -> CoreSchema:
-    check = datetime_validator(feature, closed=schema.out_of_range == "refuse")
-    return core_schema.no_info_after_validator_function(check, core_schema.str_schema(strict=True, max_length=40))
-
-
-_FIELDS: Mapping[str, Callable[[Schema, Feature], CoreSchema]] = {
-    "float": _float,
-    "integer": _integer,
-    "boolean": lambda _, __: core_schema.bool_schema(strict=True),
-    "text": _text,
-    "category": _category,
-    "datetime": _datetime,
-}
-
-
-def _row(schema: Schema, *, required: bool) -> CoreSchema:
-    fields = {
-        feature.name: core_schema.typed_dict_field(_field(schema, feature), required=required)
-        for feature in schema.features
-    }
-    return core_schema.typed_dict_schema(fields, extra_behavior=_EXTRA[schema.extra], strict=True)
-
-
-_EXTRA: Mapping[str, Literal["forbid", "ignore"]] = {"refuse": "forbid", "ignore": "ignore"}
-
-
-def _only(name: str, value: CoreSchema) -> CoreSchema:
+def _single_key_schema(name: str, value: CoreSchema) -> CoreSchema:
     return core_schema.typed_dict_schema({name: core_schema.typed_dict_field(value)}, extra_behavior="forbid")
 
 
-def _as_rows(document: object) -> tuple[Sequence[Any], bool]:
+def _rows_of_document(document: object) -> tuple[Sequence[Any], bool]:
+    """Return the rows of a JSON document, and whether it is a single row."""
     if isinstance(document, dict) and document.keys() == {"instances"} and isinstance(document["instances"], list):
         return document["instances"], False
     return (document, False) if isinstance(document, list) else ([document], True)
 
 
-def _plain(row: Any) -> Any:
-    """A row from Python with the values that JSON would have given it."""
+def _json_row(row: Any) -> Any:
+    """Return a row from Python with its values as `json.loads` would return them."""
     if isinstance(row, Mapping):
         return {str(name): json_value(value) for name, value in row.items()}
     if isinstance(row, (Sequence, np.ndarray)) and not isinstance(row, str):

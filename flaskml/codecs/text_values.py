@@ -1,4 +1,4 @@
-"""Values that are written as text: the fields of forms and of CSV."""
+"""Values written as text: the fields of forms and of CSV."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from flaskml.schema.features import Feature, Value
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
-
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
-
 
 _BOOLEANS = {"true": True, "false": False}
 
 
 def browser_field_names(name: str) -> Iterator[str]:
-    """The name as forms may have it: with line ends as CR LF, and in multipart with these and quotes escaped.
+    """Yield the spellings of a field name that browsers send: line ends as CR LF, and line ends and quotes escaped.
 
-    Source: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+    Browsers escape names in multipart forms only. Source:
+    https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
     """
-    for ends in (name, re.sub("\r\n|\r|\n", "\r\n", name)):
-        yield ends
-        yield ends.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+    for spelling in (name, re.sub("\r\n|\r|\n", "\r\n", name)):
+        yield spelling
+        yield spelling.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
 
 
 def parse_text_value(feature: Feature, text: str) -> Value:
-    """The value that a text field stands for; a text that stands for none is returned as it is, to be refused."""
+    """Return the value of a text field. A text that is not a value is returned unchanged, and validation rejects it."""
     if text == "":
-        # Where training held no null, empty may be a text like others; as a category only if it is one of them.
+        # Without nulls in the training data, an empty text field is a text. An empty category field is one only if
+        # the empty string is a known category.
         may_be_text = feature.kind == "text" or "" in (feature.categories or ())
         return text if may_be_text and not feature.nullable else None
     if feature.kind in ("category", "text") and not feature.is_whole:

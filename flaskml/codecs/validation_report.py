@@ -1,6 +1,6 @@
-"""What is wrong with an input, said in full.
+"""Error messages for invalid input: every problem of a body, up to 20, each with its row and feature.
 
-Here speed does not matter and size does: at most 20 problems are told, each in a short sentence.
+This code runs only for invalid input, so the size of an answer matters here and the latency does not.
 """
 
 from __future__ import annotations
@@ -18,44 +18,47 @@ from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import datetime_validator
 
 MAX_INTEGER_DIGITS = 400
-"""Digits beyond which a JSON integer is larger than any float; Python would also take a quadratic time to read it."""
+"""Digits of the longest JSON integer that is converted: a longer one exceeds every float, and takes quadratic time."""
 
 MAX_SHOWN_CHARACTERS = 40
-"""Characters of a client's own value that are repeated to it."""
+"""Characters of a client's own value that an error message repeats."""
 
 
 def decode_json(body: bytes) -> Any:
-    """The JSON document in `body`, with its non-standard and oversized numbers kept as infinities and NaN.
+    """Return the JSON document in `body`. Non-standard and oversized numbers become infinities and NaN.
 
-    Raises `NotParseable` for what is not one JSON document in UTF-8.
+    Raises `NotParseable` unless the body is one JSON document in UTF-8.
     """
     if not body.strip():
         raise NotParseable("it is empty; send a JSON object with a value for each feature")
     try:
-        return json.loads(body.decode("utf-8"), parse_int=_integer)
+        return json.loads(body.decode("utf-8"), parse_int=_parse_integer)
     except UnicodeDecodeError as error:
-        raise NotParseable(f"byte {error.start} is not UTF-8") from None
+        raise NotParseable(f"byte {error.start} is not UTF-8; send the body in UTF-8") from None
     except RecursionError:
-        raise NotParseable("it is nested too deeply") from None
+        raise NotParseable("it is nested too deeply; send each feature as a single value") from None
     except json.JSONDecodeError as error:
         raise NotParseable(f"{error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}") from None
 
 
-def _integer(digits: str) -> int | float:
+def _parse_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else math.inf
 
 
 def with_names(schema: Schema, row: object) -> object:
-    """A row given as a list of values in schema order as the same row with names; any other row as it is."""
+    """Return a list of values in schema order as a dict by feature name, and any other row unchanged."""
     if isinstance(row, (list, tuple)) and len(row) == len(schema.features):
         return dict(zip(schema.names, row, strict=True))
     return row
 
 
 def without_excess_names(schema: Schema, row: object) -> object:
-    """A row with far too many names as one with just too many: an error is made, and told, for each."""
-    most = len(schema.features) + MAX_PROBLEMS + 1
-    if not isinstance(row, dict) or len(row) <= most:
+    """Return a row without its unknown names beyond the first `MAX_PROBLEMS` + 1: pydantic creates an error for each.
+
+    A row of few names is returned unchanged, and so is a row that is not a dict.
+    """
+    max_names = len(schema.features) + MAX_PROBLEMS + 1
+    if not isinstance(row, dict) or len(row) <= max_names:
         return row
     known = {name: row[name] for name in schema.names if name in row}
     unknown = (name for name in row if name not in known)
@@ -63,7 +66,7 @@ def without_excess_names(schema: Schema, row: object) -> object:
 
 
 class ValidationReport:
-    """The problems of one input, gathered row by row."""
+    """The problems of one input, collected row by row."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -71,71 +74,74 @@ class ValidationReport:
         self._problems: list[Problem] = []
 
     @property
-    def full(self) -> bool:
-        """Whether more problems were found than will be told, so that looking further is idle."""
+    def is_full(self) -> bool:
+        """True if there are more problems than the error will list, so that further validation is pointless."""
         return len(self._problems) > MAX_PROBLEMS
 
-    def tell(self, problem: Problem) -> None:
-        """Takes in a problem that was found before there was a row to validate."""
+    def add_problem(self, problem: Problem) -> None:
+        """Add a problem that was found before the row could be validated."""
         self._problems.append(problem)
 
-    def add(self, index: int, row: object, error: ValidationError) -> None:
-        """Takes in what a row validator said of the row at `index`."""
+    def add_row_error(self, index: int, row: object, error: ValidationError) -> None:
+        """Add the errors that pydantic raised for the row at `index`."""
         if not isinstance(row, dict):
-            self._problems.append(Problem(index, None, self._wrong_row(row)))
+            self._problems.append(Problem(index, None, self._row_type_message(row)))
             return
         seen = set()
         for detail in error.errors(include_url=False, include_input=False, include_context=False):
-            if self.full:  # Each sentence costs a search for the nearest name.
+            if self.is_full:  # Each message for an unknown name costs a search for the nearest name.
                 return
             if not detail["loc"]:
-                self._problems.append(Problem(index, None, "a name in it is not Unicode text"))
+                message = "a feature name is not valid Unicode; remove lone surrogates from it"
+                self._problems.append(Problem(index, None, message))
                 continue
             name = str(detail["loc"][0])
-            if name not in seen:  # A union reports once for each of its members.
+            if name not in seen:  # For a union, pydantic reports one error per member.
                 seen.add(name)
-                self._problems.append(Problem(index, name[:100], self._sentence(name, row, detail)))
+                self._problems.append(Problem(index, name[:100], self._feature_message(name, row, detail)))
 
     def raise_if_any(self) -> None:
-        """Raises `InvalidInput` unless nothing was added."""
+        """Raise `InvalidInput` if there are problems."""
         if self._problems:
-            raise InvalidInput(self._problems[:MAX_PROBLEMS], more=self.full)
+            raise InvalidInput(self._problems[:MAX_PROBLEMS], more=self.is_full)
 
-    def _beyond(self, feature: Feature, value: Any) -> str | None:
-        """What to say of a value that is of the right kind and too small or too large."""
+    def _out_of_range_message(self, feature: Feature, value: Any) -> str | None:
+        """Return the message for a value of the right type that is too small or too large, else None."""
         if feature.is_number and type(value) in (int, float) and -math.inf < value < math.inf:
             low, high = self._schema.bounds(feature)
-            whole = feature.kind == "integer"
-            beyond = (not whole or value == int(value)) and not low <= value <= high
-            noun = "a whole number" if whole else "a number"
-            return f"must be {noun} from {low} to {high}, not {_shown(value)}" if beyond else None
+            is_integer = feature.kind == "integer"
+            is_outside = (not is_integer or value == int(value)) and not low <= value <= high
+            noun = "a whole number" if is_integer else "a number"
+            return f"must be {noun} from {low} to {high}, not {_shown(value)}" if is_outside else None
         if feature.kind == "datetime" and isinstance(value, str) and self._schema.out_of_range == "refuse":
             with contextlib.suppress(ValueError):
-                datetime_validator(feature, closed=False)(value)
-                return f"must be a date and time, {feature.ranged}"
+                datetime_validator(feature, enforce_range=False)(value)
+                return f"must be a date and time in the range of the training data, {feature.range_text}"
         return None
 
-    def _wrong_row(self, row: object) -> str:
+    def _row_type_message(self, row: object) -> str:
         if isinstance(row, list):
             count = len(self._features)
             if len(row) != count:
-                return f'under "instances" a row may be a list of all {count} values, and this one has {len(row)}'
-            return f'a row is an object of features; a list of all {count} values is one under "instances" only'
-        return f"a row is an object with a value for each feature, not {_shown(row)}"
+                return f'the row is a list of {len(row)} values; under "instances", a list must have all {count} values'
+            return f'a list of all {count} values is a row only under "instances"; send an object of features'
+        return f"the row must be an object with a value for each feature, not {_shown(row)}"
 
-    def _sentence(self, name: str, row: dict[str, Any], detail: ErrorDetails) -> str:
+    def _feature_message(self, name: str, row: dict[str, Any], detail: ErrorDetails) -> str:
         if name not in self._features:
-            return f'there is no feature "{name[:100]}"{did_you_mean(name, self._features)}'
+            remedy = did_you_mean(name, self._features) or "; remove it"
+            return f'there is no feature "{name[:100]}"{remedy}'
         feature = self._features[name]
         if detail["type"] == "missing":
-            return f'"{name[:100]}" is missing; it must be {feature.wanted}'
+            return f'"{name[:100]}" is missing; it must be {feature.expectation}'
         value = row[name]
-        if beyond := self._beyond(feature, value):
-            return f'"{name[:100]}" {beyond}'
-        return f'"{name[:100]}" must be {feature.wanted}, not {_shown(value)}{_remedy(feature, value)}'
+        if message := self._out_of_range_message(feature, value):
+            return f'"{name[:100]}" {message}'
+        return f'"{name[:100]}" must be {feature.expectation}, not {_shown(value)}{_hint(feature, value)}'
 
 
 def _shown(value: object) -> str:
+    """Return a client's value as an error message shows it, shortened."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "a number beyond the range of floats"
     if isinstance(value, (list, dict)):
@@ -148,9 +154,10 @@ def _shown(value: object) -> str:
     return str(value)[:MAX_SHOWN_CHARACTERS]
 
 
-def _remedy(feature: Feature, value: object) -> str:
+def _hint(feature: Feature, value: object) -> str:
+    """Return the end of an error message that says how to correct the value, or an empty string."""
     if value is None:
-        return "; no row in training had null here"
+        return "; no training row has null here, so send a value"
     if isinstance(value, str) and feature.is_number and value.strip("+-").replace(".", "", 1).isdigit():
         return "; send it without quotes"
     if isinstance(value, str) and feature.categories:

@@ -1,1 +1,1 @@
-"""Processes follow the store without a restart: the registry of slots, the roster, the watcher."""
+"""Hot reload: processes follow the store without a restart, by a registry of slots, a roster and a watcher."""

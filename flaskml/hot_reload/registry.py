@@ -1,4 +1,4 @@
-"""The slots of a process, and how they follow the store."""
+"""The slots of a process, and their hot reload when the store changes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,32 @@ from flaskml.store.state import EMPTY_STATE, ModelState
 
 logger = logging.getLogger(__name__)
 
+FIRST_RETRY_SECONDS = 5
+"""Seconds between a failed load and the first retry. Each further wait is twice as long (exponential back-off)."""
+
+MAX_RETRY_SECONDS = 60
+"""Seconds of the longest wait between two retries."""
+
+LARGE_VERSION_BYTES = 16 * 2**20
+"""Bytes from which a version is large: the supervisor loads it once, and new workers share it by copy-on-write."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """A state of a model that could not be shown, and when to try again."""
+    """A state of a model that did not load completely, and the time of the next attempt."""
 
     revision: str
-    tries: int
-    again: float
-    """On the monotonic clock."""
-
-
-LARGE_VERSION_BYTES = 16 * 2**20
-"""Bytes of a version from which workers share one copy: they are forked anew rather than that each loads its own."""
+    attempts: int
+    retry_at: float
+    """Seconds on the monotonic clock."""
 
 
 @dataclass
 class Registry:
-    """Loads what is active and brings it into slots, one per model.
+    """The slots of one process, one per model, which hot reload keeps up to date with the store.
 
-    `slots` gains a name when a model of that name is published. Only `refresh` changes a slot, and one refresh runs
-    at a time; readers take no lock.
+    `slots` gains an entry when a model is published under a new name. Only `refresh` changes a filled slot, and one
+    refresh runs at a time. Readers take no lock: a slot changes by the atomic swap of a reference.
     """
 
     store: ModelStore
@@ -48,162 +53,176 @@ class Registry:
     max_rows: int
     slots: dict[str, ModelSlot] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
-    """The revision of the state of each model that its slot shows."""
+    """The revision of the state that the slot of each model serves."""
 
-    adopted: str | None = None
-    """The model whose slot was filled by somebody else."""
+    injected_model: str | None = None
+    """The model whose slot was injected by the caller of `create_app`."""
 
     failures: dict[str, LoadFailure] = field(default_factory=dict)
-    """The models whose state could not be shown, or not all of it."""
+    """The models whose state did not load completely."""
 
-    _leaves_large: bool = False
+    _skips_large_versions: bool = False
+    _last_fingerprint: object = None
+    _refresh_lock: threading.Lock = field(default_factory=threading.Lock)
+    _change_lock: threading.Lock = field(default_factory=threading.Lock)
 
-    _looked: object = None
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
-    _change: threading.Lock = field(default_factory=threading.Lock)
-
-    def adopt(self, slot: ModelSlot) -> ModelSlot:
-        """Takes a slot that somebody else has filled, and shows no other version in it."""
+    def use_slot(self, slot: ModelSlot) -> ModelSlot:
+        """Register a slot that the caller has filled, and return it. `refresh` does not change it."""
         self.slots[slot.name] = slot
-        self.adopted = slot.name
+        self.injected_model = slot.name
         return slot
 
-    def expect(self, name: str) -> ModelSlot:
-        """The slot of a model, which says what to do as long as there is none."""
+    def slot_for(self, name: str) -> ModelSlot:
+        """Return the slot of a model; the first call creates and fills it.
+
+        If the model cannot be loaded, the slot holds a `NoPredictor` that raises the reason.
+        """
         if name not in self.slots:
-            slot = self.slots[name] = ModelSlot(name, NoPredictor(self.store.nothing_active(name)))
+            slot = self.slots[name] = ModelSlot(name, NoPredictor(self.store.no_active_version(name)))
             try:
-                self._show(slot, self.store.state_or_unused(name))
-            except Exception as error:  # Whatever is wrong with one model, the others must start.
+                self._fill_slot(slot, self.store.state_or_empty(name))
+            except Exception as error:  # One model that fails to load must not keep the others from starting.
                 reason = (
-                    error if isinstance(error, FlaskmlError) else FlaskmlError(f"{type(error).__name__} at its load.")
+                    error
+                    if isinstance(error, FlaskmlError)
+                    else FlaskmlError(f"Loading it raised {type(error).__name__}.")
                 )
                 slot.swap(NoPredictor(ModelUnavailable(reason, name, self.store.names())))
-                self._note(name, error)
+                self._record_failure(name, error)
         return self.slots[name]
 
-    def warm(self) -> None:
-        """Finds what every predictor costs that was loaded without: by a server, before it answers."""
+    def warm_up(self) -> None:
+        """Warm up every predictor that is in memory. A server does this before it accepts connections."""
         for slot in self.slots.values():
             for predictor in slot.versions.values():
-                _warm(predictor)
+                _warm_up(predictor)
 
-    def leave_large_versions(self) -> None:
-        """Load no large version from now on: the supervisor replaces this worker by one that shares its memory."""
-        self._leaves_large = True
+    def skip_large_versions(self) -> None:
+        """Load no new large version from now on: the supervisor replaces this worker by one that shares its memory."""
+        self._skips_large_versions = True
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Lets one request change the registry at a time, for each may wait for seconds. Raises `Busy`."""
-        if not self._change.acquire(blocking=False):
+    def exclusive_change(self) -> Iterator[None]:
+        """Allow one request at a time to change the registry, because a change may take seconds. Raises `Busy`."""
+        if not self._change_lock.acquire(blocking=False):
             raise Busy
         try:
             yield
         finally:
-            self._change.release()
+            self._change_lock.release()
 
-    def look(self) -> object:
-        """Something that differs whenever a refresh may find news: a change, or a failure that is to be tried again."""
+    def fingerprint(self) -> object:
+        """Return a value that changes whenever the store has changed or a failed load is due for a retry."""
         now = time.monotonic()
-        return self.store.look(), [failure.tries for failure in self.failures.values() if failure.again > now]
+        waiting = [failure.attempts for failure in self.failures.values() if failure.retry_at > now]
+        return self.store.fingerprint(), waiting
 
-    def large_news(self) -> bool:
-        """Whether since the last look a large version has come into service that is not in memory here."""
-        if (now := self.store.look()) == self._looked:
+    def has_new_large_versions(self) -> bool:
+        """Return whether the store changed since the last call and serves a large version that is not in memory."""
+        if (now := self.store.fingerprint()) == self._last_fingerprint:
             return False
-        self._looked = now
-        return any(self._has_large_news(name, self.store.state_or_unused(name)) for name in self.store.names())
+        self._last_fingerprint = now
+        return any(self._needs_large_version(name, self.store.state_or_empty(name)) for name in self.store.names())
 
-    def _has_large_news(self, name: str, state: ModelState) -> bool:
-        held = self.slots[name].versions if name in self.slots else {}
-        return any(self.store.size(name, version) >= LARGE_VERSION_BYTES for version in state.served() - held.keys())
+    def _needs_large_version(self, name: str, state: ModelState) -> bool:
+        in_memory = self.slots[name].versions if name in self.slots else {}
+        missing = state.served() - in_memory.keys()
+        return any(self.store.size(name, version) >= LARGE_VERSION_BYTES for version in missing)
 
     def refresh(self) -> Mapping[str, str]:
-        """Brings every slot to the state that its model has now, and returns the revision of what each shows.
+        """Bring every slot to the current state of its model, and return the revision that each slot serves.
 
-        A version is loaded, tried and warmed before it takes the place of the old one; if that fails, the old stays,
-        and it is tried again later.
+        A new version is loaded, accepted by its trial and warmed up before it replaces the old one. If a step fails,
+        the old version keeps serving, and the load is retried with back-off.
         """
-        with self._mutex:
+        with self._refresh_lock:
             for name in {*self.store.names(), *self.slots}:
                 try:
-                    self._follow(name, self.store.state_or_unused(name))
-                except Exception as error:  # One model's trouble, of whatever kind, must not keep the others back.
-                    self._note(name, error)
+                    self._refresh_slot(name, self.store.state_or_empty(name))
+                except Exception as error:  # One model that fails to load must not keep the others from refreshing.
+                    self._record_failure(name, error)
             return dict(self.revisions)
 
-    def _follow(self, name: str, state: ModelState) -> None:
-        if name == self.adopted:
+    def _refresh_slot(self, name: str, state: ModelState) -> None:
+        if name == self.injected_model:
             self.revisions[name] = state.revision
             return
-        if self._leaves_large and self._has_large_news(name, state):
+        if self._skips_large_versions and self._needs_large_version(name, state):
             return
         failure, slot = self.failures.get(name), self.slots.get(name) or ModelSlot(name)
-        if state.active is None and slot.serving is not None:  # Somebody has removed it, perhaps to restore it.
+        if state.active is None and slot.serving is not None:  # The model was removed, perhaps to be restored.
             return
         if failure is None and state.revision == self.revisions.get(name, EMPTY_STATE.revision):
             return
-        if failure is None or failure.revision != state.revision or failure.again <= time.monotonic():
-            self._show(slot, state, warm=True)
+        if failure is None or failure.revision != state.revision or failure.retry_at <= time.monotonic():
+            self._fill_slot(slot, state, warm=True)
 
-    def _note(self, name: str, error: BaseException, revision: str | None = None) -> None:
-        """Remembers that something could not be shown, so that it is tried again, less and less often."""
+    def _record_failure(self, name: str, error: BaseException, revision: str | None = None) -> None:
+        """Schedule a retry with exponential back-off, and log the first failure of a revision."""
         revision = self._revision(name) if revision is None else revision
-        before = self.failures.get(name)
-        tries = before.tries + 1 if before and before.revision == revision else 1
-        self.failures[name] = LoadFailure(revision, tries, time.monotonic() + min(5 * 2 ** (tries - 1), 60))
-        if tries == 1:
-            logger.error("Model %s: %s", name, getattr(error, "detail", type(error).__name__))
+        previous = self.failures.get(name)
+        attempts = previous.attempts + 1 if previous and previous.revision == revision else 1
+        wait = min(FIRST_RETRY_SECONDS * 2 ** (attempts - 1), MAX_RETRY_SECONDS)
+        self.failures[name] = LoadFailure(revision, attempts, time.monotonic() + wait)
+        if attempts == 1:
+            reason = getattr(error, "detail", type(error).__name__)
+            logger.error("Model %s cannot be loaded and will be retried: %s", name, reason)
 
     def _revision(self, name: str) -> str:
         try:
-            return self.store.state_or_unused(name).revision
+            return self.store.state_or_empty(name).revision
         except FlaskmlError:
             return ""
 
-    def _show(self, slot: ModelSlot, state: ModelState, *, warm: bool = False) -> None:
-        """Fills the slot with what the state names, keeping what it holds already."""
-        name, held = slot.name, slot.versions
+    def _fill_slot(self, slot: ModelSlot, state: ModelState, *, warm: bool = False) -> None:
+        """Load the versions that the state serves, and swap them in. Versions already in memory are reused."""
+        name, in_memory = slot.name, slot.versions
         versions = {}
         if state.active is not None:
-            versions[state.active] = self._open(name, state.active, held, warm=warm)
-        troubles = []
+            versions[state.active] = self._load_or_reuse(name, state.active, in_memory, warm=warm)
+        alias_errors = []
         for version in state.served() - {state.active}:
             try:
-                versions[version] = self._open(name, version, held, warm=warm)
-            except (FlaskmlError, MemoryError) as error:  # What has only an alias must not take the active one down.
-                troubles.append(error)
-        current = NoPredictor(self.store.nothing_active(name)) if state.active is None else versions[state.active]
+                versions[version] = self._load_or_reuse(name, version, in_memory, warm=warm)
+            except (FlaskmlError, MemoryError) as error:  # A broken aliased version must not take the active one down.
+                alias_errors.append(error)
+        current = NoPredictor(self.store.no_active_version(name)) if state.active is None else versions[state.active]
         slot.swap(current, versions)
         self.slots[name] = slot
         if state.revision:
             self.revisions[name] = state.revision
         self.failures.pop(name, None)
-        for trouble in troubles:
-            self._note(name, trouble, state.revision)
+        for alias_error in alias_errors:
+            self._record_failure(name, alias_error, state.revision)
 
-    def _open(self, name: str, version: str, held: Mapping[str, Predictor], *, warm: bool) -> Predictor:
-        """The predictor of a version: the one that is held, if it is of the very same version, or a new one."""
-        predictor = held.get(version)
+    def _load_or_reuse(self, name: str, version: str, in_memory: Mapping[str, Predictor], *, warm: bool) -> Predictor:
+        """Return the predictor in memory if its manifest equals the stored one; else load the version.
+
+        A manifest can differ under the same number when a model was removed and published again.
+        """
+        predictor = in_memory.get(version)
         try:
             if predictor is not None and predictor.manifest == self.store.manifest(name, version):
                 return predictor
             ensure_accepted(self.store, name, version, self.limits)
         except VersionNotFound as error:
             raise DamagedFile(
-                f"models/{name}/state.json", f"it names version {version}, which is gone", name
+                f"models/{name}/state.json", f"it names version {version}, which does not exist", name
             ) from error
         predictor = open_predictor(self.store.load(name, version), max_rows=self.max_rows)
         if warm:
-            _warm(predictor)
+            _warm_up(predictor)
         return predictor
 
 
-def _warm(predictor: Predictor) -> None:
-    with contextlib.suppress(Exception):  # A made-up row may be none that it answers; its golden rows it did.
-        predictor.warm()
+def _warm_up(predictor: Predictor) -> None:
+    with contextlib.suppress(Exception):  # The estimator may refuse made-up rows; it accepted its golden rows.
+        predictor.warm_up()
 
 
 def lagging_processes(store: ModelStore, roster: Roster, name: str, state: ModelState) -> list[Member]:
-    """The live processes that do not serve the state of a model, or a later one, within a few seconds."""
-    return roster.lagging(name, state.revision, lambda: store.state_or_unused(name).revision, ROSTER_TIMEOUT_SECONDS)
+    """Return the live processes that serve neither this state of a model nor a later one.
+
+    Waits up to `ROSTER_TIMEOUT_SECONDS` for them.
+    """
+    return roster.lagging(name, state.revision, lambda: store.state_or_empty(name).revision, ROSTER_TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""The processes that serve one instance folder: who they are, and how each follows what changes."""
+"""The roster: the live processes that serve one instance folder, and the model states that each of them serves."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from flaskml.store.disk import Disk, lock_file
 
 logger = logging.getLogger(__name__)
 
-
-_SUFFIX = ".process"
-
-
 ROSTER_TIMEOUT_SECONDS = 5
-"""Seconds that an activation waits for every process; then it says which lag."""
-
+"""Seconds that an activation waits for every process to serve it. After that, it reports the lagging processes."""
 
 ROSTER_POLL_SECONDS = 0.02
-"""Seconds between two looks at what other processes have told."""
+"""Seconds between two reads of the roster while an activation waits."""
+
+_SUFFIX = ".process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,10 @@ class Member:
 
 
 class Roster:
-    """One locked file for each live process under `run/`. The system unlocks it however the process ends."""
+    """One locked file per live process under `run/`. The operating system releases the lock however the process ends.
+
+    `folder` is `run/` in the instance folder.
+    """
 
     def __init__(self, instance_path: Path, disk: Disk | None = None) -> None:
         self.folder = instance_path / "run"
@@ -46,20 +46,20 @@ class Roster:
         self._entry: tuple[int, str, BinaryIO] | None = None
 
     def enter(self) -> str:
-        """Enters this process, once, and returns the id it is known by. Raises OSError in a read-only folder."""
-        if self._entry is None or self._entry[0] != os.getpid():  # A child after a fork is another process.
+        """Enter this process, if it is not in the roster, and return its id. Raises OSError in a read-only folder."""
+        if self._entry is None or self._entry[0] != os.getpid():  # After a fork, the child is another process.
             self.disk.make_directory(self.folder)
             with self.disk.lock(self.folder / ".lock"):
                 self._remove_dead()
                 member = token_hex(8)
                 file = open(self._path(member), "xb")  # noqa: SIM115 - open, and so locked, while the process lives
-                lock_file(file, wait=True)  # Somebody may just be asking whether it is locked.
+                lock_file(file, wait=True)  # `is_alive` in another process may hold the lock for a moment.
             self._entry = (os.getpid(), member, file)
-            self.tell({})
+            self.announce({})
         return self._entry[1]
 
-    def tell(self, revisions: Mapping[str, str]) -> None:
-        """Tells all who ask what this process serves, if it has entered."""
+    def announce(self, revisions: Mapping[str, str]) -> None:
+        """Write the revisions that this process serves into its file, if it has entered."""
         if self._entry is not None:
             file = self._entry[2]
             file.seek(0)
@@ -68,7 +68,7 @@ class Roster:
             file.flush()
 
     def is_alive(self, member: str) -> bool:
-        """Whether the process with that id still runs."""
+        """Return whether the process with that id is still running."""
         if self._entry is not None and self._entry[1] == member:
             return True
         try:
@@ -78,7 +78,7 @@ class Roster:
             return False
 
     def members(self) -> Iterator[Member]:
-        """Every live process and what it tells."""
+        """Yield every live process with the revisions that it announced."""
         for path in self.folder.glob(f"*{_SUFFIX}"):
             member = path.name.removesuffix(_SUFFIX)
             if self.is_alive(member):
@@ -86,30 +86,33 @@ class Roster:
 
     def _member(self, member: str, path: Path) -> Member:
         try:
-            told = json.loads(path.read_bytes())
-        except (OSError, ValueError):  # It is just being written; the next look sees it whole.
-            told = {"pid": 0, "revisions": {}}
-        return Member(member, told["pid"], told["revisions"])
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # The process is writing it at this moment; the next poll reads it.
+            content = {"pid": 0, "revisions": {}}
+        return Member(member, content["pid"], content["revisions"])
 
     def lagging(self, name: str, revision: str, current: Callable[[], str], seconds: float) -> list[Member]:
-        """The live processes that do not serve the state of the model with that revision yet, after at most `seconds`.
+        """Return the live processes that serve neither `revision` of the model's state nor the current one.
 
-        Nor a later one: `current` tells the revision of the present state.
+        Waits up to `seconds` for them. `current` returns the revision of the current state, which may be later.
         """
         deadline = time.monotonic() + seconds
         while True:
-            reached = {revision, current()}
-            late = [member for member in self.members() if member.revisions.get(name) not in reached]
-            if not late or time.monotonic() >= deadline:
-                return late
+            accepted = {revision, current()}
+            lagging = [member for member in self.members() if member.revisions.get(name) not in accepted]
+            if not lagging or time.monotonic() >= deadline:
+                return lagging
             time.sleep(ROSTER_POLL_SECONDS)
 
     def path_for(self, name: str) -> Path:
-        """Where this process may keep a file of its own; it is removed when the process is found dead."""
+        """Return a path for a file of this process. After the death of the process, the next one to enter deletes it.
+
+        Enters the roster if necessary.
+        """
         return self.folder / f"{self.enter()}.{name}"
 
     def leave(self) -> None:
-        """Ends the membership of this process, if it has one."""
+        """Remove this process from the roster, if it has entered."""
         if self._entry is not None:
             _, member, file = self._entry
             file.close()
@@ -120,8 +123,8 @@ class Roster:
         for path in self.folder.glob(f"*{_SUFFIX}"):
             member = path.name.removesuffix(_SUFFIX)
             if not self.is_alive(member):
-                for left in self.folder.glob(f"{member}.*"):
-                    left.unlink(missing_ok=True)
+                for leftover in self.folder.glob(f"{member}.*"):
+                    leftover.unlink(missing_ok=True)
 
     def _path(self, member: str) -> Path:
         return self.folder / f"{member}{_SUFFIX}"

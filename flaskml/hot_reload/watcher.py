@@ -1,4 +1,4 @@
-"""The watcher: one thread that keeps a process in step with the store."""
+"""The watcher: one thread that polls the store and triggers the hot reload of changed models."""
 
 from __future__ import annotations
 
@@ -15,75 +15,78 @@ from flaskml.hot_reload.roster import Roster
 logger = logging.getLogger(__name__)
 
 WATCH_INTERVAL_SECONDS = 0.1
-"""Seconds between two looks at the store. An activation takes as long to be seen, and a look costs microseconds."""
+"""Seconds between two polls of the store. A poll costs microseconds; an activation is noticed after one interval."""
 
 
 class Watcher:
-    """Keeps a process in step with the store, from its first request on.
+    """Hot reload of one process, from its first request on.
 
-    `look` returns a fingerprint of the store. When it changes, `follow` is called; it returns the revisions of the
-    states that the process serves from then on, which are announced in the roster.
+    `fingerprint` returns a value that changes with the store. After a change, the watcher calls `refresh`, which
+    returns the revision of each model's state that the process serves, and announces the revisions in the roster.
     """
 
-    def __init__(self, roster: Roster, look: Callable[[], object], follow: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, roster: Roster, fingerprint: Callable[[], object], refresh: Callable[[], Mapping[str, str]]
+    ) -> None:
         self.roster = roster
-        self.look = look
-        self.follow = follow
-        self._seen = look()
-        self._untold: Mapping[str, str] | None = None
-        self._has_joined = False
-        self._mutex = threading.Lock()
-        self._step = threading.Lock()
+        self.fingerprint = fingerprint
+        self.refresh = refresh
+        self._last_fingerprint = fingerprint()
+        self._unannounced: Mapping[str, str] | None = None
+        self._is_started = False
+        self._start_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        if hasattr(os, "register_at_fork"):  # Asking for the number of the process at each request costs more.
-            os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        if hasattr(os, "register_at_fork"):  # Cheaper than comparing the process id at each request.
+            os.register_at_fork(after_in_child=partial(_reset_after_fork, weakref.ref(self)))
 
-    def join(self) -> None:
-        """Enters the roster, catches up with the store, and starts to watch: once in a process, before it answers.
+    def ensure_started(self) -> None:
+        """Enter the roster, load the current state of the store and start the thread: once per process.
 
-        Who activates a version waits for the roster. So a process is in it before it compares, and no request that is
-        sent after an activation was acknowledged is answered by the version before.
+        A process calls this before its first answer. An activation waits for every process in the roster. A process
+        therefore enters the roster before it reads the store. So a request that you send after an activation was
+        acknowledged is never answered by the previous version.
         """
-        if self._has_joined:
+        if self._is_started:
             return
-        with self._mutex:
-            if not self._has_joined:
-                with contextlib.suppress(OSError):  # A folder that is read-only is served all the same.
+        with self._start_lock:
+            if not self._is_started:
+                with contextlib.suppress(OSError):  # A read-only folder is served without the roster.
                     self.roster.enter()
-                self.compare(always=True)
+                self.sync(force=True)
                 self._thread = threading.Thread(target=self._watch, name="flaskml-watcher", daemon=True)
                 self._thread.start()
-                self._has_joined = True
+                self._is_started = True
 
-    def compare(self, *, always: bool = False) -> None:
-        """Catches up if the store has changed since the last look, or `always`, and tells the roster."""
-        with self._step:
-            if (now := self.look()) != self._seen or always:
-                self._untold = self.follow()
-                self._seen = now
-            if self._untold is not None:
-                with contextlib.suppress(OSError):  # On a full disk; the next look tells. Serving comes first.
-                    self.roster.tell(self._untold)
-                    self._untold = None
+    def sync(self, *, force: bool = False) -> None:
+        """Refresh if the store has changed since the last call, or if `force` is set, and announce the revisions."""
+        with self._sync_lock:
+            if (now := self.fingerprint()) != self._last_fingerprint or force:
+                self._unannounced = self.refresh()
+                self._last_fingerprint = now
+            if self._unannounced is not None:
+                with contextlib.suppress(OSError):  # The disk is full: keep serving, and announce at the next poll.
+                    self.roster.announce(self._unannounced)
+                    self._unannounced = None
 
     def _watch(self) -> None:
         while not self._stopped.wait(WATCH_INTERVAL_SECONDS):
             try:
-                self.compare()
-            except Exception:  # Whatever befalls one look, what is in memory goes on serving, and so does the watch.
-                logger.exception("The store cannot be followed")
+                self.sync()
+            except Exception:  # One failed poll must end neither the thread nor the serving of loaded versions.
+                logger.exception("Hot reload failed and will be retried; the loaded versions keep serving")
 
     def stop(self) -> None:
-        """Ends the watching, and the membership of this process."""
+        """Stop the thread, and remove this process from the roster."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
         self.roster.leave()
 
 
-def _forked(reference: weakref.ref[Watcher]) -> None:
-    """Has the watcher of a child join anew: it has no thread, and is nobody in the roster."""
+def _reset_after_fork(reference: weakref.ref[Watcher]) -> None:
+    """Make the watcher of a child process start again: the child has neither the thread nor a roster entry."""
     watcher = reference()
     if watcher is not None:
-        watcher._has_joined = False
+        watcher._is_started = False

@@ -1,4 +1,4 @@
-"""Files of rows, predicted in chunks: a file may be larger than memory."""
+"""Scoring of files: their rows are predicted in chunks, so a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -13,87 +13,94 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.codecs import validation_report as diagnosis
 from flaskml.codecs.csv_tables import open_csv_rows
-from flaskml.codecs.parser import Rows
+from flaskml.codecs.rows import Rows
+from flaskml.codecs.validation_report import decode_json
 from flaskml.errors import FlaskmlError, InvalidInput, MissingExtra, NotParseable, Problem
 from flaskml.inference.predictor import Predictor
 
 CHUNK_ROWS = 2_000
 """Rows that are read and predicted at once."""
 
-
 MAX_IGNORED_COLUMNS = 1_000
-"""Names beside the features that are told at most."""
+"""The number of ignored columns that are reported at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowFile:
-    """The rows of a file, read as they are asked for, and what makes the model's rows of some of them."""
+    """An open file of rows, read lazily."""
 
     rows: Iterator[Any]
-    """A problem stands where there was no row to be read."""
+    """The rows of the file; a `Problem` in place of each row that is unreadable."""
 
     parse: Callable[[Sequence[Any]], Rows]
+    """The parser of rows from this iterator. Raises `InvalidInput`."""
 
     position: Callable[[], int]
     """How much of the file has been read, in the unit of `size`."""
 
     size: int
+    """Bytes of a text file; rows of a binary one."""
 
-    left_out: Collection[str] = ()
-    """Columns of the file that the model does not know, of those that were read."""
+    ignored_columns: Collection[str] = ()
+    """Columns read so far that are no feature of the model, such as its target."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredChunk:
-    """What became of some rows that follow one another."""
+    """The answers to consecutive rows."""
 
     values: list[Any]
-    """One a row, as in JSON; None for one that was refused."""
+    """One JSON value per row; None for a refused row."""
 
-    refused: list[Problem]
-    """Why, with the number of the row in the file."""
+    problems: list[Problem]
+    """The problems of the refused rows, each with the number of its row in the file."""
 
 
 def score_rows(predictor: Predictor, table: RowFile, method: str) -> Iterator[ScoredChunk]:
-    """Predicts a table chunk by chunk. A row that is refused loses nothing but itself."""
+    """Yield the answers of a file chunk by chunk. A refused row does not affect the other rows of its chunk."""
     start = 0
     while chunk := list(islice(table.rows, CHUNK_ROWS)):
         try:
-            yield ScoredChunk(_predicted(predictor, table.parse(chunk), method), [])
+            yield ScoredChunk(_predict_values(predictor, table.parse(chunk), method), [])
         except FlaskmlError:
-            yield _one_by_one(predictor, table, chunk, method, start)
+            yield _score_one_by_one(predictor, table, chunk, method, start)
         start += len(chunk)
 
 
-def _predicted(predictor: Predictor, rows: Rows, method: str) -> list[Any]:
-    return predictor.values(predictor.predict(rows, method), method)
+def _predict_values(predictor: Predictor, rows: Rows, method: str) -> list[Any]:
+    return predictor.json_values(predictor.predict(rows, method), method)
 
 
-def _one_by_one(predictor: Predictor, table: RowFile, chunk: Sequence[Any], method: str, start: int) -> ScoredChunk:
+def _score_one_by_one(
+    predictor: Predictor, table: RowFile, chunk: Sequence[Any], method: str, start: int
+) -> ScoredChunk:
     values: list[Any] = []
-    refused: list[Problem] = []
+    problems: list[Problem] = []
     for number, row in enumerate(chunk, start):
         try:
-            values += _predicted(predictor, table.parse([row]), method)
+            values += _predict_values(predictor, table.parse([row]), method)
         except InvalidInput as error:
             values.append(None)
-            refused += [Problem(number, found.feature, found.detail) for found in error.problems]
+            problems += [Problem(number, problem.feature, problem.detail) for problem in error.problems]
         except FlaskmlError as error:
             values.append(None)
-            refused.append(Problem(number, None, error.detail))
-    return ScoredChunk(values, refused)
+            problems.append(Problem(number, None, error.detail))
+    return ScoredChunk(values, problems)
 
 
 @contextmanager
 def open_row_file(path: Path, predictor: Predictor) -> Iterator[RowFile]:
-    """The rows of a file, by the end of its name. Raises `NotParseable` for one that is none of these."""
-    opened = FILE_READERS.get(path.suffix.lower())
-    if opened is None:
+    """Open a file of rows by its suffix, one of `FILE_READERS`.
+
+    Raises `NotParseable` for any other suffix or for damaged content, `InvalidInput` for columns or a width that do
+    not fit the model, `MissingExtra` for Parquet without pyarrow.
+    """
+    open_file = FILE_READERS.get(path.suffix.lower())
+    if open_file is None:
         raise NotParseable(f"{path.name} ends in none of {', '.join(FILE_READERS)}")
     with ExitStack() as stack:
-        yield opened(stack, path, predictor)
+        yield open_file(stack, path, predictor)
 
 
 def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
@@ -101,17 +108,17 @@ def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     lines = stack.enter_context(io.TextIOWrapper(file, "utf-8-sig", newline=""))
     parser = predictor.parser
     header, rows = open_csv_rows(lines)
-    left_out = _left_out(predictor, header)
-    return RowFile(_without(rows, left_out), parser.parse_texts, file.tell, path.stat().st_size, left_out)
+    ignored = _ignored_columns(predictor, header)
+    return RowFile(_drop_columns(rows, ignored), parser.parse_records, file.tell, path.stat().st_size, ignored)
 
 
-def _left_out(predictor: Predictor, columns: Sequence[str]) -> list[str]:
-    """The columns that the model does not know, such as its target; those that it needs must be there."""
+def _ignored_columns(predictor: Predictor, columns: Sequence[str]) -> list[str]:
+    """Return the columns that are no feature. Raises `InvalidInput` if a feature has no column."""
     predictor.parser.check_columns(columns)
     return [column for column in columns if column not in predictor.schema.names]
 
 
-def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
+def _drop_columns(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
     for row in rows:
         if isinstance(row, dict):
             for column in columns:
@@ -121,27 +128,27 @@ def _without(rows: Iterable[Any], columns: Sequence[str]) -> Iterator[Any]:
 
 def _open_jsonl(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     file = stack.enter_context(path.open("rb"))
-    left_out: dict[str, None] = {}
-    rows = _known(_documents(file), predictor.schema.names, left_out)
-    return RowFile(rows, _parse_with(predictor), file.tell, path.stat().st_size, left_out)
+    ignored: dict[str, None] = {}
+    rows = _drop_unknown_keys(_decode_lines(file), predictor.schema.names, ignored)
+    return RowFile(rows, _table_parser(predictor), file.tell, path.stat().st_size, ignored)
 
 
-def _documents(lines: Iterable[bytes]) -> Iterator[Any]:
+def _decode_lines(lines: Iterable[bytes]) -> Iterator[Any]:
     for number, line in enumerate(lines):
         content = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
         if content.strip():
             try:
-                yield diagnosis.decode_json(content)
+                yield decode_json(content)
             except NotParseable as error:
                 yield Problem(None, None, error.detail)
 
 
-def _known(rows: Iterable[Any], names: Sequence[str], left_out: dict[str, None]) -> Iterator[Any]:
-    """The rows without what the model does not know, the names of which are noted, up to a thousand."""
+def _drop_unknown_keys(rows: Iterable[Any], names: Sequence[str], ignored: dict[str, None]) -> Iterator[Any]:
+    """Yield the rows without unknown keys, and collect up to `MAX_IGNORED_COLUMNS` of these keys in `ignored`."""
     known = frozenset(names)
     for row in rows:
-        if isinstance(row, dict) and (more := row.keys() - known):
-            left_out |= dict.fromkeys(sorted(more)[: MAX_IGNORED_COLUMNS - len(left_out)])
+        if isinstance(row, dict) and (unknown := row.keys() - known):
+            ignored |= dict.fromkeys(sorted(unknown)[: MAX_IGNORED_COLUMNS - len(ignored)])
             yield {name: value for name, value in row.items() if name in known}
         else:
             yield row
@@ -151,18 +158,18 @@ def _open_npy(_: ExitStack, path: Path, predictor: Predictor) -> RowFile:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
-        raise NotParseable(f"it is no array of numbers ({error})") from None
+        raise NotParseable(f"it is not an array of numbers ({error})") from None
     if array.ndim != 2:
-        raise NotParseable(f"it is an array of {array.ndim} dimensions, where 2 are needed: rows and features")
+        raise NotParseable(f"the array has {array.ndim} dimensions; it needs 2, rows and features")
     predictor.parser.check_width(array.shape[1])
-    read = [0]
+    position = [0]
 
     def rows() -> Iterator[Any]:
         for start in range(0, len(array), CHUNK_ROWS):
-            read[0] = start
+            position[0] = start
             yield from array[start : start + CHUNK_ROWS].tolist()
 
-    return RowFile(rows(), _parse_with(predictor), lambda: read[0], len(array))
+    return RowFile(rows(), _table_parser(predictor), lambda: position[0], len(array))
 
 
 def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
@@ -174,22 +181,22 @@ def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile
     try:
         content = stack.enter_context(ParquetFile(path))
     except ArrowException as error:
-        raise NotParseable(f"it is no Parquet file ({error})") from None
-    left_out = _left_out(predictor, content.schema_arrow.names)
-    read = [0]
+        raise NotParseable(f"it is not a Parquet file ({error})") from None
+    ignored = _ignored_columns(predictor, content.schema_arrow.names)
+    position = [0]
 
     def rows() -> Iterator[Any]:
         try:
             for batch in content.iter_batches(CHUNK_ROWS, columns=list(predictor.schema.names)):
                 yield from batch.to_pylist()
-                read[0] += batch.num_rows
+                position[0] += batch.num_rows
         except (ArrowException, OSError) as error:
-            raise NotParseable(f"it is damaged behind row {read[0]} ({error})") from None
+            raise NotParseable(f"it is damaged after row {position[0]} ({error})") from None
 
-    return RowFile(rows(), _parse_with(predictor), lambda: read[0], content.metadata.num_rows, left_out)
+    return RowFile(rows(), _table_parser(predictor), lambda: position[0], content.metadata.num_rows, ignored)
 
 
-def _parse_with(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:
+def _table_parser(predictor: Predictor) -> Callable[[Sequence[Any]], Rows]:
     def parse(rows: Sequence[Any]) -> Rows:
         problems = [row for row in rows if isinstance(row, Problem)]
         if problems:
@@ -205,4 +212,4 @@ FILE_READERS: Mapping[str, Callable[[ExitStack, Path, Predictor], RowFile]] = {
     ".npy": _open_npy,
     ".parquet": _open_parquet,
 }
-"""What reads a file, by the end of its name."""
+"""The function that opens a file, by its suffix."""

@@ -1,4 +1,4 @@
-"""The slot of a model: the place that every request reads its current predictor from."""
+"""The slot of a model: one attribute that every request reads the current predictor from."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from flaskml.store.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class NoPredictor:
-    """Stands where a predictor would, and answers every question with the reason why there is none."""
+    """A stand-in for a missing predictor: reading any attribute of a predictor raises `reason`."""
 
     reason: FlaskmlError
 
     def __getattr__(self, _: str) -> Any:
-        # One error is raised again and again: its traceback must not gather the frames of all who met it.
+        # One error object is raised many times. Reset its traceback, or it collects the frames of every call.
         raise self.reason.with_traceback(None)
 
 
 Current: TypeAlias = Predictor | NoPredictor
-"""What a slot holds. Both answer to the same names; one of them always with an error."""
+"""The content of a slot. Both classes have the same attributes, and those of `NoPredictor` always raise."""
 
 
 class ModelSlot:
-    """Holds one model's current predictor. Reading `current` once is all that a request needs; a swap replaces it."""
+    """One model's current predictor. A request reads `current` once and uses only that value; a hot reload replaces it.
+
+    So no response mixes two versions.
+    """
 
     __slots__ = ("current", "name", "versions")
 
@@ -36,40 +39,43 @@ class ModelSlot:
         self.name = name
         self.current: Current = current or NoPredictor(NoActiveVersion(name, ()))
         self.versions: Mapping[str, Predictor] = {}
-        """The predictors that answer when a version is named: the current one and those with an alias."""
+        """The predictors of the versions that a request may name: the current one and those with an alias."""
 
     def __repr__(self) -> str:
         return f"<ModelSlot {describe_current(self.current)}>"
 
     @property
     def serving(self) -> Manifest | None:
-        """What the current version records about itself; None if there is no model."""
+        """The manifest of the current version; None if there is no model."""
         return self.current.manifest if isinstance(self.current, Predictor) else None
 
     def swap(self, current: Current, versions: Mapping[str, Predictor] | None = None) -> None:
-        """Puts `current` in place for all who read from now on; who has read the old one finishes with it."""
+        """Replace the current predictor by the atomic swap of a reference.
+
+        Requests that have read the old predictor finish with it.
+        """
         self.versions = versions or {}
         self.current = current
 
     def version(self, version: str) -> Predictor:
-        """The predictor of a version that is active or has an alias. Raises `VersionNotServed` for any other."""
+        """Return the predictor of a version that is active or has an alias. Raises `VersionNotServed` for any other."""
         predictor = self.versions.get(version)
         if predictor is None:
             raise VersionNotServed(self.name, version)
         return predictor
 
     def predict(self, rows: Any, method: str | None = None) -> Answer:
-        """One prediction per row, as an array: shape (rows,), or (rows, outputs); or what another method answers.
+        """Return one prediction per row as an array of shape (rows,) or (rows, outputs), or another method's answer.
 
         `rows` is a mapping (one row), a list of mappings or of lists, a 2-D array or a DataFrame.
-        Raises `InvalidInput` naming row and feature.
+        Raises `InvalidInput`, which names row and feature, `MethodNotOffered` or `RowsRefused`.
         """
         predictor = self.current
-        return predictor.predict(predictor.parser.parse_table(rows), predictor.method(method))
+        return predictor.predict(predictor.parser.parse_table(rows), predictor.resolve_method(method))
 
 
 def describe_current(current: Current) -> str:
-    """The current predictor in a few words, for the start line and for people."""
+    """Return a short description of the current predictor, for the startup log and for `repr`."""
     if isinstance(current, NoPredictor):
         return f"no model ({current.reason.detail})"
     manifest = current.manifest

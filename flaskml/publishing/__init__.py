@@ -1,1 +1,1 @@
-"""An estimator becomes an active version: inspected, stored, and tried in a child process."""
+"""Publishing: a fitted estimator becomes an active version. It is inspected, stored and tried in a child process."""

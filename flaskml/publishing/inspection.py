@@ -1,4 +1,4 @@
-"""What a fitted estimator and a sample of its rows tell: the schema, the table that it takes, what it can be asked."""
+"""Inspection of a fitted estimator with a sample of its rows: the schema, the methods, and the inputs it accepts."""
 
 from __future__ import annotations
 
@@ -26,100 +26,104 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXT_DTYPE = "U"
-"""The type of an array of strings of any length, as numpy names it."""
+"""The numpy dtype of strings of any length."""
 
 ROUNDING_TOLERANCE = 1e-12
-"""How far two answers may be off that only rounding tells apart."""
+"""Relative difference of two answers that counts as rounding."""
 
 MAX_COMPARED_VALUES = 200_000
-"""Values of a sample that are made again from what requests would send."""
+"""Most sample values that `check_round_trip` compares."""
 
 MAGNITUDES = (MAX_FLOAT, float(np.finfo(np.float32).max), 1e30, 1e15)
-"""Numbers that an estimator is tried with, to see how large they may be."""
+"""Magnitudes to try an estimator with, largest first, to learn how large its inputs may be."""
 
 TEXT_COLUMN_HINT = (
-    "A vectorizer, which takes a list of texts, takes a column of a DataFrame in "
+    "For a vectorizer, which takes a list of texts, name a column of a DataFrame: "
     'make_column_transformer((TfidfVectorizer(), "text")).'
 )
 
 UNKNOWN_CATEGORY = "no category of training"
-"""What an estimator is tried with to see whether it takes a category that it does not know."""
+"""A category to try an estimator with, to learn whether it accepts unknown ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows as the estimator takes them, and the schema of the requests that become such rows."""
+    """Sample rows in the form that the estimator takes, and the schema of requests that become such rows."""
 
     schema: Schema
     table: Table
 
 
 def inspect_sample(estimator: Any, X: Any, corrections: Mapping[str, Any] | None = None) -> Sample:
-    """The sample as the estimator takes it, and its schema with what the corrections say instead.
+    """Return the sample in the form that the estimator takes, and its schema after the corrections.
 
-    An estimator that knows the names of its columns takes a frame, unless all are numbers and it answers their array
-    alike, which costs a request less. Any other takes what it answers: a frame where the array makes a difference.
-    Raises `NotPublishable` or `InvalidSchema`.
+    An estimator that knows its column names takes a DataFrame. If all columns are numbers and it answers an array
+    equally, it takes the array, which makes requests cheaper. An estimator without column names takes an array, or a
+    DataFrame if it answers the array differently.
+    `X` is a DataFrame or an array of shape (rows, features). Raises `NotPublishable` or `InvalidSchema`.
     """
     if np.ndim(X) == 1:
         raise NotPublishable(
             "The sample must be a DataFrame or an array of shape (rows, features), and it has one dimension. "
             f"{TEXT_COLUMN_HINT}"
         )
-    sample = _of_frame(estimator, X) if hasattr(X, "iloc") else _of_array(estimator, np.asarray(X))
+    sample = _inspect_frame(estimator, X) if hasattr(X, "iloc") else _inspect_array(estimator, np.asarray(X))
     return Sample(apply_corrections(sample.schema, corrections or {}), sample.table)
 
 
-def _of_frame(estimator: Any, frame: pd.DataFrame) -> Sample:
+def _inspect_frame(estimator: Any, frame: pd.DataFrame) -> Sample:
     named = frame.rename(columns=str)
     if not len(named):
-        raise NotPublishable("The sample has no row.")
+        raise NotPublishable("The sample has no rows; give at least one.")
     if not named.columns.is_unique:
-        raise NotPublishable("The sample has two columns with the same name.")
-    _check_width(estimator, named.columns.tolist())
-    some, array = sample_rows(named), named.to_numpy()
+        raise NotPublishable("The sample has two columns with the same name; rename one of them.")
+    _check_columns(estimator, named.columns.tolist())
+    rows, array = sample_rows(named), named.to_numpy()
     if all(isinstance(dtype, np.dtype) and dtype.kind in "iuf" for dtype in named.dtypes):
-        if has_equal_answers(estimator, some, sample_rows(array)):
+        if has_equal_answers(estimator, rows, sample_rows(array)):
             return Sample(with_array_layout(schema_from_frame(named), array.dtype.name), array)
         return Sample(schema_from_frame(named), named)
-    knows_names = hasattr(estimator, "feature_names_in_")
-    if knows_names or (_answers(estimator, some) and not has_equal_answers(estimator, some, sample_rows(array))):
+    if _needs_frame(estimator, rows, sample_rows(array)):
         return Sample(schema_from_frame(named), named)
     try:
-        return _of_array(estimator, array, named.columns.tolist())
-    except (ValueError, TypeError, AttributeError, KeyError):  # It was fitted on a frame and has not kept the names.
+        return _inspect_array(estimator, array, named.columns.tolist())
+    except (ValueError, TypeError, AttributeError, KeyError):  # It was fitted on a DataFrame without recording names.
         return Sample(schema_from_frame(named), named)
 
 
-def _answers(estimator: Any, table: Table) -> bool:
-    return _works(estimator, table, estimator_methods(estimator)[0])
+def _needs_frame(estimator: Any, frame: Table, array: Table) -> bool:
+    """Return whether the estimator knows its column names, or answers the DataFrame but the array differently."""
+    if hasattr(estimator, "feature_names_in_"):
+        return True
+    is_answered = _is_answered(estimator, frame, estimator_methods(estimator)[0])
+    return is_answered and not has_equal_answers(estimator, frame, array)
 
 
-def _of_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> Sample:
+def _inspect_array(estimator: Any, array: np.ndarray, names: Sequence[str] = ()) -> Sample:
     import pandas as pd
 
     if array.ndim != 2:
         raise NotPublishable("The sample must be a DataFrame or an array of shape (rows, features).")
-    known = getattr(estimator, "feature_names_in_", None)
-    if known is not None:
-        return _of_frame(estimator, _inferred(pd.DataFrame(array, columns=list(known), dtype=array.dtype)))
+    fitted_names = getattr(estimator, "feature_names_in_", None)
+    if fitted_names is not None:
+        frame = pd.DataFrame(array, columns=list(fitted_names), dtype=array.dtype)
+        return _inspect_frame(estimator, _with_inferred_types(frame))
     if not len(array):
-        raise NotPublishable("The sample has no row.")
+        raise NotPublishable("The sample has no rows; give at least one.")
     if array.dtype.kind not in "biufUO":
-        raise NotPublishable(f"The sample is an array of {array.dtype}; make it of numbers, booleans or strings.")
+        raise NotPublishable(f"The sample is an array of {array.dtype}; convert it to numbers, booleans or strings.")
     names = names or [f"x{index}" for index in range(array.shape[1])]
-    _check_width(estimator, names)
+    _check_columns(estimator, names)
     call_method(estimator, sample_rows(array), estimator_methods(estimator)[0])
-    dtype = TEXT_DTYPE if array.dtype.kind == "U" else array.dtype.name
-    # The type is said, because pandas 3 would make its own strings of objects, with another marker for what is missing.
-    kind = object if array.dtype.kind in "UO" else array.dtype
-    return Sample(
-        with_array_layout(schema_from_frame(pd.DataFrame(array, columns=list(names), dtype=kind)), dtype), array
-    )
+    layout_dtype = TEXT_DTYPE if array.dtype.kind == "U" else array.dtype.name
+    # Without an explicit dtype, pandas 3 converts objects to its own strings, which mark missing values differently.
+    frame_dtype = object if array.dtype.kind in "UO" else array.dtype
+    frame = pd.DataFrame(array, columns=list(names), dtype=frame_dtype)
+    return Sample(with_array_layout(schema_from_frame(frame), layout_dtype), array)
 
 
-def _inferred(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its columns of objects as numbers or booleans where all of them are."""
+def _with_inferred_types(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the DataFrame with object columns as numbers or booleans where all of their values are."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     inferred = frame.infer_objects()
@@ -129,110 +133,139 @@ def _inferred(frame: pd.DataFrame) -> pd.DataFrame:
     return inferred
 
 
-def _check_width(estimator: Any, columns: Sequence[str]) -> None:
+def _check_columns(estimator: Any, columns: Sequence[str]) -> None:
+    """Raise `NotPublishable` if the estimator was fitted on columns of other names or another number of columns."""
     names, width = getattr(estimator, "feature_names_in_", None), getattr(estimator, "n_features_in_", None)
     if names is not None and list(names) != list(columns):
-        raise NotPublishable(f"The estimator was fitted on the columns {', '.join(map(str, names))}, in this order.")
+        raise NotPublishable(
+            f"The estimator was fitted on the columns {', '.join(map(str, names))}, in this order; the sample must "
+            "have the same columns."
+        )
     if width is not None and width != len(columns):
-        raise NotPublishable(f"The estimator was fitted on {width} features; the sample has {len(columns)} columns.")
+        raise NotPublishable(
+            f"The estimator was fitted on {width} features; the sample has {len(columns)} columns. "
+            "Give the columns that it was fitted on."
+        )
 
 
 def call_method(estimator: Any, table: Table, method: str) -> list[Any]:
-    """What the estimator's method answers to the table, as values for JSON, without what it warns of."""
+    """Return the answers of a method of the estimator as JSON values, one per row. Warnings are ignored.
+
+    Raises `NotPublishable` if the number of answers is wrong or JSON cannot represent them.
+    """
     with warnings.catch_warnings(action="ignore"):
-        answer = as_numpy(getattr(estimator, method)(table))
-    found = json_answers(answer, method, estimator_classes(estimator))
-    if len(found) != len(table):
+        result = as_numpy(getattr(estimator, method)(table))
+    answers = json_answers(result, method, estimator_classes(estimator))
+    if len(answers) != len(table):
         raise NotPublishable(
-            f"The estimator answers {len(table)} rows with {len(found)} values of {method}. {TEXT_COLUMN_HINT}"
+            f"The estimator's {method} returns {len(answers)} values for {len(table)} rows; it must return one "
+            f"per row. {TEXT_COLUMN_HINT}"
         )
-    if any(isinstance(value, bytes) for value in found):
-        raise NotPublishable("The estimator answers with bytes, which JSON has not; make its labels strings.")
+    if any(isinstance(value, bytes) for value in answers):
+        raise NotPublishable(
+            "The estimator answers with bytes, which JSON cannot represent; fit it with string labels."
+        )
     try:
-        encode_json(found)
-    except PydanticSerializationError:  # Of half a surrogate pair there is no UTF-8.
-        raise NotPublishable("The estimator answers with text that is no Unicode; make its labels anew.") from None
-    return found
+        encode_json(answers)
+    except PydanticSerializationError:  # A lone surrogate has no UTF-8 encoding.
+        raise NotPublishable(
+            "The estimator answers with text that is not valid Unicode (a lone surrogate); fit it with other labels."
+        ) from None
+    return answers
 
 
 def has_equal_answers(estimator: Any, frame: Table, array: Table) -> bool:
-    """Whether all methods answer an array as its frame, but for the order in which numbers are added.
+    """Return whether all methods answer an array and its DataFrame equally, up to rounding.
 
-    The array is asked of a copy that has forgotten the names of columns, as it will be served.
+    The array is given to a copy of the estimator without column names, because it is served that way.
     """
     try:
         nameless = deepcopy(estimator)
         drop_feature_names(nameless)
         return all(
-            _alike(
+            _are_equal(
                 finite_json(call_method(estimator, frame, method)), finite_json(call_method(nameless, array, method))
             )
             for method in working_methods(estimator, frame)
         )
-    except Exception:  # Whatever it raises at the other form, it does not take it.
+    except Exception:  # Any exception means that the estimator does not take the other form.
         return False
 
 
-def _alike(answers: list[Any], others: list[Any]) -> bool:
+def _are_equal(answers: list[Any], others: list[Any]) -> bool:
     return answers_equal(
         answers, others, absolute=ROUNDING_TOLERANCE * largest_magnitude(answers), relative=ROUNDING_TOLERANCE
     )
 
 
 def working_methods(estimator: Any, table: Table) -> tuple[str, ...]:
-    """The methods that answer the table; the first has to. An estimator may have a method that only raises."""
+    """Return the methods that answer the table. The first method of the estimator must; its errors are raised.
+
+    Other methods are left out if they raise: an estimator may have a method that only raises.
+    """
     first, *others = estimator_methods(estimator)
     call_method(estimator, table, first)
-    return (first, *(method for method in others if _works(estimator, table, method)))
+    return (first, *(method for method in others if _is_answered(estimator, table, method)))
 
 
-def _works(estimator: Any, table: Table, method: str) -> bool:
+def _is_answered(estimator: Any, table: Table, method: str) -> bool:
     try:
         return bool(call_method(estimator, table, method))
-    except Exception:  # Whatever it raises here, it would raise at a request.
+    except Exception:  # An exception here would also be raised for a request.
         return False
 
 
 def with_unknown_categories_probed(schema: Schema, estimator: Any, table: Table, methods: Sequence[str]) -> Schema:
-    """The schema with each category closed whose estimator refuses one that it does not know, and the others open.
+    """Return the schema with `unknown` of each category feature set to "accept" or "refuse".
 
-    Raises `InvalidSchema` if it was said to be open and the estimator refuses.
+    Each feature is tried with an unknown category: it is accepted if all methods answer. A feature that a correction
+    set to "refuse" is not tried. Raises `InvalidSchema` if a correction says "accept" and the estimator refuses.
     """
     row = json_rows(schema, table[:1])[0]
     table_builder = SchemaTableBuilder(schema)
 
-    def settled(index: int, feature: Feature) -> Feature:
+    def probed(index: int, feature: Feature) -> Feature:
         if feature.kind != "category" or feature.unknown == "refuse":
             return feature
-        tried = table_builder.build([(*row[:index], _unknown(feature), *row[index + 1 :])])
-        takes = all(_works(estimator, tried, method) for method in methods)
-        if feature.unknown == "accept" and not takes:
-            raise InvalidSchema(f'The estimator takes no unknown category of feature "{feature.name[:100]}".')
-        return feature.model_copy(update={"unknown": "accept" if takes else "refuse"})
+        probe = table_builder.build([(*row[:index], _unknown_category(feature), *row[index + 1 :])])
+        is_accepted = all(_is_answered(estimator, probe, method) for method in methods)
+        if feature.unknown == "accept" and not is_accepted:
+            raise InvalidSchema(
+                f'The estimator accepts no unknown category of feature "{feature.name[:100]}"; '
+                'set its "unknown" to "refuse" in the schema.'
+            )
+        return feature.model_copy(update={"unknown": "accept" if is_accepted else "refuse"})
 
-    features = tuple(settled(index, feature) for index, feature in enumerate(schema.features))
+    features = tuple(probed(index, feature) for index, feature in enumerate(schema.features))
     return schema.model_copy(update={"features": features})
 
 
 def with_magnitude_probed(schema: Schema, estimator: Any, table: Table, method: str) -> Schema:
-    """The schema with the largest magnitude of numbers that the estimator takes, as far as a few tell."""
-    row, table_builder = json_rows(schema, table[:1])[0], SchemaTableBuilder(schema)
-    floats = [feature.kind == "float" for feature in schema.features]
+    """Return the schema with the largest magnitude of floats that the estimator accepts.
 
-    def takes(magnitude: float) -> bool:
-        held = [min(magnitude, feature.numeric_limits[1]) for feature in schema.features]
+    It is the first of `MAGNITUDES` that the estimator answers with both signs, and at least the largest of the sample.
+    """
+    row, table_builder = json_rows(schema, table[:1])[0], SchemaTableBuilder(schema)
+    float_mask = [feature.kind == "float" for feature in schema.features]
+
+    def accepts(magnitude: float) -> bool:
+        largest = [min(magnitude, feature.numeric_limits[1]) for feature in schema.features]
         rows = [
-            tuple(sign * most if is_float else value for value, most, is_float in zip(row, held, floats, strict=True))
+            tuple(
+                sign * most if is_float else value
+                for value, most, is_float in zip(row, largest, float_mask, strict=True)
+            )
             for sign in (1, -1)
         ]
-        return _works(estimator, table_builder.build(rows), method)
+        return _is_answered(estimator, table_builder.build(rows), method)
 
-    tried = next((magnitude for magnitude in MAGNITUDES if not any(floats) or takes(magnitude)), MAX_FLOAT)
-    held = [abs(bound) for feature in schema.features if feature.kind == "float" for bound in feature.span if bound]
-    return schema.model_copy(update={"magnitude": max([tried, *held])})  # What the sample has, it takes in any case.
+    accepted = next((magnitude for magnitude in MAGNITUDES if not any(float_mask) or accepts(magnitude)), MAX_FLOAT)
+    floats = [feature for feature in schema.features if feature.kind == "float"]
+    observed = [abs(bound) for feature in floats for bound in feature.observed_range if bound]
+    return schema.model_copy(update={"magnitude": max([accepted, *observed])})
 
 
-def _unknown(feature: Feature) -> str | int:
+def _unknown_category(feature: Feature) -> str | int:
     categories = set(feature.categories or ())
     if any(isinstance(category, int) for category in categories):
         return next(number for number in count() if number not in categories)
@@ -240,14 +273,14 @@ def _unknown(feature: Feature) -> str | int:
 
 
 def check_round_trip(schema: Schema, table: Table) -> None:
-    """Raises `NotPublishable` naming a column that requests cannot bring to the estimator as the sample has it."""
+    """Raise `NotPublishable` if a column of the sample changes when it is sent as requests and rebuilt."""
     part = sample_rows(table, max(MAX_COMPARED_VALUES // len(schema.features), 100))
-    made = SchemaTableBuilder(schema).build(json_rows(schema, part))
+    rebuilt = SchemaTableBuilder(schema).build(json_rows(schema, part))
     for index, feature in enumerate(schema.features):
-        if not _is_same(_column(made, index), _column(part, index)):
+        if not _is_same_column(_column(rebuilt, index), _column(part, index)):
             raise NotPublishable(
                 f'Sent as {feature.kind}, the values of column "{feature.name[:100]}" ({feature.dtype}) '
-                "would not reach the estimator as the sample has them."
+                "would not reach the estimator unchanged; convert the column, or correct its kind in the schema."
             )
 
 
@@ -255,13 +288,13 @@ def _column(table: Table, index: int) -> Any:
     return table[:, index] if isinstance(table, np.ndarray) else table.iloc[:, index].reset_index(drop=True)
 
 
-def _is_same(made: Any, given: Any) -> bool:
-    """Whether two columns are of the same type and values, and mark what is missing alike."""
+def _is_same_column(rebuilt: Any, original: Any) -> bool:
+    """Return whether two columns have the same dtype, the same values and the same marker for missing values."""
     import pandas as pd
 
-    if isinstance(given, np.ndarray) and given.dtype != object:
-        return made.dtype.kind == given.dtype.kind and bool(
-            np.array_equal(made, given, equal_nan=given.dtype.kind == "f")
+    if isinstance(original, np.ndarray) and original.dtype != object:
+        return rebuilt.dtype.kind == original.dtype.kind and bool(
+            np.array_equal(rebuilt, original, equal_nan=original.dtype.kind == "f")
         )
-    ours, theirs = (pd.Series(column, dtype=column.dtype) for column in (made, given))
-    return bool(ours.dtype == theirs.dtype and ours.equals(theirs))
+    one, other = (pd.Series(column, dtype=column.dtype) for column in (rebuilt, original))
+    return bool(one.dtype == other.dtype and one.equals(other))

@@ -1,4 +1,4 @@
-"""The one way in: a fitted estimator and a sample of its rows become a version, tried and, if asked, active."""
+"""Publish a fitted estimator: inspect it with a sample, store it as a version, run its trial, make it active."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def publish(
     schema: Mapping[str, Any] | None = None,
     runtime: RuntimeName | None = None,
 ) -> str:
-    """Publishes a fitted estimator as the next version of a model, and returns the version.
+    """Publish a fitted estimator as the next version of a model and return the version.
 
-    `X` is a sample of the rows that it was fitted on, a DataFrame or a 2-D array of shape (rows, features); the schema
-    is learnt from it and some of its rows become golden rows. `y`, if given, are the targets of these rows, and the
-    score on them is recorded. A child process has to load the version and answer the golden rows alike before it
-    becomes active. `schema` corrects what was learnt: any part of what `flask models show --schema` prints. `runtime`
-    says what is to compute (`sklearn` or `onnx`); left away, the fastest is taken of those that
-    answer as the estimator does.
-    Raises `NotPublishable`, `InvalidName`, `VersionRejected` or `StorageFailed`; what was served before still is.
+    `X` is a sample of the rows that the estimator was fitted on, a DataFrame or an array of shape (rows, features). The
+    schema is learnt from it, and some of its rows become golden rows. `y` is the targets of these rows, if given; the
+    score on them is recorded. Before the version becomes active, a child process loads it and replays the golden rows.
+    `schema` corrects the learnt schema: any part of the output of `flask models show --schema`. `runtime` is `sklearn`
+    or `onnx`; the default is the fastest that gives the estimator's answers.
+    Raises `NotPublishable`, `InvalidSchema`, `InvalidName`, `VersionRejected` or `StorageFailed`; the version that was
+    active before stays active.
     """
     config = {"INSTANCE_PATH": Path(instance_path)} if instance_path is not None else {}
     settings, _ = load_settings(config)
@@ -67,13 +67,13 @@ def publish(
 
 
 def open_store(settings: Settings) -> ModelStore:
-    """The store that the settings describe."""
+    """Return the store that the settings describe."""
     strict = settings.store_checks == "strict"
     return ModelStore(settings.instance_path, key_file=settings.signing_key_file, strict=strict)
 
 
 def trial_limits(settings: Settings) -> TrialLimits:
-    """What a trial may take, by the settings."""
+    """Return the limits of a trial from the settings."""
     return TrialLimits(seconds=settings.trial_timeout, memory=settings.trial_memory)
 
 
@@ -90,9 +90,12 @@ def publish_sample(
     corrections: Mapping[str, Any] | None = None,
     runtime: RuntimeName | None = None,
 ) -> Manifest:
-    """As `publish`, into a store that is open; `data` says where the sample came from."""
+    """Publish as `publish` does, into an open store, and return the manifest.
+
+    `data` names the source of the sample, for the manifest. `corrections` is the parameter `schema` of `publish`.
+    """
     check_portable(estimator)
-    with _refusals_told():
+    with _errors_as_not_publishable():
         sample = inspect_sample(estimator, X, corrections)
         facts = VersionFacts(
             task=estimator_task(estimator),
@@ -120,13 +123,13 @@ def publish_version(
     activate: bool = True,
     runtime: RuntimeName | None = None,
 ) -> Manifest:
-    """Stores the estimator as the next version, tries it, and makes it active if asked.
+    """Store the estimator as the next version, run its trial and, with `activate`, make it active.
 
-    `table` are rows as the estimator takes them; a few dozen become golden rows. `reason` is what the history of
-    activations will say. Raises `NotPublishable`, `StorageFailed` or `VersionRejected`, with what was served before
-    still active.
+    `table` holds rows in the form that the estimator takes; a few dozen become golden rows. `reason` is recorded in the
+    history of activations. Raises `NotPublishable`, `StorageFailed` or `VersionRejected`; the version that was active
+    before stays active.
     """
-    with _refusals_told():
+    with _errors_as_not_publishable():
         facts, golden = complete_facts(facts, estimator, table)
         choice = choose_runtime(estimator, facts, table, runtime)
     contents = VersionContents(None if isinstance(estimator, ImportedGraph) else estimator, golden, choice.graphs)
@@ -140,83 +143,93 @@ def publish_version(
 
 
 def complete_facts(facts: VersionFacts, estimator: Any, table: Table) -> tuple[VersionFacts, GoldenRows]:
-    """The facts with what only trying can tell, and the golden rows, which have to be rows that the schema takes."""
+    """Return the facts completed by calls of the estimator, and the golden rows.
+
+    The calls give the methods, the classes, and the limits of the schema. Raises `NotPublishable` if the schema does
+    not accept the golden rows.
+    """
     check_round_trip(facts.schema_, table)
-    some = sample_rows(table)
-    _check_count(estimator, some)
-    methods = working_methods(estimator, some)
-    schema = with_unknown_categories_probed(facts.schema_, estimator, some, methods)
-    schema = with_magnitude_probed(schema, estimator, some, methods[0])
-    golden = record_golden_rows(schema, some, lambda rows: call_method(estimator, rows, methods[0]))
+    rows = sample_rows(table)
+    _check_one_answer_per_row(estimator, rows)
+    methods = working_methods(estimator, rows)
+    schema = with_unknown_categories_probed(facts.schema_, estimator, rows, methods)
+    schema = with_magnitude_probed(schema, estimator, rows, methods[0])
+    golden = record_golden_rows(schema, rows, lambda part: call_method(estimator, part, methods[0]))
     try:
         RangeWarnings(schema).find(Parser(schema, max_rows=len(golden.rows)).parse_table(golden.rows))
     except InvalidInput as error:
-        name = error.problems[
-            0
-        ].feature  # The rest of what is said holds a value, and a job's detail is told to anybody.
-        raise NotPublishable(f'The schema does not take the values that the sample has of "{name}".') from error
-    known = {"schema_": schema, "methods": methods, "classes": estimator_classes(estimator)}
-    return facts.model_copy(update=known), golden
+        # The problem's detail is left out: it holds a value, and the detail of a training job is public.
+        name = error.problems[0].feature
+        raise NotPublishable(
+            f'The schema does not accept the values of "{name}" in the sample; correct its range or kind in the schema.'
+        ) from error
+    completed = {"schema_": schema, "methods": methods, "classes": estimator_classes(estimator)}
+    return facts.model_copy(update=completed), golden
 
 
-def _check_count(estimator: Any, table: Table) -> None:
-    """Raises `NotPublishable` for an estimator whose answers are not one for each row, even if they seem so once."""
+def _check_one_answer_per_row(estimator: Any, table: Table) -> None:
+    """Raise `NotPublishable` if the number of answers does not follow the number of rows.
+
+    The table is passed with its rows repeated, because a fixed number of answers may match the table by accident.
+    """
     import pandas as pd
 
-    twice = pd.concat([table, table]) if isinstance(table, pd.DataFrame) else np.concatenate([table, table])
-    call_method(estimator, twice, estimator_methods(estimator)[0])
+    repeated = pd.concat([table, table]) if isinstance(table, pd.DataFrame) else np.concatenate([table, table])
+    call_method(estimator, repeated, estimator_methods(estimator)[0])
 
 
 @contextmanager
-def _refusals_told() -> Iterator[None]:
-    """What the estimator or the schema says against a sample becomes a sentence."""
+def _errors_as_not_publishable() -> Iterator[None]:
+    """Convert any exception that the estimator raises in the block to `NotPublishable`."""
     try:
         yield
     except (FlaskmlError, MemoryError):
         raise
-    except Exception as error:  # A foreign estimator may raise anything.
-        # What it says may hold values of rows, and a job's detail is told to anybody.
+    except Exception as error:  # An estimator may raise anything.
+        # The message of the error is left out: it may hold values of rows, and the detail of a training job is public.
         raised = type(error).__name__
-        reason = "it is not fitted" if raised == "NotFittedError" else f"it raised {raised}"
+        reason = "it is not fitted; fit it first" if raised == "NotFittedError" else f"it raised {raised}"
         raise NotPublishable(f"The estimator does not answer the sample: {reason}.") from error
 
 
-class _Scout(pickle.Pickler):
-    """Walks all that would be pickled and refuses what no other process could unpickle."""
+class _PortabilityPickler(pickle.Pickler):
+    """A pickler that raises `NotPublishable` at a class or function that no other process could import."""
 
     def reducer_override(self, value: Any) -> Any:
-        kind = value if isinstance(value, (type, FunctionType)) else type(value)
-        if kind.__module__ == "__main__" or "<" in kind.__qualname__:
-            place = "a notebook or script" if kind.__module__ == "__main__" else "a function"
+        definition = value if isinstance(value, (type, FunctionType)) else type(value)
+        if definition.__module__ == "__main__" or "<" in definition.__qualname__:
+            source = "a notebook or script" if definition.__module__ == "__main__" else "a function"
             raise NotPublishable(
-                f"{kind.__qualname__} is defined in {place}, where the server cannot import it from. Move it into a "
+                f"{definition.__qualname__} is defined in {source}, so the server cannot import it. Move it into a "
                 "module that is installed or lies beside wsgi.py, import it from there, and fit again."
             )
         return NotImplemented
 
 
-class _Nowhere:
-    """A file that keeps nothing."""
+class _DiscardingFile:
+    """A file that discards its content."""
 
     def write(self, content: Any) -> int:
         return memoryview(content).nbytes
 
 
 def check_portable(estimator: Any) -> None:
-    """Raises `NotPublishable` for an estimator that only this process could load, or that answers nothing."""
+    """Raise `NotPublishable` for an estimator that another process could not load, or that has no method to serve."""
     if isinstance(estimator, type):
         raise NotPublishable(f"{estimator.__name__} is a class; publish a fitted instance of it.")
     estimator_methods(estimator)
     if isinstance(estimator, ImportedGraph):
         return
     try:
-        _Scout(_Nowhere(), protocol=5).dump(estimator)
+        _PortabilityPickler(_DiscardingFile(), protocol=5).dump(estimator)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise NotPublishable(f"The estimator cannot be pickled: {error}.") from error
+        raise NotPublishable(
+            f"The estimator cannot be pickled: {error}. Remove the attribute that holds such an object."
+        ) from error
 
 
 def estimator_task(estimator: Any) -> Task:
-    """What kind of question the estimator answers, by its own word."""
+    """Return the task of the estimator, by its type and its scikit-learn tags; "regression" if it has none."""
     from sklearn import base
 
     if isinstance(estimator, ImportedGraph):
@@ -230,17 +243,17 @@ def estimator_task(estimator: Any) -> Task:
     )
     try:
         return next((task for task, check in checks if check(estimator)), "regression")
-    except (AttributeError, TypeError):  # It has scikit-learn's methods and not its tags.
+    except (AttributeError, TypeError):  # It has scikit-learn's methods without its tags.
         return "regression"
 
 
 def _is_clusterer(estimator: Any) -> bool:
-    """What scikit-learn has a function for from 1.6 on."""
+    """Return whether the estimator is a clusterer, for scikit-learn before 1.6, which has no function for it."""
     return getattr(estimator, "_estimator_type", None) == "clusterer"
 
 
 def estimator_name(estimator: Any) -> str:
-    """The class of the estimator, of a pipeline's steps in order, for people."""
+    """Return the class name of the estimator; for a pipeline, the class names of its steps joined by " + "."""
     if isinstance(estimator, ImportedGraph):
         return "ONNX graph"
     steps = getattr(estimator, "steps", None)
@@ -248,13 +261,13 @@ def estimator_name(estimator: Any) -> str:
 
 
 def _score(estimator: Any, X: Any, y: Any) -> Score | None:
-    """The estimator's own score on the sample, which it may have been fitted on."""
+    """Return the estimator's own score on the sample, on which it may have been fitted; None without one."""
     if y is None or not hasattr(estimator, "score"):
         return None
-    targets = y.shape[0] if hasattr(y, "shape") else len(y)
-    if targets != len(X):
-        raise NotPublishable(f"The sample has {len(X)} rows and {targets} targets.")
+    target_count = y.shape[0] if hasattr(y, "shape") else len(y)
+    if target_count != len(X):
+        raise NotPublishable(f"The sample has {len(X)} rows and {target_count} targets; give one target per row.")
     with warnings.catch_warnings(action="ignore"):
         value = float(estimator.score(X, y))
     metric = {"classification": "accuracy", "regression": "r2"}.get(estimator_task(estimator), "score")
-    return Score(metric=metric, value=value, rows=targets, on="the sample") if math.isfinite(value) else None
+    return Score(metric=metric, value=value, rows=target_count, on="the sample") if math.isfinite(value) else None

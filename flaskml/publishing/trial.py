@@ -1,8 +1,8 @@
-"""The trial of a version: a child process loads it and replays its golden rows before it may serve.
+"""The trial of a version: a child process loads it and replays its golden rows before the version may serve.
 
-Whatever the version does to the child, crash, hang, eat memory or answer wrongly, the parent goes on and has a verdict.
-`python -m flaskml.publishing.trial` is the child; it reads one `TrialOrder` from
-standard input and writes one `TrialVerdict`.
+The child may crash, hang, exhaust its memory or answer wrongly: the parent survives and gets a verdict.
+`python -m flaskml.publishing.trial` is the child. It reads one `TrialOrder` from standard input and writes one
+`TrialVerdict` to standard output.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from flaskml.store.model_store import ModelStore
 from flaskml.store.state import ModelState, TrialVerdict, utc_now
 from flaskml.store.version_folder import is_mappable
 
-MEMORY_PER_MODEL_SIZE = 4
-"""How many times the size of its file a model may take: read, unpickled, and copied once by its own compiled parts."""
+MEMORY_BYTES_PER_FILE_BYTE = 4
+"""Memory that a model may take for each byte of its files: read, unpickled, and copied once by its compiled code."""
 
 
 class TrialLimits(BaseModel):
-    """What a trial may take: seconds, and bytes beside what the libraries and the model hold."""
+    """Limits of a trial."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     seconds: float = 60
     memory: int = 2 * 1024**3
+    """Bytes beyond those that the imported libraries and the model take."""
 
 
 class TrialOrder(BaseModel):
-    """What the child is to try."""
+    """The version that the child tries, and the settings to open the store with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,22 +53,24 @@ class TrialOrder(BaseModel):
     limits: TrialLimits
 
 
-def ensure_accepted(store: ModelStore, name: str, version: str, limits: TrialLimits, *, again: bool = False) -> None:
-    """Returns if the version has been accepted in this environment, after a trial if it has had none here.
+def ensure_accepted(
+    store: ModelStore, name: str, version: str, limits: TrialLimits, *, retry_rejected: bool = False
+) -> None:
+    """Return if the version is accepted in this environment; run its trial first if it has no verdict here.
 
-    A rejected version is tried once more if limits have changed, or if somebody asks `again`.
-    The verdict is kept with the state of the model, where that can be written. Raises `VersionRejected`, and
-    `VersionNotFound` or `DamagedFile` for what cannot even be tried.
+    A rejected version is tried again if the limits have changed, or with `retry_rejected`.
+    The verdict is stored in the state of the model, unless the store is read-only. Raises `VersionRejected`, or
+    `VersionNotFound` or `DamagedFile` for a version that cannot be tried.
     """
     store.folder(name, version)
-    allowed = limits.model_dump()
+    current_limits = limits.model_dump()
     verdict = store.state(name).verdict(version, environment_key())
-    if verdict is None or (not verdict.accepted and (again or verdict.limits not in (None, allowed))):
+    if verdict is None or (not verdict.accepted and (retry_rejected or verdict.limits not in (None, current_limits))):
         store.check(name, version)
-        verdict = run_trial(store, name, version, limits).model_copy(update={"limits": allowed})
+        verdict = run_trial(store, name, version, limits).model_copy(update={"limits": current_limits})
         if not verdict.transient:
-            with contextlib.suppress(FlaskmlError):  # A store that is read-only is served, and tried at each start.
-                store.change(name, lambda state: state.judge(version, environment_key(), verdict))
+            with contextlib.suppress(FlaskmlError):  # A read-only store is served too; its trials run at each start.
+                store.change(name, lambda state: state.with_verdict(version, environment_key(), verdict))
     if not verdict.accepted:
         raise VersionRejected(name, version, verdict.reason)
 
@@ -75,22 +78,26 @@ def ensure_accepted(store: ModelStore, name: str, version: str, limits: TrialLim
 def activate_version(
     store: ModelStore, name: str, version: str, reason: str, limits: TrialLimits, *, unless_newer: bool = False
 ) -> ModelState:
-    """Makes a version the active one, after its trial. `unless_newer` and all that is raised are as in `ModelStore`."""
-    ensure_accepted(store, name, version, limits, again=True)
+    """Make a version active after its trial; a rejected version is tried again.
+
+    `unless_newer` and the errors are those of `ModelStore.activate`.
+    """
+    ensure_accepted(store, name, version, limits, retry_rejected=True)
     return store.activate(name, version, reason, unless_newer=unless_newer)
 
 
 def roll_back_version(store: ModelStore, name: str, limits: TrialLimits) -> ModelState:
-    """Makes the version active again that was so before the last activation. Raises `NothingToRollBackTo`."""
-    return activate_version(store, name, store.state(name).previous(name, store.versions(name)), "rolled back", limits)
+    """Activate the version that was active before the last activation. Raises `NothingToRollBackTo`."""
+    previous = store.state(name).previous(name, store.versions(name))
+    return activate_version(store, name, previous, "rolled back", limits)
 
 
 def run_trial(store: ModelStore, name: str, version: str, limits: TrialLimits) -> TrialVerdict:
-    """Tries the version in a child process."""
+    """Run the trial of the version in a child process and return the verdict."""
     order = trial_order(store, name, version, limits)
     command = [sys.executable, "-m", "flaskml.publishing.trial"]
     try:
-        # What it writes as its errors may hold values of rows, and there may be any amount of it.
+        # The child's standard error is discarded: it may hold values of rows, in any amount.
         with start_child(command, threads=1, stderr=subprocess.DEVNULL) as child:
             answer, _ = child.communicate(order.model_dump_json().encode(), timeout=limits.seconds)
     except subprocess.TimeoutExpired:
@@ -101,15 +108,15 @@ def run_trial(store: ModelStore, name: str, version: str, limits: TrialLimits) -
     try:
         return TrialVerdict.model_validate_json(answer)
     except ValidationError:
-        return _rejected("its process wrote something else than a verdict.")
+        return _rejected("its process wrote something other than a verdict.")
 
 
 def trial_order(store: ModelStore, name: str, version: str, limits: TrialLimits) -> TrialOrder:
-    """What the child is to try, and by which rules it opens the store."""
+    """Return the order for the child that tries the version."""
     return TrialOrder(
         instance_path=store.instance_path,
-        key_file=store.archive.signer.path,
-        strict=store.archive.custody.strict,
+        key_file=store.version_folders.signer.path,
+        strict=store.version_folders.permissions.strict,
         name=name,
         version=version,
         limits=limits,
@@ -121,61 +128,65 @@ def _rejected(reason: str) -> TrialVerdict:
 
 
 def _main() -> None:
-    """Tries what was ordered and writes the verdict."""
+    """Read the order, try the version and write the verdict."""
     order = TrialOrder.model_validate_json(sys.stdin.buffer.read())
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # What a model prints is not a verdict.
+    verdict_output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Text that a model prints must not mix with the verdict.
     store = ModelStore(order.instance_path, key_file=order.key_file, strict=order.strict)
     verdict = _try(store, order)
-    with answers:
-        answers.write(verdict.model_dump_json().encode())
-    os._exit(0)  # A model may have left threads that never end.
+    with verdict_output:
+        verdict_output.write(verdict.model_dump_json().encode())
+    os._exit(0)  # A model may have started threads that never end.
 
 
 def _try(store: ModelStore, order: TrialOrder) -> TrialVerdict:
     try:
         manifest = store.manifest(order.name, order.version)
-        _limit(order.limits, sum(record.size for record in manifest.files.values()))
-        if is_mappable(manifest) and (verdict := _replay(store, manifest, mapped=True)).accepted:
+        _limit_resources(order.limits, sum(record.size for record in manifest.files.values()))
+        if is_mappable(manifest) and (verdict := replay_golden_rows(store, manifest, mapped=True)).accepted:
             return verdict
-        return _replay(store, manifest, mapped=False)
+        return replay_golden_rows(store, manifest, mapped=False)
     except MemoryError:
         return _rejected("it needs more memory than a trial may take (setting TRIAL_MEMORY).")
     except FlaskmlError as error:
-        missing = isinstance(error.__cause__, ImportError)  # What is missing can be installed.
-        return _rejected(error.detail).model_copy(update={"transient": missing})
+        is_module_missing = isinstance(error.__cause__, ImportError)  # It may be installed before the next trial.
+        return _rejected(error.detail).model_copy(update={"transient": is_module_missing})
 
 
-def _replay(store: ModelStore, manifest: Manifest, *, mapped: bool) -> TrialVerdict:
-    golden = store.golden(manifest)
-    bundle, method = store.load(manifest.model, manifest.version, mapped=mapped), manifest.methods[0]
+def replay_golden_rows(store: ModelStore, manifest: Manifest, *, mapped: bool) -> TrialVerdict:
+    """Load the version in this process, replay its golden rows and return the verdict.
+
+    With `mapped`, the arrays of the model are memory-mapped from its file. Raises `MemoryError` or `FlaskmlError`.
+    """
+    golden = store.golden_rows(manifest)
+    loaded, method = store.load(manifest.model, manifest.version, mapped=mapped), manifest.methods[0]
     try:
-        compute = open_predictor(bundle, max_rows=len(golden.rows)).batcher.compute
-        difference = golden.replay(manifest.schema_, lambda table: json_answers(compute(table, method), method))
+        compute = open_predictor(loaded, max_rows=len(golden.rows)).batcher.compute
+        mismatch = golden.replay(manifest.schema_, lambda table: json_answers(compute(table, method), method))
     except (MemoryError, FlaskmlError):
         raise
-    except Exception as error:  # A model may raise anything; that it did is the verdict.
-        return _rejected(f"it raised {type(error).__name__} where it should have answered its golden rows.")
-    if difference is None:
+    except Exception as error:  # A model may raise anything, and is rejected for it.
+        return _rejected(f"it raised {type(error).__name__} instead of answering its golden rows.")
+    if mismatch is None:
         reason = f"{len(golden.rows)} golden rows answered as in training."
         return TrialVerdict(accepted=True, reason=reason, at=utc_now(), mapped=mapped)
-    otherwise = "alone otherwise than among others" if difference.alone else "otherwise than in training"
-    reason = f"it answered golden row {difference.row} {otherwise}."
-    return TrialVerdict(accepted=False, reason=reason, at=utc_now(), **difference.model_dump(exclude={"alone"}))
+    comparison = "differently alone than in a batch" if mismatch.is_alone else "differently than in training"
+    reason = f"it answered golden row {mismatch.row} {comparison}."
+    return TrialVerdict(accepted=False, reason=reason, at=utc_now(), **mismatch.model_dump(exclude={"is_alone"}))
 
 
-def _limit(limits: TrialLimits, size: int) -> None:
-    """Bounds the time and the memory of this process, where the system can."""
+def _limit_resources(limits: TrialLimits, file_bytes: int) -> None:
+    """Limit the time and the memory of this process, on systems that support it."""
     if hasattr(signal, "alarm"):
-        signal.alarm(math.ceil(limits.seconds) + 1)  # It ends even if who started it has died before.
+        signal.alarm(math.ceil(limits.seconds) + 1)  # The child ends even if its parent has died.
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        import sklearn.utils  # noqa: F401 - what the libraries map counts as theirs, not as the model's
+        import sklearn.utils  # noqa: F401 - imported first, so that its memory does not count as the model's
 
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        allowed = held + limits.memory + MEMORY_PER_MODEL_SIZE * size
-        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+        current_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit_bytes = current_bytes + limits.memory + MEMORY_BYTES_PER_FILE_BYTE * file_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

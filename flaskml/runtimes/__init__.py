@@ -1,4 +1,4 @@
-"""What computes: each runtime is one class in one module, imported when the first version that needs it is loaded."""
+"""Runtimes: the classes that compute answers, one in each module, imported when a version first needs them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNTIME_CLASSES: Mapping[RuntimeName, tuple[str, str]] = {
     "sklearn": ("flaskml.runtimes.sklearn", "SklearnRuntime"),
     "onnx": ("flaskml.runtimes.onnx", "OnnxRuntime"),
 }
-"""The module and the class of each runtime. A new runtime is one more module and one more line here."""
+"""The module and the class of each runtime. To add a runtime, write a module and add a line here."""
 
 
 def open_runtime(loaded: LoadedVersion) -> Runtime:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from flaskml.codecs.answers import Answer
-from flaskml.codecs.parser import TableBuilder
+from flaskml.codecs.rows import TableBuilder
 from flaskml.store.manifest import LoadedVersion
 
 
 class Runtime(Protocol):
-    """Computes answers for tables, and knows no wire type.
+    """The computation of answers for tables, without any wire type.
 
     An implementation
 
-    - is opened by its class method `from_version`, which does everything that can be done before the first call:
-      after it returns, no call opens a file, imports a module or starts a process;
-    - starts no thread and runs no prediction while it is opened, so that it survives a fork;
-    - is called by several threads at once, and is not changed by a call;
-    - gives the same answer to the same row whatever the other rows of the table are.
+    - does all preparation in its class method `from_version`: a later call opens no file, imports no module and starts
+      no process;
+    - starts no thread and runs no prediction in `from_version`, so that it survives a fork;
+    - is thread-safe: several threads call it at once, and a call does not change it;
+    - gives a row the same answer whatever the other rows of the table are.
     """
 
     @classmethod
@@ -28,9 +28,12 @@ class Runtime(Protocol):
 
     @property
     def table_builder(self) -> TableBuilder:
-        """What makes its tables."""
+        """The builder of the tables that `compute` takes."""
         ...
 
     def compute(self, table: Any, method: str) -> Answer:
-        """The answer of a method that the manifest names to at least one row, one item a row."""
+        """Return the answer of a method that the manifest names, with one item for each row of the table.
+
+        The table has at least one row.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Rows on which runtimes are compared beside those of the sample, and whether two answers are the same."""
+"""Equivalence of runtimes: comparison with the estimator on sample, boundary, extrapolated and extreme rows."""
 
 from __future__ import annotations
 
@@ -16,91 +16,98 @@ from flaskml.schema.features import Schema, Table
 from flaskml.store.golden_rows import sample_rows
 
 MAX_COMPARED_ROWS = 4_000
-"""Rows of the sample on which answers are compared at most."""
+"""Rows of the sample that are compared, at most."""
 
 RELATIVE_TOLERANCE = 1e-8
-"""How far a number may be off as a share of itself: a hundredth of what is promised, for rows that nobody tried."""
+"""Relative tolerance of a number: a hundredth of the promised 1e-6, as a margin for rows that are not compared."""
 
 MAX_SINGLE_ROWS = 32
-"""Rows of each table that are asked for one by one too, at most."""
+"""Rows of each table that are also computed one by one, at most."""
 
 SINGLE_ROWS_SECONDS = 0.2
-"""Seconds after which no more of them are."""
+"""Seconds for the rows of a table that are computed one by one."""
 
 TIMED_BATCH_ROWS = 32
-"""Rows of a batch by which it is judged what an estimator costs."""
+"""Rows of the batch that measures the cost of a runtime."""
 
 COMPARISON_SECONDS = 2.0
-"""Seconds that an estimator may take for each part of what it is asked: of a slow one, less is asked."""
+"""Seconds that the estimator may take for each part of the comparison; a slow estimator gets fewer rows."""
 
 MIN_CALLS = 4
-"""Calls that are made for each part, however slow the estimator is."""
+"""Calls of each part of the comparison, at least, however slow the estimator is."""
 
 BOUNDARY_PAIRS = 64
-"""Pairs of rows between which the place is sought where the answer changes."""
+"""Pairs of rows between which bisection searches for a decision boundary."""
 
 BISECTION_STEPS = 32
-"""How often the way between two rows is halved: what is left is a billionth, far less than single precision tells."""
+"""Halvings of the distance between two rows: less than a billionth is left, far below the step of single precision."""
 
 MAX_EXTREME_FEATURES = 8
-"""Features that are tried with the smallest and the largest number."""
+"""Features that are set to the smallest and to the largest number, at most."""
 
 EXTRAPOLATION_FACTORS = (10.0, 1e3, 1e6)
-"""How many times as far from the middle as in the sample values are tried that no sample has."""
+"""Factors that move rows away from the mean of the sample, beyond its values."""
 
 
 NUMERIC_DTYPE_KINDS = "biuf"
-"""The kinds of numpy's types that a graph takes; rows between and beyond those of a sample can be made of them."""
+"""The kinds of numpy dtypes that a graph takes; only they allow boundary, extrapolated and extreme rows."""
 
 
-class Compute(Protocol):
-    """What answers a table by a method."""
+class ComputeFunction(Protocol):
+    """A function that returns the answer of a method to a table."""
 
     def __call__(self, table: Any, method: str) -> Answer: ...
 
 
 class Comparison:
-    """Rows, and what the estimator answers to them: those of the sample, at boundaries, far away, and extreme ones."""
+    """The estimator's own answers to sample, boundary, extrapolated and extreme rows, to compare a runtime with."""
 
-    def __init__(self, own: Compute, methods: Sequence[str], schema: Schema, table: Table) -> None:
-        one, many = (_seconds(partial(own, repeat_rows(table, count), methods[0])) for count in (1, TIMED_BATCH_ROWS))
-        tables = [sample_rows(table, TIMED_BATCH_ROWS * _affordable(many, MAX_COMPARED_ROWS // TIMED_BATCH_ROWS))]
+    def __init__(self, reference: ComputeFunction, methods: Sequence[str], schema: Schema, table: Table) -> None:
+        """Compute the answers of `reference`, the estimator; `table` is the sample, the first method the default."""
+        one_row_seconds, batch_seconds = (
+            _seconds(partial(reference, repeat_rows(table, count), methods[0])) for count in (1, TIMED_BATCH_ROWS)
+        )
+        batches = _affordable_calls(batch_seconds, MAX_COMPARED_ROWS // TIMED_BATCH_ROWS)
+        tables = [sample_rows(table, TIMED_BATCH_ROWS * batches)]
         if isinstance(table, np.ndarray) and table.dtype.kind in NUMERIC_DTYPE_KINDS:
             tables.append(extrapolated_rows(tables[0], schema))
-            with suppress(Exception):  # An estimator may raise anything at rows between those that it knows.
-                ask = partial(own, method=methods[0])
-                tables.append(rows_at_decision_boundaries(ask, tables[0], schema, _affordable(many, BOUNDARY_PAIRS)))
-            extremes = extreme_rows(table, schema)[: _affordable(one, 2 * MAX_EXTREME_FEATURES)]
+            with suppress(Exception):  # An estimator may raise any error at rows between those of the sample.
+                predict = partial(reference, method=methods[0])
+                pairs = _affordable_calls(batch_seconds, BOUNDARY_PAIRS)
+                tables.append(rows_at_decision_boundaries(predict, tables[0], schema, pairs))
+            extremes = extreme_rows(table, schema)[: _affordable_calls(one_row_seconds, 2 * MAX_EXTREME_FEATURES)]
             tables += [extremes[index : index + 1] for index in range(len(extremes))]
-        self._expected = {method: [(part, _tried(own, part, method)) for part in tables] for method in methods}
+        self._expected = {
+            method: [(rows, _answer_or_none(reference, rows, method)) for rows in tables] for method in methods
+        }
 
-    def difference(self, compute: Compute, methods: Sequence[str]) -> str | None:
-        """What tells the answers of the methods from the estimator's; None if nothing does."""
+    def find_difference(self, compute: ComputeFunction, methods: Sequence[str]) -> str | None:
+        """Return how `compute` differs from the estimator, as a clause that begins with the method; None if equal."""
         for method in methods:
-            first = self._expected[method][0][1]
-            absolute = ABSOLUTE_TOLERANCE * (0.0 if first is None else largest_magnitude(first))
+            sample_answer = self._expected[method][0][1]
+            absolute = ABSOLUTE_TOLERANCE * (0.0 if sample_answer is None else largest_magnitude(sample_answer))
             for table, expected in self._expected[method]:
-                if (found := self._difference(compute, method, table, expected, absolute)) is not None:
-                    return f"{method} {found}"
+                if (difference := self._table_difference(compute, method, table, expected, absolute)) is not None:
+                    return f"{method} {difference}"
         return None
 
-    def _difference(
-        self, compute: Compute, method: str, table: Table, expected: Answer | None, absolute: float
+    def _table_difference(
+        self, compute: ComputeFunction, method: str, table: Table, expected: Answer | None, absolute: float
     ) -> str | None:
-        together = _tried(compute, table, method)
-        if expected is None or together is None:
-            return None if expected is together else "raises, or does not, where the estimator does otherwise"
-        if not answers_equal(expected, together, relative=RELATIVE_TOLERANCE, absolute=absolute):
-            return "answers otherwise than the estimator"
+        batch_answer = _answer_or_none(compute, table, method)
+        if expected is None or batch_answer is None:
+            return None if expected is batch_answer else "raises an error where the estimator does not, or the reverse"
+        if not answers_equal(expected, batch_answer, relative=RELATIVE_TOLERANCE, absolute=absolute):
+            return "differs from the estimator's own answer"
         end = time.perf_counter() + SINGLE_ROWS_SECONDS
         for index in range(min(MAX_SINGLE_ROWS, len(table)) if len(table) > 1 else 0):
             if index >= MIN_CALLS and time.perf_counter() > end:
                 break
-            answer = _tried(compute, table[index : index + 1], method)
+            answer = _answer_or_none(compute, table[index : index + 1], method)
             if answer is None or not answers_equal(
                 _row(expected, index), answer, relative=RELATIVE_TOLERANCE, absolute=absolute
             ):
-                return "answers a row alone otherwise than among others"
+                return "gives a single row another answer than in a batch"
         return None
 
 
@@ -108,29 +115,29 @@ def _row(answer: Answer, index: int) -> Answer:
     return [part[index : index + 1] for part in answer] if isinstance(answer, list) else answer[index : index + 1]
 
 
-def _tried(compute: Compute, table: Any, method: str) -> Answer | None:
-    """What is answered; None if the rows are refused, with whatever error that is."""
+def _answer_or_none(compute: ComputeFunction, table: Any, method: str) -> Answer | None:
+    """Return the answer, or None if `compute` raises an error. Raises `MemoryError`."""
     try:
         return compute(table, method)
     except MemoryError:
         raise
-    except Exception:  # An estimator may raise anything at rows that it does not like.
+    except Exception:  # An estimator may raise any error at rows that it does not support.
         return None
 
 
 def repeat_rows(table: Table, rows: int) -> Table:
-    """So many rows of the table, some of them again if it has fewer."""
-    wanted = np.arange(rows) % len(table)
-    return table[wanted] if isinstance(table, np.ndarray) else table.iloc[wanted]
+    """Return a table of exactly `rows` rows; it repeats the rows of a shorter table."""
+    indices = np.arange(rows) % len(table)
+    return table[indices] if isinstance(table, np.ndarray) else table.iloc[indices]
 
 
-def _affordable(seconds: float, most: int) -> int:
-    """How many calls of so many seconds there is time for."""
+def _affordable_calls(seconds: float, most: int) -> int:
+    """Return how many calls of `seconds` each fit into `COMPARISON_SECONDS`, from `MIN_CALLS` to `most`."""
     return max(MIN_CALLS, min(most, int(COMPARISON_SECONDS / max(seconds, 1e-6))))
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Seconds that a call takes, the first one apart, which does what later ones need not."""
+    """Return the seconds of a call after a warm-up call."""
     call()
     start = time.perf_counter()
     call()
@@ -138,67 +145,71 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def extreme_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
-    """Rows in each of which one feature, of the first few, is the smallest or the largest that a request may send."""
-    numbers = [index for index, feature in enumerate(schema.features) if feature.is_number][:MAX_EXTREME_FEATURES]
-    rows = np.repeat(table[:1], 2 * len(numbers), axis=0)
-    for number, index in enumerate(numbers):
+    """Return rows in which one feature is the smallest or the largest number that a request may send.
+
+    There are two rows for each of the first `MAX_EXTREME_FEATURES` numeric features.
+    """
+    numeric = [index for index, feature in enumerate(schema.features) if feature.is_number][:MAX_EXTREME_FEATURES]
+    rows = np.repeat(table[:1], 2 * len(numeric), axis=0)
+    for number, index in enumerate(numeric):
         for row, bound in enumerate(schema.bounds(schema.features[index]), 2 * number):
             rows[row, index] = bound
     return rows
 
 
 def extrapolated_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
-    """Rows from the table, with their numbers farther and farther from the middle: where probabilities become nothing.
+    """Return rows of the table with their numbers moved far away from the mean, where probabilities reach zero.
 
-    Whole numbers stay whole, and nothing leaves what a request may send.
+    Integers stay integers, and all numbers stay within the bounds of a request.
     """
-    chosen = table[np.linspace(0, len(table) - 1, min(len(table), BOUNDARY_PAIRS)).astype(int)].astype(np.float64)
-    middle = np.nan_to_num(np.nanmean(chosen, axis=0))
-    rows = np.concatenate([middle + (chosen - middle) * times for times in EXTRAPOLATION_FACTORS])
+    sample = table[np.linspace(0, len(table) - 1, min(len(table), BOUNDARY_PAIRS)).astype(int)].astype(np.float64)
+    mean = np.nan_to_num(np.nanmean(sample, axis=0))
+    rows = np.concatenate([mean + (sample - mean) * factor for factor in EXTRAPOLATION_FACTORS])
     for index, feature in enumerate(schema.features):
         column = rows[:, index]
         if feature.is_number:
-            whole = np.round(column) if feature.is_whole else column
-            rows[:, index] = np.clip(whole, *schema.bounds(feature))
+            rounded = np.round(column) if feature.is_whole else column
+            rows[:, index] = np.clip(rounded, *schema.bounds(feature))
         else:
-            rows[:, index] = np.tile(chosen[:, index], len(EXTRAPOLATION_FACTORS))
-    return _typed(rows, table.dtype)
+            rows[:, index] = np.tile(sample[:, index], len(EXTRAPOLATION_FACTORS))
+    return _as_dtype(rows, table.dtype)
 
 
 def rows_at_decision_boundaries(
-    ask: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema, pairs: int = BOUNDARY_PAIRS
+    predict: Callable[[np.ndarray], Answer], table: np.ndarray, schema: Schema, pairs: int = BOUNDARY_PAIRS
 ) -> np.ndarray:
-    """Rows on both sides of places where the answer changes, as near to them as features allow.
+    """Return rows on both sides of decision boundaries, as close to them as the features allow.
 
-    Between two rows that are answered differently lies a boundary, or a step. The way between them is halved again and
-    again; what is not a float stays whole. An error of `ask` is raised.
+    Between two rows with different answers lies a decision boundary, or a step of a regression. Bisection between the
+    rows finds it. Features that are not floats stay integers. Raises the errors of `predict`.
     """
     rng = np.random.default_rng(0)
     low, high = (table[rng.integers(0, len(table), pairs)].astype(np.float64) for _ in range(2))
-    whole = np.array([feature.kind != "float" for feature in schema.features])
+    is_integer = np.array([feature.kind != "float" for feature in schema.features])
 
-    def key(rows: np.ndarray) -> np.ndarray:
-        answer = ask(_typed(rows, table.dtype))
-        found = np.asarray(answer[0] if isinstance(answer, list) else answer)
-        return found.reshape(len(rows), -1)[:, 0]
+    def first_column(rows: np.ndarray) -> np.ndarray:
+        answer = predict(_as_dtype(rows, table.dtype))
+        output = np.asarray(answer[0] if isinstance(answer, list) else answer)
+        return output.reshape(len(rows), -1)[:, 0]
 
-    first, last = key(low), key(high)
-    middle = first / 2 + last / 2 if first.dtype.kind == "f" else None
+    low_answer, high_answer = first_column(low), first_column(high)
+    # The boundary of a regression is where the answer crosses the mean of both answers.
+    mean = low_answer / 2 + high_answer / 2 if low_answer.dtype.kind == "f" else None
     for _ in range(BISECTION_STEPS):
-        between = low / 2 + high / 2
-        between[:, whole] = np.round(between[:, whole])
-        found = key(between)
-        is_low = found == first if middle is None else (found <= middle) == (first <= middle)
-        low[is_low], high[~is_low] = between[is_low], between[~is_low]
-    return _typed(np.concatenate([low, high]), table.dtype)
+        middle = low / 2 + high / 2
+        middle[:, is_integer] = np.round(middle[:, is_integer])
+        answer = first_column(middle)
+        is_low = answer == low_answer if mean is None else (answer <= mean) == (low_answer <= mean)
+        low[is_low], high[~is_low] = middle[is_low], middle[~is_low]
+    return _as_dtype(np.concatenate([low, high]), table.dtype)
 
 
-def _typed(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The rows in the type of the table; what lies beyond its largest whole number becomes that."""
+def _as_dtype(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return the rows in the dtype of the table; numbers beyond the limits of an integer dtype are clipped."""
     if dtype.kind not in "iu":
         return rows.astype(dtype)
     limits = np.iinfo(dtype)
-    # The largest number in 64 bits is none in double precision, and the next is too large.
+    # Double precision has no exact value for the largest 64-bit integer, and rounds it to a number above the limit.
     high = min(float(limits.max), np.nextafter(float(limits.max) + 1, 0))
-    typed: np.ndarray = np.clip(rows, float(limits.min), high).astype(dtype)
-    return typed
+    clipped: np.ndarray = np.clip(rows, float(limits.min), high).astype(dtype)
+    return clipped

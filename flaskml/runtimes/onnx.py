@@ -1,7 +1,7 @@
-"""The ONNX runtime: computes graphs that were made from an estimator when it was published, or came from elsewhere.
+"""The ONNX runtime: computes graphs that were exported from an estimator when it was published, or imported.
 
-The outputs of a graph are named after the methods that they answer. Where a version has methods that no graph answers,
-its estimator is loaded too and answers these.
+The outputs of a graph are named after methods. A version may have methods that no graph computes: its estimator is then
+loaded too and computes them.
 """
 
 from __future__ import annotations
@@ -20,56 +20,59 @@ from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store.manifest import LoadedVersion
 
 DERIVED_METHODS = {"predict_log_proba": "predict_proba"}
-"""The method that is the logarithm of another."""
+"""Each method that is the logarithm of another one, with that other one."""
 
 PREDICT_GRAPH_FILE = "predict.onnx"
-"""The file of the graph that answers when no method is named."""
+"""The file of the graph that computes the default method."""
 
 GRAPH_INPUT = "rows"
-"""The name of the one input of a graph: shape (rows, features)."""
+"""The name of the only input of a graph: shape (rows, features)."""
 
 
 class OnnxRuntime:
-    """Computes each method with the session whose graph has it as an output."""
+    """A runtime with an onnxruntime session for each method."""
 
-    def __init__(self, sessions: Mapping[str, Any], schema: Schema, rest: Runtime | None = None) -> None:
-        """`sessions` has one for each method; `rest` computes all others."""
-        # A row is first what the estimator would take, rounded to single precision where it was fitted on such.
+    def __init__(self, sessions: Mapping[str, Any], schema: Schema, fallback: Runtime | None = None) -> None:
+        """Prepare the methods of `sessions`, a session for each method; `fallback` computes all other methods."""
+        # Rows are built in the dtype of the estimator: if it was fitted in single precision, both round them alike.
         is_array = schema.layout == "array" and np.dtype(schema.dtype).kind in "biuf"
         as_doubles = {"layout": "array", "dtype": "float64"}
         self.table_builder = SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
         self._outputs = {method: (sessions[method].run, [DERIVED_METHODS.get(method, method)]) for method in sessions}
-        self._rest = rest
+        self._fallback = fallback
 
     @classmethod
     def from_version(cls, loaded: LoadedVersion) -> OnnxRuntime:
-        """Return the runtime of the version's graphs, and of its estimator for the methods that no graph answers."""
-        rest = None
+        """Return the runtime of the version's graphs, and of its estimator for the methods that no graph computes."""
+        fallback = None
         if loaded.estimator is not None:
             from flaskml.runtimes.sklearn import SklearnRuntime
 
-            rest = SklearnRuntime.from_version(loaded)
+            fallback = SklearnRuntime.from_version(loaded)
         sessions = open_sessions(loaded.graphs, loaded.manifest.graphs)
-        return cls(sessions, loaded.manifest.schema_, rest)
+        return cls(sessions, loaded.manifest.schema_, fallback)
 
     def compute(self, table: Any, method: str) -> Answer:
-        """What the graph of the method answers, computed in the thread that asks."""
-        if method not in self._outputs and self._rest is not None:
-            return self._rest.compute(table, method)
+        """Return the output of the method's graph, computed in the calling thread."""
+        if method not in self._outputs and self._fallback is not None:
+            return self._fallback.compute(table, method)
         run, names = self._outputs[method]
         answer: np.ndarray = run(names, {GRAPH_INPUT: np.asarray(table, dtype=np.float64)})[0]
         return _logarithm(answer) if method in DERIVED_METHODS else answer
 
 
 def _logarithm(answer: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):  # Of nothing it is what scikit-learn answers too.
-        found: np.ndarray = np.log(answer)
-    return found
+    with np.errstate(divide="ignore"):  # The logarithm of zero is minus infinity, as in scikit-learn.
+        logarithm: np.ndarray = np.log(answer)
+    return logarithm
 
 
 def open_session(graph: bytes) -> Any:
-    """A session that computes a graph in the thread that asks. Raises `NotPublishable` or `MissingExtra`."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # It would start a thread, which no forked worker has.
+    """Return an onnxruntime session that computes the graph in the calling thread.
+
+    Raises `NotPublishable` for bytes that are not a valid graph, and `MissingExtra` without onnxruntime.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Telemetry starts a thread, which is lost in a forked worker.
     try:
         import onnxruntime
     except ImportError as error:
@@ -80,11 +83,11 @@ def open_session(graph: bytes) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # Its errors have no common root but this.
-        raise NotPublishable(f"The graph does not load ({type(error).__name__}).") from error
+    except Exception as error:  # The errors of onnxruntime have no other common base class.
+        raise NotPublishable(f"The ONNX graph does not load ({type(error).__name__}); export it again.") from error
 
 
 def open_sessions(graphs: Mapping[str, bytes], methods: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """The session of each method that the graphs answer; `methods` are those of each file."""
+    """Return the session of each method; `graphs` and `methods` are the content and the methods of each file."""
     sessions = {file: open_session(graph) for file, graph in graphs.items()}
     return {method: sessions[file] for file in sessions for method in methods[file]}

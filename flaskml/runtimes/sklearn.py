@@ -16,17 +16,21 @@ from flaskml.store.manifest import METHODS, LoadedVersion
 
 
 class SklearnRuntime:
-    """Calls a fitted estimator in the thread that asks."""
+    """A runtime that calls the methods of a fitted estimator in the calling thread."""
 
     def __init__(self, estimator: Any, methods: Sequence[str], schema: Schema) -> None:
+        """Look up the methods. Raises `NotPublishable` if the estimator lacks one."""
         if missing := [method for method in methods if not hasattr(estimator, method)]:
-            raise NotPublishable(f"{type(estimator).__name__} has no {', '.join(missing)} here.")
+            name = type(estimator).__name__
+            raise NotPublishable(
+                f"{name} has no method {', '.join(missing)} here; install the libraries that it was fitted with."
+            )
         self.table_builder = SchemaTableBuilder(schema)
         self._methods = {method: getattr(estimator, method) for method in methods}
 
     @classmethod
     def from_version(cls, loaded: LoadedVersion) -> SklearnRuntime:
-        """Return the runtime of the version's estimator, which from now on computes in one thread."""
+        """Return the runtime of the version's estimator; sets `n_jobs` to 1 in it."""
         warm_up_sklearn(loaded.manifest.schema_.layout)
         set_single_threaded(loaded.estimator)
         if loaded.manifest.schema_.layout == "array":
@@ -34,25 +38,25 @@ class SklearnRuntime:
         return cls(loaded.estimator, loaded.manifest.methods, loaded.manifest.schema_)
 
     def compute(self, table: Table, method: str) -> Answer:
-        """What the method answers: an array, or a list of arrays, one for each output."""
-        with np.errstate(all="ignore"):  # What numpy warns of is printed with its line, from a file that is opened.
+        """Return the answer of the method: an array, or a list of arrays, one for each output."""
+        with np.errstate(all="ignore"):  # To print a warning of numpy, Python opens the source file.
             return as_numpy(self._methods[method](table))
 
 
 def estimator_methods(estimator: Any) -> tuple[str, ...]:
-    """The methods that the estimator has, the one that answers when none is named first.
+    """Return the methods that the estimator has, the default method first.
 
-    Raises `NotPublishable` for one that neither predicts nor transforms.
+    Raises `NotPublishable` for an estimator that neither predicts nor transforms.
     """
     methods = tuple(method for method in METHODS if hasattr(estimator, method))
     if not {"predict", "transform"} & set(methods):
         name = type(estimator).__name__
-        raise NotPublishable(f"{name} neither predicts nor transforms new rows; publish one that does.")
+        raise NotPublishable(f"{name} neither predicts nor transforms new rows; publish an estimator that does.")
     return methods if "predict" in methods else ("transform", *(method for method in methods if method != "transform"))
 
 
 def estimator_classes(estimator: Any) -> tuple[tuple[str, ...], ...]:
-    """The names of the classes that the estimator tells apart, output by output; none where it tells none apart."""
+    """Return the class names of each output of a classifier, and an empty tuple for any other estimator."""
     classes = getattr(estimator, "classes_", None)
     if classes is None or not len(classes):
         return ()
@@ -61,26 +65,26 @@ def estimator_classes(estimator: Any) -> tuple[tuple[str, ...], ...]:
 
 
 def as_numpy(answer: Any) -> Answer:
-    """Arrays of numpy's own, from sparse ones and frames too."""
+    """Return the answer as dense numpy arrays in double precision at most; it may be sparse or a frame."""
     if isinstance(answer, list) and answer and hasattr(answer[0], "shape"):
         return [np.asarray(part) for part in answer]
-    found = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
-    if found.dtype.kind == "f" and found.dtype.itemsize > np.dtype(np.float64).itemsize:
-        return found.astype(np.float64)
-    return found
+    array = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        return array.astype(np.float64)
+    return array
 
 
 def drop_feature_names(estimator: Any) -> None:
-    """Has an estimator that was fitted on a frame and takes an array no longer warn that the array has no names."""
-    for part in _parts(estimator, set()):
+    """Remove the feature names of an estimator fitted on a frame: scikit-learn warns if it then gets an array."""
+    for part in _nested_estimators(estimator, set()):
         vars(part).pop("feature_names_in_", None)
 
 
 def warm_up_sklearn(layout: Layout) -> None:
-    """Has scikit-learn do what it puts off to the first call of any estimator, so that a second time costs little.
+    """Do the work that scikit-learn defers to the first call of any estimator; later calls then cost little.
 
-    It imports modules, looks for plug-ins, counts processor cores and lists the loaded libraries, all from files. The
-    calls are on toy data and with one OpenMP thread, for a pool of them would not survive a fork.
+    scikit-learn imports modules, searches for plug-ins, counts processor cores and lists the loaded libraries, all from
+    files. The warm-up calls use toy data and one OpenMP thread, because a thread pool does not survive a fork.
     """
     from joblib import cpu_count
     from sklearn.linear_model import LinearRegression
@@ -93,10 +97,10 @@ def warm_up_sklearn(layout: Layout) -> None:
         pairwise_distances_argmin(row, row)
         LinearRegression().fit(row, row).predict(row)
         if layout == "frame":
-            _rehearse_frame()
+            _warm_up_frame()
 
 
-def _rehearse_frame() -> None:
+def _warm_up_frame() -> None:
     import pandas as pd
     from sklearn.compose import make_column_transformer
     from sklearn.impute import SimpleImputer
@@ -108,20 +112,20 @@ def _rehearse_frame() -> None:
 
 
 def set_single_threaded(estimator: Any) -> None:
-    """Sets `n_jobs` to 1 in the estimator and every estimator inside it.
+    """Set `n_jobs` to 1 in the estimator and in every estimator inside it.
 
-    A parallel predict costs milliseconds and opens files. Parameters alone are not enough: what a pipeline or a forest
-    was fitted with are copies, held in attributes that `set_params` does not reach.
+    A parallel predict costs milliseconds and opens files. `set_params` is not enough: a fitted pipeline or forest holds
+    copies of its estimators in attributes that `set_params` does not reach.
     """
-    for part in _parts(estimator, set()):
+    for part in _nested_estimators(estimator, set()):
         if getattr(part, "n_jobs", 1) != 1:
             part.n_jobs = 1
 
 
 @contextmanager
 def single_threaded(estimator: Any) -> Iterator[None]:
-    """Lets somebody else's estimator compute as it will be served, and leaves it as it was."""
-    before = [(part, part.n_jobs) for part in _parts(estimator, set()) if hasattr(part, "n_jobs")]
+    """Set `n_jobs` to 1 in the caller's estimator, as when it is served, and restore the values on exit."""
+    before = [(part, part.n_jobs) for part in _nested_estimators(estimator, set()) if hasattr(part, "n_jobs")]
     set_single_threaded(estimator)
     try:
         yield
@@ -130,8 +134,8 @@ def single_threaded(estimator: Any) -> Iterator[None]:
             part.n_jobs = jobs
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Every estimator in an estimator, a list, a tuple, a dict or an object array, itself included, once each."""
+def _nested_estimators(value: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield every estimator in an estimator (itself included), list, tuple, dict or object array, each once."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -142,4 +146,4 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
         value = list(value.values())
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype == object):
         for item in value:
-            yield from _parts(item, seen)
+            yield from _nested_estimators(item, seen)

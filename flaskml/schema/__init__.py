@@ -1,1 +1,1 @@
-"""The features that an estimator takes: learnt from a sample, corrected by people, turned into tables."""
+"""The features that an estimator takes: learnt from a sample, corrected by people, built into tables."""

@@ -1,7 +1,7 @@
-"""What an estimator takes: its features, in order, and the table that it was fitted on.
+"""The schema of an estimator: its features, in order, and the kind of table that it was fitted on.
 
-A schema is learnt from a sample (`learning`), stored in the manifest, and compiled into a parser (`parsing`) and into
-what makes the tables of requests (`tables`).
+`from_sample` learns a schema from a sample, and the manifest of a version stores it. Loading a version compiles it into
+a parser of requests (`codecs.parser`) and a builder of tables (`tables`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,29 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["float", "integer", "boolean", "category", "text", "datetime"]
 Layout: TypeAlias = Literal["array", "frame"]
 Marker: TypeAlias = Literal["NaN", "None", "NaT", "NA"]
+"""The object that marks a missing value in a column: a float, Python's None, or one of pandas' two."""
+
 Value: TypeAlias = float | int | bool | str | None
+"""A value as JSON has it; None is a missing value."""
+
 Bound: TypeAlias = StrictInt | StrictFloat | StrictStr
+"""A minimum or a maximum; a text is a datetime in ISO 8601."""
+
 Table: TypeAlias = "np.ndarray | pd.DataFrame"
+"""The input of an estimator, of shape (rows, features)."""
 
 MAX_LISTED_CATEGORIES = 10
-"""How many categories a sentence names."""
+"""The largest number of categories that a message lists."""
 
 MAX_FLOAT = sys.float_info.max
-"""The largest number that there is."""
+"""The largest finite number in double precision."""
 
 MAX_EXACT_INTEGER = 2**53
-"""The largest number up to which a float holds every whole number."""
+"""The largest integer up to which double precision represents every integer exactly."""
 
 
 class Feature(BaseModel):
-    """One column: its name, what it may hold, what it is made of, and what the sample held."""
+    """One column of the table: its name, the values that it accepts, its dtype, and statistics of the sample."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -42,148 +49,148 @@ class Feature(BaseModel):
     """The name that requests use; any text."""
 
     kind: Kind
-    """What a value is: `category` one of a set of strings or whole numbers, `text` any string, `datetime` ISO 8601."""
+    """The kind of its values: `category` is a set of strings or integers, `text` any string, `datetime` ISO 8601."""
 
     nullable: bool = False
-    """Whether the sample had a missing value, and so a request may send null."""
+    """Whether a request may send null; true if the sample has a missing value."""
 
     dtype: str
-    """What the column is made of, as pandas names it; a categorical says of what: `category[object]`."""
+    """The dtype of the column, as pandas names it; a categorical adds that of its categories: `category[object]`."""
 
     missing: Marker = "NaN"
-    """What stands for a missing value in the column; some encoders tell these apart."""
+    """The marker of a missing value in the column; some encoders distinguish the markers."""
 
     minimum: Bound | None = None
-    """The smallest value of the sample, for numbers and, as ISO 8601, for datetimes."""
+    """The smallest value of the sample: a number, or a datetime in ISO 8601."""
 
     maximum: Bound | None = None
-    """The largest."""
+    """The largest value of the sample, in the same form."""
 
     quantiles: tuple[float, ...] | None = None
-    """Of numbers, the values below which 5, 25, 50, 75 and 95 of a hundred lie."""
+    """The 5th, 25th, 50th, 75th and 95th percentiles of the sample, for numbers."""
 
     categories: tuple[StrictStr, ...] | tuple[StrictInt, ...] | None = None
-    """The closed set of a category, in the order that the column has it."""
+    """The values of a category, in the order of the column's categories."""
 
     counts: tuple[int, ...] | None = None
-    """How often the sample held each category."""
+    """The number of rows in the sample with each category, in the order of `categories`."""
 
     ordered: bool = False
-    """Whether the order of the categories means something."""
+    """Whether the order of the categories has a meaning, as in low < medium < high."""
 
     unknown: Literal["accept", "refuse"] | None = None
-    """What becomes of a category beyond the set; None until the estimator was tried with one."""
+    """The treatment of a value that is not in `categories`; None until the estimator has been tried with one."""
 
     @model_validator(mode="before")
     @classmethod
-    def _made_of(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A feature that does not say so is made of what numpy has for its kind."""
+    def _with_default_dtype(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Add numpy's dtype for the kind if no dtype is given; float64 for integers and booleans that may be null."""
         kind = values.get("kind")
-        gaps = values.get("nullable") and kind in ("integer", "boolean")
-        return {"dtype": "float64" if gaps else _MADE_OF.get(str(kind), "object"), **values}
+        needs_nan = values.get("nullable") and kind in ("integer", "boolean")
+        return {"dtype": "float64" if needs_nan else _DEFAULT_DTYPES.get(str(kind), "object"), **values}
 
     @model_validator(mode="after")
-    def _coherent(self) -> Feature:
+    def _check_consistency(self) -> Feature:
         if (self.kind == "category") != bool(self.categories):
-            raise ValueError("a category has categories, and nothing else has")
+            raise ValueError("a feature of kind category needs categories, and no other kind has them")
         if len(set(self.categories or ())) < len(self.categories or ()):
-            raise ValueError("a category is there twice")
+            raise ValueError("categories must not list a value twice")
         if self.counts is not None and len(self.counts) != len(self.categories or ()):
-            raise ValueError("there is one count for each category")
+            raise ValueError("counts must have one number for each category")
         if self.kind != "category" and (self.unknown is not None or self.ordered):
-            raise ValueError("only a category can be unknown, or in an order")
+            raise ValueError("only a category has the fields unknown and ordered")
         self._check_bounds()
         return self
 
     def _check_bounds(self) -> None:
         bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
         if bounds and not (self.is_number or self.kind == "datetime"):
-            raise ValueError("only a number and a datetime have a minimum and a maximum")
-        moments = [bound for bound in bounds if isinstance(bound, str)]
-        if len(moments) != (len(bounds) if self.kind == "datetime" else 0):
-            raise ValueError("a datetime has ISO 8601 texts as minimum and maximum, and a number numbers")
-        if any(_moment_or_none(text) is None for text in moments):
-            raise ValueError("minimum and maximum of a datetime are ISO 8601")
-        if any((parse_datetime(text).tzinfo is not None) != self.is_aware for text in moments):
-            raise ValueError("minimum and maximum have an offset from UTC if the values have one")
+            raise ValueError("only numbers and datetimes have a minimum and a maximum")
+        texts = [bound for bound in bounds if isinstance(bound, str)]
+        if len(texts) != (len(bounds) if self.kind == "datetime" else 0):
+            raise ValueError("minimum and maximum of a datetime must be ISO 8601 texts, those of a number numbers")
+        if any(_datetime_or_none(text) is None for text in texts):
+            raise ValueError("minimum and maximum of a datetime must be ISO 8601 texts")
+        if any((parse_datetime(text).tzinfo is not None) != self.is_aware for text in texts):
+            raise ValueError("minimum and maximum must have a UTC offset if the values have one, else none")
         if not all(abs(bound) <= MAX_FLOAT for bound in bounds if not isinstance(bound, str)):
-            raise ValueError("minimum and maximum are finite")
-        low, high = self.span
+            raise ValueError("minimum and maximum must be finite")
+        low, high = self.observed_range
         if low is not None and high is not None and low > high:
-            raise ValueError("the minimum is not above the maximum")
+            raise ValueError("the minimum must not be above the maximum")
 
     @property
-    def span(self) -> tuple[Any, Any]:
-        """The smallest and the largest value of the sample, datetimes as such; None where there is none."""
+    def observed_range(self) -> tuple[Any, Any]:
+        """The minimum and the maximum of the sample as numbers or datetimes; None for one that is not recorded."""
         low, high = (parse_datetime(b) if isinstance(b, str) else b for b in (self.minimum, self.maximum))
         return low, high
 
     @property
-    def ranged(self) -> str:
-        """The range of the sample, as the end of a sentence."""
+    def range_text(self) -> str:
+        """The range of the sample in words, as the end of a sentence."""
         if self.minimum is None or self.maximum is None:
             return f"at least {self.minimum}" if self.maximum is None else f"at most {self.maximum}"
         return f"{self.minimum} to {self.maximum}"
 
     @property
     def is_number(self) -> bool:
-        """Whether a value is a float or an integer."""
+        """True for floats and integers."""
         return self.kind in ("float", "integer")
 
     @property
     def is_whole(self) -> bool:
-        """Whether a value is a whole number, any or one of a set."""
+        """True for whole numbers: integers, and categories that are integers."""
         return self.kind == "integer" or (self.kind == "category" and isinstance((self.categories or ("",))[0], int))
 
     @property
     def is_aware(self) -> bool:
-        """Whether a datetime has an offset from UTC."""
+        """True for aware datetimes, which have a UTC offset."""
         return "," in self.dtype
 
     @property
     def numeric_limits(self) -> tuple[int | float, int | float]:
-        """The numbers that a request may send: those that the column holds, whole ones in 64 bits at most."""
-        kind = np.dtype(self.dtype.lower()) if self.dtype.lower().startswith(("int", "uint", "float")) else None
+        """The smallest and the largest number that the dtype holds; for objects, those of int64 or float64."""
+        dtype = np.dtype(self.dtype.lower()) if self.dtype.lower().startswith(("int", "uint", "float")) else None
         if self.is_whole:
-            whole = np.iinfo(kind) if kind is not None and kind.kind in "iu" else np.iinfo(np.int64)
-            return int(whole.min), int(whole.max)
-        finite = np.finfo(kind) if kind is not None and kind.kind == "f" else np.finfo(np.float64)
-        return float(finite.min), float(finite.max)
+            integers = np.iinfo(dtype) if dtype is not None and dtype.kind in "iu" else np.iinfo(np.int64)
+            return int(integers.min), int(integers.max)
+        floats = np.finfo(dtype) if dtype is not None and dtype.kind == "f" else np.finfo(np.float64)
+        return float(floats.min), float(floats.max)
 
     @property
-    def wanted(self) -> str:
-        """What a value must be, as the end of a sentence."""
+    def expectation(self) -> str:
+        """A description of a valid value, as the end of a sentence."""
         offset = "+01:00, with an offset" if self.is_aware else ", without an offset"
-        wanted = {
+        expectation = {
             "float": "a finite number",
             "integer": "a whole number",
             "boolean": "true or false",
             "text": "a string",
-            "category": f"one of {self._categories_listed()}",
+            "category": f"one of {self._category_list()}",
             "datetime": f"a date and time such as 2024-01-31T12:00:00{offset}",
         }[self.kind]
-        return f"{wanted} or null" if self.nullable else wanted
+        return f"{expectation} or null" if self.nullable else expectation
 
     @property
     def example(self) -> Value:
-        """A value made up from the range: no row of the sample holds it on purpose."""
+        """A made-up value within the range; it is not taken from a row of the sample."""
         if self.categories is not None:
             return self.categories[0]
         if self.is_number:
-            return self._middle()
+            return self._middle_number()
         if self.kind == "datetime":
-            return self._moment_between()
+            return self._middle_datetime()
         return False if self.kind == "boolean" else "text"
 
-    def _middle(self) -> float | int:
-        low, high = self.span
+    def _middle_number(self) -> float | int:
+        low, high = self.observed_range
         low, high = (high or 0 if low is None else low), (low or 0 if high is None else high)
         if self.kind == "integer":
             return round((low + high) / 2) if abs(low) + abs(high) < MAX_EXACT_INTEGER else (int(low) + int(high)) // 2
         return min(max(float(f"{low / 2 + high / 2:.3g}"), low), high)
 
-    def _moment_between(self) -> str:
-        low, high = self.span
+    def _middle_datetime(self) -> str:
+        low, high = self.observed_range
         low, high = (high if low is None else low), (low if high is None else high)
         if low is None:
             return f"2024-01-31T00:00:00{'+00:00' if self.is_aware else ''}"
@@ -191,59 +198,59 @@ class Feature(BaseModel):
         day = middle.replace(hour=0, minute=0, second=0, microsecond=0)
         return str((day if day >= low else middle).isoformat())
 
-    def _categories_listed(self) -> str:
+    def _category_list(self) -> str:
         categories = self.categories or ()
-        names = ", ".join(_quoted(category) for category in categories[:MAX_LISTED_CATEGORIES])
+        names = ", ".join(_quote(category) for category in categories[:MAX_LISTED_CATEGORIES])
         return names if len(categories) <= MAX_LISTED_CATEGORIES else f"{names}, … ({len(categories)} in all)"
 
 
-_MADE_OF = {"float": "float64", "integer": "int64", "boolean": "bool", "datetime": "datetime64[us]"}
+_DEFAULT_DTYPES = {"float": "float64", "integer": "int64", "boolean": "bool", "datetime": "datetime64[us]"}
 
 
 def parse_datetime(text: str) -> dt.datetime:
-    """The datetime that a text in ISO 8601 stands for. Raises ValueError."""
+    """Return the datetime of an ISO 8601 text. Raises ValueError."""
     return dt.datetime.fromisoformat(text)
 
 
-def _moment_or_none(text: str) -> dt.datetime | None:
+def _datetime_or_none(text: str) -> dt.datetime | None:
     try:
         return parse_datetime(text)
     except ValueError:
         return None
 
 
-def _quoted(category: str | int) -> str:
+def _quote(category: str | int) -> str:
     return str(category) if isinstance(category, int) else f'"{category[:40]}"'
 
 
-def _named_apart(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+def _check_unique_names(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
     if len({feature.name for feature in features}) < len(features):
         raise ValueError("two features have the same name")
     return features
 
 
 class Schema(BaseModel):
-    """The features of an estimator in the order it was fitted on, the table that it takes, and what is let pass."""
+    """The features of an estimator, the table that it takes, and the rules for values outside of the sample."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    features: Annotated[tuple[Feature, ...], Field(min_length=1), AfterValidator(_named_apart)]
-    """At least one, with different names."""
+    features: Annotated[tuple[Feature, ...], Field(min_length=1), AfterValidator(_check_unique_names)]
+    """At least one feature, in the order that the estimator was fitted on, with different names."""
 
     layout: Layout
-    """`array`: shape (rows, features), of one type. `frame`: a DataFrame with the features' names."""
+    """`array`: shape (rows, features), of one dtype. `frame`: a DataFrame with the features' names."""
 
     dtype: str = "float64"
-    """The type of an array, as numpy names it."""
+    """The dtype of an array, as numpy names it."""
 
     extra: Literal["refuse", "ignore"] = "refuse"
-    """What becomes of a value for which there is no feature."""
+    """The treatment of a value that belongs to no feature."""
 
     out_of_range: Literal["warn", "accept", "refuse"] = "warn"
-    """What becomes of a number or a datetime beyond those of the sample; `warn` answers, and says so."""
+    """The treatment of a number or datetime outside the range of the sample; `warn` adds a warning to the answer."""
 
     magnitude: float = MAX_FLOAT
-    """The largest magnitude of a number that the estimator takes: trees, for one, compute in single precision."""
+    """The largest magnitude of a float that the estimator accepts: trees, for one, compute in single precision."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -251,16 +258,16 @@ class Schema(BaseModel):
         return tuple(feature.name for feature in self.features)
 
     def bounds(self, feature: Feature) -> tuple[int | float, int | float]:
-        """The smallest and the largest number that a request may send for a feature."""
+        """Return the smallest and the largest number that a request may send for a feature."""
         low, high = feature.numeric_limits
         if feature.kind == "float":
             low, high = max(low, -self.magnitude), min(high, self.magnitude)
         if self.out_of_range == "refuse":
-            least, most = feature.span
-            low, high = low if least is None else max(low, least), high if most is None else min(high, most)
+            minimum, maximum = feature.observed_range
+            low, high = low if minimum is None else max(low, minimum), high if maximum is None else min(high, maximum)
         return low, high
 
     @property
     def example(self) -> dict[str, Value]:
-        """A made-up row that the parser takes."""
+        """A made-up row that the parser accepts."""
         return {feature.name: feature.example for feature in self.features}

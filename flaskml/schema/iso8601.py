@@ -1,4 +1,4 @@
-"""ISO 8601 dates and times as requests write them, as patterns that Python and JSON Schema both read."""
+"""Regular expressions for ISO 8601 dates and times in requests, valid in Python and in JSON Schema."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The server behind `flask serve`: a supervisor, an event loop, and an HTTP parser, on waitress's own classes."""
+"""The server of `flask serve`: supervisor, workers, event loop and HTTP parser, built on waitress's classes."""

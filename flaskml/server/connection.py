@@ -1,4 +1,7 @@
-"""A connection of the engine: waitress's channel on one thread, where nobody waits by holding the thread up."""
+"""A client connection of the event loop: waitress's channel without threads.
+
+A greenlet that writes to a slow client yields to the event loop (backpressure) instead of blocking its thread.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,22 @@ from typing import Any, Protocol
 from greenlet import getcurrent, greenlet
 from waitress.channel import HTTPChannel
 
-from flaskml.server import error_responses as refusals
-from flaskml.server.deadlines import Deadlines
+from flaskml.server.error_responses import ErrorResponseTask
 from flaskml.server.greenlets import Greenlets
 from flaskml.server.http_parser import RequestParser
 from flaskml.server.http_validation import RequestTimeout
+from flaskml.server.policy import Deadlines
 from flaskml.server.wsgi_task import RequestTask, environ_template
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""With SO_LINGER, has the kernel forget what was not sent when the connection closes, and say so to the client."""
+"""Value of SO_LINGER with which the kernel discards unsent data on close and sends the client a TCP reset."""
 
 
 LINGER_SECONDS = 2.0
-"""For how long what a refused client still sends is read and dropped, so that it gets to read the refusal."""
+"""Seconds for which a lingering close reads and discards input, so that a refused client can read the refusal."""
 
 LINGER_BYTES = 64 * 2**20
-"""How much of it; a client that was told so and sends more is cut off."""
+"""Bytes that a lingering close discards; the connection of a client that sends more is closed."""
 
 
 class ConnectionOwner(Protocol):
@@ -38,214 +41,228 @@ class ConnectionOwner(Protocol):
     calls: Greenlets
 
     def add_task(self, channel: Any) -> None:
-        """Takes in that the connection has a request to serve, or to refuse."""
+        """Queue the connection, which has a request to serve or to refuse."""
 
-    def touch(self, channel: Any) -> None:
-        """Takes in that the connection may wait for other events."""
+    def schedule_update(self, channel: Any) -> None:
+        """Schedule an update of the events that the connection waits for."""
 
-    def forget(self, channel: Any) -> None:
-        """Takes in that the connection is about to be closed."""
+    def cancel_update(self, channel: Any) -> None:
+        """Cancel the scheduled update of a connection that is about to be closed."""
 
 
 class NoLock:
-    """Stands in for the locks of a channel, which only one thread ever uses."""
+    """A replacement for the locks of waitress's channel, which only one thread uses here."""
 
     def __enter__(self) -> None:
-        """Always at once."""
+        """Do nothing."""
 
     def __exit__(self, *_: object) -> None:
-        """Nothing was held."""
+        """Do nothing."""
 
     def acquire(self, *_: object) -> bool:
-        """Always at once."""
+        """Return True at once."""
         return True
 
     def release(self) -> None:
-        """Nothing was held."""
+        """Do nothing."""
 
     def notify(self) -> None:
-        """Who waits for room asks for it with `Channel.wait_for_room`."""
+        """Do nothing: `Connection` itself wakes the greenlet that waits for buffer space."""
 
 
 class Connection(HTTPChannel):
-    """One connection."""
+    """A client connection: its requests, its output buffers and its deadlines."""
 
     parser_class = RequestParser
     task_class = RequestTask
-    error_task_class = refusals.ErrorResponseTask
+    error_task_class = ErrorResponseTask
     request: Any = None
     events = 0
-    """What the loop is told of: the flags of epoll."""
+    """The epoll events that the connection is registered for."""
 
-    def __init__(self, server: ConnectionOwner, *arguments: Any, **named: Any) -> None:
-        self._in_need_of_room: greenlet | None = None
-        self._dropped: int | None = None
-        super().__init__(server, *arguments, **named)
+    def __init__(self, server: ConnectionOwner, *args: Any, **kwargs: Any) -> None:
+        self._blocked_writer: greenlet | None = None
+        """The greenlet that waits for the output buffers to fall below the high watermark."""
+
+        self._discarded_bytes: int | None = None
+        """Bytes of input discarded during a lingering close; None if there is none."""
+
+        super().__init__(server, *args, **kwargs)
         self.requests_lock = self.outbuf_lock = NoLock()
-        self.template = environ_template(self)
-        self.since = server.now
-        """Since when the client is waited for, by the clock of the loop."""
+        self.environ_template = environ_template(self)
+        self.waiting_since = server.now
+        """Time since which the server waits for the client, on the clock of the event loop."""
 
     def received(self, data: bytes) -> bool:
-        """Takes in what was read; most often that is a request, no more and no less."""
-        if self._dropped is not None:
-            return self._drop(data)
+        """Process received bytes, most often exactly one complete request; return whether they were used."""
+        if self._discarded_bytes is not None:
+            return self._discard(data)
         if self.request is None and not (self.will_close or self.close_when_flushed):
-            request = self.parser_class.whole(self.adj, data)
+            request = self.parser_class.from_complete_request(self.adj, data)
             if request is not None:
                 self.sent_continue = False
                 self.requests.append(request)
                 if len(self.requests) == 1:
                     self.server.add_task(self)
                 return True
-        return self._received_in_part(data)
+        return self._received_partial(data)
 
-    def _received_in_part(self, data: bytes) -> bool:
-        found: bool = super().received(data)
+    def _received_partial(self, data: bytes) -> bool:
+        was_used: bool = super().received(data)
         request = self.request
-        if request is not None and not request.has_begun and (request.headers_finished or request.header_plus.strip()):
-            request.has_begun = True
-            self.since = self.server.now
-        return found
+        has_bytes = request is not None and (request.headers_finished or request.header_plus.strip())
+        if has_bytes and not request.has_started:
+            request.has_started = True
+            self.waiting_since = self.server.now
+        return was_used
 
     def write_soon(self, data: Any) -> int:
-        """Sends what it can at once if nothing waits before it, and keeps the rest for later."""
+        """Send what the socket takes at once if the output buffers are empty; buffer the remainder."""
         if self.total_outbufs_len or type(data) is not bytes or not self.connected:
-            kept: int = super().write_soon(data)
-            return kept
+            buffered_bytes: int = super().write_soon(data)
+            return buffered_bytes
         try:
-            sent = self.send(data, do_close=False)
+            sent_bytes = self.send(data, do_close=False)
         except OSError:
             self.will_close = True
             return len(data)
-        if sent < len(data):
-            super().write_soon(data[sent:])
+        if sent_bytes < len(data):
+            super().write_soon(data[sent_bytes:])
         return len(data)
 
     def service(self) -> None:
-        """Executes one request, and sends what can be sent of the answer."""
-        refused = self.requests[0].error is not None
+        """Serve or refuse the first request, and schedule the sending of the response."""
+        is_refused = self.requests[0].error is not None
         super().service()
-        if refused and self.close_when_flushed:
-            self._dropped = 0
-        self.since = self.server.now
-        self.server.touch(self)
+        if is_refused and self.close_when_flushed:
+            self._discarded_bytes = 0
+        self.waiting_since = self.server.now
+        self.server.schedule_update(self)
 
-    def look_at_clock(self, now: float) -> None:
-        """Ends the wait for the client if it took too long, which is looked at once a second."""
-        waited, deadlines = now - self.since, self.server.deadlines
-        if self._dropped is not None and not self.total_outbufs_len:
+    def check_deadlines(self, now: float) -> None:
+        """Close the connection, or refuse its request, if the client exceeded a deadline; called once a second."""
+        waited, deadlines = now - self.waiting_since, self.server.deadlines
+        if self._discarded_bytes is not None and not self.total_outbufs_len:
             if waited > LINGER_SECONDS:
                 self.handle_close()
         elif self.total_outbufs_len:
-            if waited > deadlines.answer:
-                self.drop()
+            if waited > deadlines.response_seconds:
+                self.abort()
         elif self.requests:
-            self.since = now  # It is the client who waits.
-        elif self.request is None or not self.request.has_begun:
+            self.waiting_since = now  # The client waits for the server.
+        elif self.request is None or not self.request.has_started:
             if waited > self.adj.channel_timeout:
                 self.handle_close()
-        elif waited > deadlines.of_request(self.request.body_bytes_received):
-            self._refuse_to_wait()
+        elif waited > deadlines.request_limit_seconds(self.request.body_bytes_received):
+            self._refuse_slow_request()
 
-    def _refuse_to_wait(self) -> None:
+    def _refuse_slow_request(self) -> None:
+        """Answer 408 to a request that is not complete within its deadline (a slow client)."""
         request, self.request = self.request, None
-        request.error = RequestTimeout("The request took too long to come")
+        request.error = RequestTimeout("The request did not arrive completely in time")
         self.requests.append(request)
         self.server.add_task(self)
 
-    def drop(self) -> None:
-        """Closes the connection; what the client did not read is forgotten, by the kernel too."""
+    def abort(self) -> None:
+        """Close the connection and discard unsent data, in the kernel's buffers too."""
         if self.total_outbufs_len:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.handle_close()
 
     def handle_write(self) -> None:
-        """Sends what can be sent, and lets a call go on that waited for room."""
-        if self._dropped is not None and self.close_when_flushed:
+        """Send what the socket takes, and wake a writer for which there is buffer space again."""
+        if self._discarded_bytes is not None and self.close_when_flushed:
             self._flush_exception(self._flush_some, do_close=False)
             if not self.total_outbufs_len and not self.will_close:
-                self._linger()
-        if self._dropped is None or self.will_close:
+                self._begin_lingering_close()
+        if self._discarded_bytes is None or self.will_close:
             super().handle_write()
-        self._give_room()
+        self._wake_blocked_writer()
 
-    def _linger(self) -> None:
-        """Closes the one half of the connection. Closed whole, it would be reset by what the client still sends."""
+    def _begin_lingering_close(self) -> None:
+        """Close the sending half only (RFC 9112, section 9.6).
+
+        If the socket were closed, bytes that the client still sends would cause a TCP reset, and the client would lose
+        the response.
+        """
         self.close_when_flushed = False
-        self.since = self.server.now
+        self.waiting_since = self.server.now
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.handle_close()
 
-    def _drop(self, data: bytes) -> bool:
-        self._dropped = (self._dropped or 0) + len(data)
-        if self._dropped > LINGER_BYTES:
+    def _discard(self, data: bytes) -> bool:
+        self._discarded_bytes = (self._discarded_bytes or 0) + len(data)
+        if self._discarded_bytes > LINGER_BYTES:
             self.handle_close()
         return False
 
     def handle_close(self) -> None:
-        """Closes the connection; a call that waits for room learns of it when it goes on."""
+        """Close the connection, and wake a writer that waits for buffer space; it then finds the connection closed."""
         super().handle_close()
-        self._give_room()
+        self._wake_blocked_writer()
 
     def _flush_some(self, do_close: bool = True) -> bool:
-        """Sends what was kept, as far as the client has room for it, and notes when that was."""
-        sent: bool = super()._flush_some(do_close)
-        if sent:
-            self.since = self.server.now
-        return sent
+        """Send buffered data as far as the socket takes it; if any was sent, restart the deadline."""
+        is_sent: bool = super()._flush_some(do_close)
+        if is_sent:
+            self.waiting_since = self.server.now
+        return is_sent
 
-    def _give_room(self) -> None:
-        worker = self._in_need_of_room
-        if worker is not None and (not self.connected or self.total_outbufs_len <= self.adj.outbuf_high_watermark):
-            self._in_need_of_room = None
-            self.server.calls.wake(worker)
+    def _wake_blocked_writer(self) -> None:
+        writer = self._blocked_writer
+        if writer is not None and (not self.connected or self.total_outbufs_len <= self.adj.outbuf_high_watermark):
+            self._blocked_writer = None
+            self.server.calls.wake(writer)
 
     def _flush_outbufs_below_high_watermark(self) -> None:
-        """Lets others run until the client has read enough. Waitress would hold up the thread, which is everybody's."""
+        """Yield to the event loop until the client has read enough (backpressure).
+
+        Waitress would block the thread here, which all connections share.
+        """
         while self.connected and self.total_outbufs_len > self.adj.outbuf_high_watermark:
             self._flush_exception(self._flush_some, do_close=False)
             if self.will_close or self.total_outbufs_len <= self.adj.outbuf_high_watermark:
                 return
-            self._in_need_of_room = getcurrent()
-            self.server.touch(self)
+            self._blocked_writer = getcurrent()
+            self.server.schedule_update(self)
             self.server.calls.park()
 
     @property
     def has_one_request(self) -> bool:
-        """Whether nothing has come behind the request that is being served, not even a part of another one."""
+        """True if no further request, not even a part of one, has arrived behind the one that is being served."""
         return len(self.requests) == 1 and self.request is None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing was asked that is not answered, and nothing is left to send."""
-        return not self.requests and self.request is None and not self.total_outbufs_len and self._dropped is None
+        """True if the connection has no unanswered request, no unsent data and no lingering close."""
+        has_work = self.requests or self.request is not None or self.total_outbufs_len
+        return not has_work and self._discarded_bytes is None
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection still has a socket."""
+        """True until the socket is closed."""
         return self._fileno is not None
 
     @property
     def fileno(self) -> int:
-        """The descriptor of the socket."""
-        found: int = self._fileno
-        return found
+        """The file descriptor of the socket."""
+        descriptor: int = self._fileno
+        return descriptor
 
     def add_channel(self, map: Any = None) -> None:
-        """Has the loop read from the connection."""
+        """Register the connection with the event loop and with epoll, for reading."""
         super().add_channel(map)
         self.events = select.EPOLLIN
         self.server.epoll.register(self._fileno, self.events)
 
     def del_channel(self, map: Any = None) -> None:
-        """Has the loop forget the connection."""
+        """Unregister the connection from epoll and from the event loop."""
         if self.is_open:
-            # Epoll forgets it by itself only once no process holds it, and one that was forked just now may; the next
-            # connection, which gets the same number, would be closed in its place.
-            with suppress(OSError, ValueError):  # Whatever it says, the socket is to be closed.
+            # Closing a descriptor removes it from epoll only once no process holds it, and a child that was just forked
+            # may hold it. Its event would then close the next connection, which gets the same descriptor number.
+            with suppress(OSError, ValueError):  # The socket is closed next, even if epoll reports an error.
                 self.server.epoll.unregister(self._fileno)
         super().del_channel(map)
-        self.server.forget(self)
+        self.server.cancel_update(self)

@@ -23,7 +23,7 @@ from typing import TypeAlias
 from greenlet import getcurrent, greenlet
 
 from flaskml.codecs.answers import Answer
-from flaskml.codecs.parser import Rows
+from flaskml.codecs.rows import Rows
 from flaskml.inference.batching import MAX_BATCH_ROWS, Batcher, Call, Result, Threads, lane
 
 logger = logging.getLogger(__name__)
@@ -176,13 +176,13 @@ class Greenlets:
                 if self._is_long(batcher, method, rows_of(batch)):
                     self._hold((batcher, method), batch)
                 else:
-                    batcher.together(batch)
+                    batcher.compute_batch(batch)
                     for call in batch:
                         call.waiting.switch()
 
     def _is_long(self, batcher: Batcher, method: str, rows: int) -> bool:
         """Whether rows would hold up the loop. What was never measured is taken for long if there are many."""
-        seconds = batcher.costs[method].of(rows)
+        seconds = batcher.costs[method].estimate(rows)
         return rows > MAX_BATCH_ROWS if seconds is None else seconds > INLINE_SECONDS
 
     def _hold(self, key: Key, calls: list[Call]) -> None:
@@ -213,10 +213,10 @@ class Greenlets:
 
         for batch in batcher.batches(calls):
             costs = batcher.costs[method]
-            worth_waiting = (costs.of(rows_of(batch)) or math.inf) <= ALIKE * (costs.of(1) or 0.0)
+            worth_waiting = (costs.estimate(rows_of(batch)) or math.inf) <= ALIKE * (costs.estimate(1) or 0.0)
             if worth_waiting:
                 self._running[key] = self._running.get(key, 0) + 1
-            work = self._computing.submit(batcher.together, batch, in_slices=True)
+            work = self._computing.submit(batcher.compute_batch, batch, in_slices=True)
             work.add_done_callback(partial(finished, batch, worth_waiting))
 
     def _note_end(self, key: Key, answered: int) -> None:
@@ -226,7 +226,7 @@ class Greenlets:
             del self._running[key]
             batcher, method = key
             if waiting := len(self._held[key].calls) if key in self._held else 0:
-                longest = GATHERING * (batcher.costs[method].of(1) or 0.0)
+                longest = GATHERING * (batcher.costs[method].estimate(1) or 0.0)
                 self._gathering[key] = Gathering(waiting + answered, time.perf_counter() + longest)
                 self._gathering[key].wait_on()
 
@@ -249,7 +249,7 @@ class Greenlets:
         """What the batcher answers, computed together with what others ask for in the same turn."""
         alone = self.is_last and not self._parked
         if (alone or len(self._parked) >= PARKED) and not self._is_long(batcher, method, len(rows.values)):
-            return batcher.alone(rows, method)
+            return batcher.compute_alone(rows, method)
         call = Call(batcher, rows, method)
         call.waiting = getcurrent()
         self._parked.append(call)

@@ -1,6 +1,6 @@
-"""From bytes to a WSGI environment, as waitress does it, with less done twice.
+"""HTTP request parser: waitress's parser, with a cache of parsed header blocks.
 
-Clients send the same block of headers again and again, so what a block means is kept. Waitress alone parses it.
+Clients send the same header block again and again, so its parsed form is cached. Only waitress's parser parses a block.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from flaskml.server.http_validation import (
 )
 
 MAX_CACHED_BLOCKS = 256
-"""Blocks of headers of one generation; two are kept, so that odd clients cannot push out the usual ones at once."""
+"""Header blocks in one generation of the cache. It keeps two, so unusual clients cannot evict the usual blocks."""
 
 MAX_CACHED_BLOCK_BYTES = 2048
-"""Bytes of the largest block that is kept: what is kept is bounded by this and the number."""
+"""Bytes of the largest header block that is cached. This and the number of blocks bound the memory of the cache."""
 
 MAX_CACHED_LINES = 1024
-"""Lines of blocks of one generation, by which it is seen what is new in a block."""
+"""Known header lines in one generation of the cache; they show which lines of a block are new."""
 
 MAX_NEW_VALUES = 4
-"""Headers of a block whose values may be new; proxies add a few ids and times to each request."""
+"""Header fields of a block that may have new values; proxies add a few ids and timestamps to each request."""
 
 FRAMING_HEADERS = frozenset(
     {
@@ -46,121 +46,128 @@ FRAMING_HEADERS = frozenset(
         CLIENT_TIMEOUT_HEADER.lower().replace("_", "-").encode(),
     }
 )
-"""Headers by which it is decided how a request is read; a new value of one is parsed by waitress."""
+"""Header fields that change how the server treats a request; waitress parses each block with a new value of one."""
 
 FIELD_LINE = re.compile(FIELD_PATTERN)
 
 
 class HeaderCache:
-    """What blocks of headers mean, those seen lately.
+    """A bounded cache from header blocks to the parser attributes that they result in.
 
-    Of a block in which only the values of a few headers are new, such as the id of the request, it is known from the
-    last one of its kind: these values are put in their places. That is so of headers alone that change nothing but
-    what the app is told.
+    A block that differs from a cached one only in the values of a few header fields, such as a request id, is not
+    parsed either: the new values are inserted into the cached attributes. That is limited to fields that only pass
+    through to the app.
     """
 
     def __init__(self) -> None:
-        self._whole: BoundedCache[bytes, dict[str, Any]] = BoundedCache(MAX_CACHED_BLOCKS)
-        self._kinds: BoundedCache[bytes, dict[str, Any]] = BoundedCache(MAX_CACHED_BLOCKS)
-        self._lines: BoundedCache[bytes, bool] = BoundedCache(MAX_CACHED_LINES)
+        self._blocks: BoundedCache[bytes, dict[str, Any]] = BoundedCache(MAX_CACHED_BLOCKS)
+        self._templates: BoundedCache[bytes, dict[str, Any]] = BoundedCache(MAX_CACHED_BLOCKS)
+        self._known_lines: BoundedCache[bytes, bool] = BoundedCache(MAX_CACHED_LINES)
 
     def __len__(self) -> int:
-        return len(self._whole) + len(self._kinds)
+        return len(self._blocks) + len(self._templates)
 
     def get(self, block: bytes) -> dict[str, Any] | None:
-        """What the block means, if it or its like was seen."""
-        meaning: dict[str, Any] | None = self._whole.get(block)
-        if meaning is None and len(block) <= MAX_CACHED_BLOCK_BYTES and (split := self._split(block)) is not None:
-            kind, values = split
-            like = self._kinds.get(kind)
-            return None if like is None else _with(like, values)
-        return meaning
+        """Return the parser attributes of the block; None if neither it nor a similar block is cached."""
+        attributes: dict[str, Any] | None = self._blocks.get(block)
+        if attributes is None and len(block) <= MAX_CACHED_BLOCK_BYTES and (split := self._split(block)) is not None:
+            template, new_values = split
+            similar = self._templates.get(template)
+            return None if similar is None else _with_values(similar, new_values)
+        return attributes
 
-    def put(self, block: bytes, meaning: dict[str, Any]) -> None:
-        """Keeps what a block was found to mean, if it is not too large."""
+    def put(self, block: bytes, attributes: dict[str, Any]) -> None:
+        """Cache the parser attributes of a block, unless it is too large."""
         if len(block) > MAX_CACHED_BLOCK_BYTES:
             return
         if (split := self._split(block)) is not None:
-            self._kinds.put(split[0], meaning)
-        self._whole.put(block, meaning)
+            self._templates.put(split[0], attributes)
+        self._blocks.put(block, attributes)
         for line in block.split(b"\r\n"):
-            self._lines.put(line, True)
+            self._known_lines.put(line, True)
 
     def _split(self, block: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
-        """The block without the values that are new, and these by name; None if more than a few are, or they matter."""
+        """Return the block without its new values, and these by field name.
+
+        Returns None if no value is new, more than a few are, or one of them must be parsed.
+        """
         lines = block.split(b"\r\n")
-        values: dict[bytes, bytes] = {}
+        new_values: dict[bytes, bytes] = {}
         for index, line in enumerate(lines):
-            if self._lines.get(line) is None:
+            if self._known_lines.get(line) is None:
                 name, _, value = line.partition(b":")
-                is_plain = index > 0 and FIELD_LINE.fullmatch(line) is not None and b"_" not in name
-                if not is_plain or name.lower() in FRAMING_HEADERS or len(values) == MAX_NEW_VALUES:
+                is_field = index > 0 and FIELD_LINE.fullmatch(line) is not None and b"_" not in name
+                if not is_field or name.lower() in FRAMING_HEADERS or len(new_values) == MAX_NEW_VALUES:
                     return None
-                values[name] = value
-                lines[index] = name + b"\0"  # As no block that is kept can have it.
+                new_values[name] = value
+                lines[index] = name + b"\0"  # No cached block contains this byte.
         names = [line.partition(b":")[0].rstrip(b"\0").lower() for line in lines]
-        if not values or any(names.count(name.lower()) > 1 for name in values):
-            return None  # Where a name comes twice, its values are joined.
-        return b"\r\n".join(lines), values
+        if not new_values or any(names.count(name.lower()) > 1 for name in new_values):
+            return None  # The values of a repeated field are joined.
+        return b"\r\n".join(lines), new_values
 
 
-def _with(meaning: dict[str, Any], values: dict[bytes, bytes]) -> dict[str, Any]:
-    """The meaning with other values of some headers."""
+def _with_values(attributes: dict[str, Any], values: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return parser attributes with other values of some header fields."""
     names = {name.upper().replace(b"-", b"_").decode("latin-1"): value for name, value in values.items()}
     new = {name: value.strip(b" \t").decode("latin-1") for name, value in names.items()}
-    environ = {**meaning["environ"], **{rename_headers.get(name, f"HTTP_{name}"): value for name, value in new.items()}}
-    return {**meaning, "headers": {**meaning["headers"], **new}, "environ": environ}
+    new_environ = {rename_headers.get(name, f"HTTP_{name}"): value for name, value in new.items()}
+    environ = {**attributes["environ"], **new_environ}
+    return {**attributes, "headers": {**attributes["headers"], **new}, "environ": environ}
 
 
 class RequestParser(HTTPRequestParser):
-    """Waitress's parser, which asks what is kept before it parses."""
+    """Waitress's parser, with a cache of header blocks and strict validation (request smuggling, RFC 9112)."""
 
-    blocks = HeaderCache()
+    header_cache = HeaderCache()
     command = path = ""
     header_plus = b""
     error: Error | None = None
     environ: dict[str, str] | None = None
-    """What the headers and the first line say, as a WSGI environment has it."""
+    """The request line and the header fields in the form of a WSGI environment."""
 
-    stays_open = False
-    """Whether the connection may stay open after the answer, without a word about it."""
+    is_keep_alive = False
+    """True if the connection stays open after the response without a Connection header."""
 
-    budget: float | None = None
-    """Seconds from its arrival after which nobody waits for the answer."""
+    client_timeout_seconds: float | None = None
+    """Seconds that the client waits for the response; None if it does not say."""
 
-    arrived = 0.0
-    """When it arrived, on the monotonic clock, if it has a budget."""
-    has_begun = False
-    """Whether more of it has come than empty lines, of a request that comes in parts."""
+    arrived_at = 0.0
+    """Time of arrival on the monotonic clock; set only if the client sent a timeout."""
+
+    has_started = False
+    """True once more than empty lines have arrived of a request that arrives in parts."""
 
     body: bytes | None = None
-    """The body, of a request that came in one piece."""
+    """The body of a request that arrived in one piece."""
 
     @classmethod
-    def whole(cls, adj: Adjustments, data: bytes) -> RequestParser | None:
-        """The request that the data is, no more and no less, if its block of headers is one that is kept."""
-        end = data.find(b"\r\n\r\n") + 4
-        meaning = cls.blocks.get(data[:end])
-        if meaning is None or len(data) - end != meaning["content_length"] or len(data) >= adj.max_request_body_size:
+    def from_complete_request(cls, adj: Adjustments, data: bytes) -> RequestParser | None:
+        """Return the request if `data` is exactly one request with a cached header block, else None."""
+        body_start = data.find(b"\r\n\r\n") + 4
+        attributes = cls.header_cache.get(data[:body_start])
+        if attributes is None:
+            return None
+        if len(data) - body_start != attributes["content_length"] or len(data) >= adj.max_request_body_size:
             return None
         request = cls(adj)
-        request.__dict__.update(meaning)
-        request.body = data[end:]
+        request.__dict__.update(attributes)
+        request.body = data[body_start:]
         request.completed = request.headers_finished = True
         return request
 
     def received(self, data: bytes) -> int:
-        """Takes in what belongs to the request, and returns how many bytes that was; all, once it is refused."""
-        taken: int = self._received_in_headers(data) if self.body_rcv is None else super().received(data)
-        if not (self.error or self.headers_finished) and self._cannot_end_well(len(data)):
+        """Process bytes of the request; return how many belonged to it, or all once the request is refused."""
+        consumed: int = self._received_header(data) if self.body_rcv is None else super().received(data)
+        if not (self.error or self.headers_finished) and self._has_forbidden_bytes(len(data)):
             self.error = BadRequest("Invalid header")
         if self.error is None:
-            return taken
+            return consumed
         self.completed, self.expect_continue = True, False
         return len(data)
 
-    def _received_in_headers(self, data: bytes) -> int:
-        """The same before a body; the empty lines before a request are counted in whatever pieces they come."""
+    def _received_header(self, data: bytes) -> int:
+        """Process bytes before the body; count leading empty lines across pieces."""
         lead = LEADING_EMPTY_LINES.match(self.header_plus + data)
         if lead is None:
             self.error = BadRequest("Start line is invalid")
@@ -169,22 +176,22 @@ class RequestParser(HTTPRequestParser):
         if start < 0:
             self.header_plus += data
             return len(data)
-        passed_over = 0
-        if start > 0:  # Only empty lines have come before these data.
-            passed_over = start - len(self.header_plus)
+        skipped = 0
+        if start > 0:  # Only empty lines have arrived before these bytes.
+            skipped = start - len(self.header_plus)
             self.header_plus = b""
-        taken: int = super().received(data[passed_over:])
-        return passed_over + taken
+        consumed: int = super().received(data[skipped:])
+        return skipped + consumed
 
-    def _cannot_end_well(self, new: int) -> bool:
-        """Whether the headers, of which so many bytes are new, have in them what none may have."""
-        return FORBIDDEN_BYTES.search(self.header_plus, max(len(self.header_plus) - new - 1, 0)) is not None
+    def _has_forbidden_bytes(self, new_bytes: int) -> bool:
+        """Return whether the unfinished headers, whose last `new_bytes` bytes are new, contain forbidden bytes."""
+        return FORBIDDEN_BYTES.search(self.header_plus, max(len(self.header_plus) - new_bytes - 1, 0)) is not None
 
     def parse_header(self, block: bytes) -> None:
-        """Sets what the block of headers says, raising what waitress raises."""
-        meaning = self.blocks.get(block)
-        if meaning is not None:
-            self.__dict__.update(meaning)
+        """Set the attributes that follow from a header block. Raises the errors of waitress's parser."""
+        attributes = self.header_cache.get(block)
+        if attributes is not None:
+            self.__dict__.update(attributes)
             if self.content_length:
                 self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(self.adj.inbuf_overflow))
             return
@@ -197,11 +204,11 @@ class RequestParser(HTTPRequestParser):
         if self.chunked:
             self.body_rcv = StrictChunkedReceiver(OverflowableBuffer(self.adj.inbuf_overflow))
         self.environ = self._environ()
-        self.budget = client_timeout_seconds(self.headers)
-        self.stays_open = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
+        self.client_timeout_seconds = client_timeout_seconds(self.headers)
+        self.is_keep_alive = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
         if not self.chunked and not self.expect_continue:
             own = ("adj", "body_rcv", "header_plus", "header_bytes_received")
-            self.blocks.put(block, {name: value for name, value in vars(self).items() if name not in own})
+            self.header_cache.put(block, {name: value for name, value in vars(self).items() if name not in own})
 
     def _environ(self) -> dict[str, str]:
         headers = {rename_headers.get(name, f"HTTP_{name}"): value for name, value in self.headers.items()}
@@ -217,5 +224,5 @@ class RequestParser(HTTPRequestParser):
         }
 
     def get_body_stream(self) -> Any:
-        """The body as a file."""
+        """Return the body as a file."""
         return super().get_body_stream() if self.body is None else BytesIO(self.body)

@@ -1,4 +1,4 @@
-"""The engine's loop: one thread that reads, starts calls, computes what they wait for, and writes."""
+"""The event loop: one thread that accepts connections, reads requests, runs views in greenlets and sends responses."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ from flaskml.server.greenlets import Greenlets
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.wsgi_task import DateHeader, ResponseHeadCache
 
-MAX_STARTED_PER_TURN = 64
-"""Calls that start in one turn: at 70 microseconds each, a call that came during the turn waits 5 ms at most."""
+MAX_STARTED_PER_ITERATION = 64
+"""Requests started in one iteration. One takes 70 microseconds, so a request that arrives meanwhile waits 5 ms."""
 
-MAX_REFUSED_PER_TURN = 16
-"""Refusals in one turn, at 30 microseconds each: who asks again and again takes little from those who are served. Of
-very many it is a 64th, so that none waits long for it."""
+MAX_REFUSED_PER_ITERATION = 16
+"""Refusals sent in one iteration, at 30 microseconds each, so that clients that retry at once take little time from
+served requests. If more than 1024 are queued, a 64th of them is sent, so that none waits long."""
 
-MAX_ACCEPTED_PER_TURN = 64
-"""Connections that are accepted in one turn."""
+MAX_ACCEPTED_PER_ITERATION = 64
+"""Connections accepted in one iteration."""
 
 EXHAUSTION_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the system says when it can give no more connections; they go on waiting, so it would say so for ever."""
+"""Errors of `accept` when the system is out of descriptors or memory; the connection stays in the backlog."""
 
 ACCEPT_PAUSE_SECONDS = 0.5
-"""For how long nobody is accepted then."""
+"""Seconds without `accept` after such an error, because an immediate retry fails again."""
 
 IDLE_DRAIN_SECONDS = 1.0
-"""Seconds that an idle connection has then for one more request, whose answer says that it was the last."""
+"""Seconds that idle keep-alive connections stay open in a graceful shutdown, for one more request each."""
 
 STALL_SECONDS = 5.0
-"""Seconds after which what was seen is old; if they pass between two looks at the clock, the process stood still."""
+"""Seconds after which eviction candidates are outdated. A longer time between two maintenance runs means that the loop
+was blocked, which is not the fault of clients."""
 
 
 class _NoThreads:
-    """Stands where waitress has its threads."""
+    """A replacement for waitress's thread pool."""
 
     def shutdown(self, *_: object, **__: object) -> None:
-        """There is none to end."""
+        """Do nothing: no thread runs."""
 
 
 class EventLoop(BaseWSGIServer):
-    """What makes a waitress server an engine: its calls run on its own thread, in greenlets.
+    """A waitress server that serves all connections on one thread, with epoll and greenlets.
 
-    What epoll is told is kept between turns, so whatever changes a channel outside of an event has to touch it.
+    Epoll registrations persist between iterations. Code that changes a connection without an event calls
+    `schedule_update`.
     """
 
     channel_class = Connection
@@ -65,41 +67,43 @@ class EventLoop(BaseWSGIServer):
         adj: Adjustments,
         sockinfo: Any,
         policy: ServerPolicy,
-        listening: socket.socket | None = None,
+        listening_socket: socket.socket | None = None,
     ) -> None:
-        """`listening` is a socket that somebody else has bound."""
+        """Listen on `listening_socket` if given, which is bound already, else on the address in `sockinfo`."""
         self.deadlines = policy.deadlines
-        self.now = self._looked = self._sought = time.monotonic()
-        self._waited_for: deque[tuple[float, Connection]] = deque()
+        self.now = self._last_maintenance = self._last_search = time.monotonic()
+        self._eviction_candidates: deque[tuple[float, Connection]] = deque()
+        """Connections that may be closed near the limit, each with its `waiting_since`, the oldest first."""
+
         self.epoll = select.epoll()
-        self.clock, self.heads = DateHeader(), ResponseHeadCache(adj.ident)
+        self.date_header, self.response_heads = DateHeader(), ResponseHeadCache(adj.ident)
         self._ready: deque[Connection] = deque()
         self._refused: deque[Connection] = deque()
-        self._touched: set[Connection] = set()
+        self._scheduled_updates: set[Connection] = set()
         self.status = ServerStatus()
         self.policy = policy
-        self._stops = 0
+        self._stop_calls = 0
         self._is_closed = False
-        self._closing = threading.RLock()
+        self._close_lock = threading.RLock()
         self._is_listening = True
-        self._accepts_from = 0.0
-        self._bearable: int = adj.connection_limit
-        """How many connections there were when the system had no more to give; the limit where it has."""
+        self._accept_paused_until = 0.0
+        self._exhausted_at: int = adj.connection_limit
+        """Number of open sockets when `accept` last failed with one of `EXHAUSTION_ERRNOS`."""
 
-        bound = {"_sock": listening, "bind_socket": listening is None}
+        bound = {"_sock": listening_socket, "bind_socket": listening_socket is None}
         super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo, **bound)
         self.calls = Greenlets(self.wake)
         for fd in self._map:
             self.epoll.register(fd, select.EPOLLIN)
 
-    # What channels tell.
+    # Called by connections.
 
     def add_task(self, channel: Connection) -> None:
-        """The channel has a request to serve, or to refuse."""
+        """Queue the first request of a connection; refuse it if the queue is full (load shedding)."""
         request = channel.requests[0]
-        if request.budget is not None:
-            request.arrived = time.monotonic()
-        if request.error is None and request.path in self.policy.first:
+        if request.client_timeout_seconds is not None:
+            request.arrived_at = time.monotonic()
+        if request.error is None and request.path in self.policy.priority_paths:
             self._ready.appendleft(channel)
             return
         if len(self._ready) + self.calls.unfinished >= self.policy.queue_limit and request.error is None:
@@ -109,31 +113,31 @@ class EventLoop(BaseWSGIServer):
         self._ready.append(channel)
 
     def pull_trigger(self) -> None:
-        """Needs nothing: a channel is looked at after each call. Other threads pull the trigger itself."""
+        """Do nothing: the loop updates a connection after each call. Other threads call `wake`."""
 
-    def touch(self, channel: Connection) -> None:
-        """Something has changed in the channel that its flags depend on."""
-        self._touched.add(channel)
+    def schedule_update(self, channel: Connection) -> None:
+        """Schedule the sending of output, and an update of the epoll events, for the end of this iteration."""
+        self._scheduled_updates.add(channel)
 
-    def forget(self, channel: Connection) -> None:
-        """The connection is about to be closed."""
-        self._touched.discard(channel)
+    def cancel_update(self, channel: Connection) -> None:
+        """Cancel the update of a connection that is about to be closed."""
+        self._scheduled_updates.discard(channel)
 
     def accept(self) -> Any:
-        """The next who waits, with its address; None if there is nobody, or no room in this process."""
+        """Return the next connection and its address; None if none waits, or descriptors or memory are exhausted."""
         try:
             return super().accept()
         except OSError as error:
             if error.errno not in EXHAUSTION_ERRNOS:
                 raise
-            self._accepts_from = self.now + ACCEPT_PAUSE_SECONDS
-            self._bearable = len(self._map)
-            self.logger.warning("Nobody is accepted for a moment: %s", error.strerror)
+            self._accept_paused_until = self.now + ACCEPT_PAUSE_SECONDS
+            self._exhausted_at = len(self._map)
+            self.logger.warning("No connections are accepted for %s seconds: %s", ACCEPT_PAUSE_SECONDS, error.strerror)
             return None
 
     def handle_accept(self) -> None:
-        """Accepts all who wait, up to a limit."""
-        for _ in range(MAX_ACCEPTED_PER_TURN):
+        """Accept the waiting connections, up to a limit."""
+        for _ in range(MAX_ACCEPTED_PER_ITERATION):
             before = len(self.active_channels)
             super().handle_accept()
             if len(self.active_channels) == before or len(self._map) >= self.adj.connection_limit:
@@ -142,49 +146,47 @@ class EventLoop(BaseWSGIServer):
     # The loop.
 
     def run(self) -> None:
-        """Serves until `stop`, then finishes what it has accepted."""
+        """Serve until `stop` is called, then drain."""
         try:
-            while not self._stops:
-                self._turn(self.adj.asyncore_loop_timeout)
+            while not self._stop_calls:
+                self._run_once(self.adj.asyncore_loop_timeout)
             self._drain()
         finally:
-            with self._closing:
+            with self._close_lock:
                 self._is_closed = True
             wasyncore.close_all(self._map, ignore_all=True)
             self.calls.close()
             self.epoll.close()
 
     def stop(self) -> None:
-        """Has the loop end when what was accepted is answered; a second time, at once.
-
-        May be called from a signal or another thread.
-        """
-        self._stops += 1
+        """Begin a graceful shutdown; a second call ends the loop at once. Safe in signal handlers and threads."""
+        self._stop_calls += 1
         self.wake()
 
     def wake(self) -> None:
-        """Has the loop look for what has changed. May be called from a signal or another thread."""
-        with self._closing:  # The trigger's descriptor is another file's once it is closed.
+        """Interrupt the wait for events. Safe in signal handlers and other threads."""
+        with self._close_lock:  # A closed trigger's descriptor number may already belong to another file.
             if not self._is_closed:
                 self.trigger.pull_trigger()
 
     def _drain(self) -> None:
-        """Accepts nobody, and answers all who were accepted.
+        """Finish the graceful shutdown: accept no connection, and answer every accepted request.
 
-        Each answer says that it is the last of its connection. A client that has one open and is about to send is not
-        to find it closed: idle ones are left for a while, and told by the answer to the next request.
+        Each response says `Connection: close`. Idle keep-alive connections stay open for `IDLE_DRAIN_SECONDS`: a client
+        that is about to send a request gets a response, and not a closed connection.
         """
-        self.status.draining = True
+        self.status.is_draining = True
         self._stop_listening()
         begun = time.monotonic()
-        while self.active_channels and self._stops == 1 and (since := time.monotonic() - begun) < self.policy.patience:
-            self._turn(0.05)
-            if since >= IDLE_DRAIN_SECONDS:
+        limit = self.policy.drain_seconds
+        while self.active_channels and self._stop_calls == 1 and (elapsed := time.monotonic() - begun) < limit:
+            self._run_once(0.05)
+            if elapsed >= IDLE_DRAIN_SECONDS:
                 for channel in [channel for channel in self.active_channels.values() if channel.is_idle]:
                     channel.handle_close()
 
     def _stop_listening(self) -> None:
-        """Accepts those who have connected already, and closes the door: who comes later is refused, not left alone."""
+        """Accept the connections in the backlog, then close the listening socket, so that later ones are refused."""
         before = -1
         while before < len(self.active_channels) < self.adj.connection_limit:
             before = len(self.active_channels)
@@ -194,94 +196,93 @@ class EventLoop(BaseWSGIServer):
         del self._map[self._fileno]
         self.socket.close()
 
-    def _turn(self, timeout: float) -> None:
-        """What has come is read, what is ready starts, what is parked is computed, what is written is sent."""
-        if self.now >= self._looked + self.adj.cleanup_interval:
+    def _run_once(self, timeout: float) -> None:
+        """Run one iteration: wait for events, read, start requests, compute predictions, send."""
+        if self.now >= self._last_maintenance + self.adj.cleanup_interval:
             self.maintenance(self.now)
-        self._listen_if_there_is_room()
-        is_idle = not (self._ready or self._refused or self.calls.is_busy or self._touched)
+        self._update_listening()
+        is_idle = not (self._ready or self._refused or self.calls.is_busy or self._scheduled_updates)
         events = self.epoll.poll(self.calls.sleep_at_most(timeout) if is_idle else 0)
         self.now = time.monotonic()
         for fd, flags in events:
             channel = self._map.get(fd)
             if type(channel) is Connection:
-                self._touched.add(channel)
+                self._scheduled_updates.add(channel)
             if channel is not None:
                 wasyncore.readwrite(channel, flags)
-        for _ in range(min(len(self._ready), MAX_STARTED_PER_TURN)):
+        for _ in range(min(len(self._ready), MAX_STARTED_PER_ITERATION)):
             self.calls.is_last = len(self._ready) == 1
             channel = self._ready.popleft()
-            self._refuse_late(channel)
+            self._refuse_expired(channel)
             self.calls.start(channel.service)
-        refusing = max(MAX_REFUSED_PER_TURN, len(self._refused) // 64)
-        for _ in range(min(len(self._refused), refusing)):
+        refusals = max(MAX_REFUSED_PER_ITERATION, len(self._refused) // 64)
+        for _ in range(min(len(self._refused), refusals)):
             self.calls.start(self._refused.popleft().service)
-        self.calls.is_last = False  # Those who are woken may share with each other.
+        self.calls.is_last = False  # Calls that are woken may share a batch.
         self.calls.proceed()
-        touched, self._touched = self._touched, set()
-        for channel in touched:
-            self._look_after(channel)
+        scheduled, self._scheduled_updates = self._scheduled_updates, set()
+        for channel in scheduled:
+            self._update(channel)
 
-    def _refuse_late(self, channel: Connection) -> None:
-        """Spares work whose answer nobody waits for."""
+    def _refuse_expired(self, channel: Connection) -> None:
+        """Refuse a request whose client timeout has passed: the client no longer waits for the response."""
         request = channel.requests[0] if channel.requests else None
-        if request is None or request.budget is None or request.error is not None:
+        if request is None or request.client_timeout_seconds is None or request.error is not None:
             return
-        if time.monotonic() - request.arrived >= request.budget:
+        if time.monotonic() - request.arrived_at >= request.client_timeout_seconds:
             request.error = CLIENT_TIMEOUT_PASSED
 
-    def _listen_if_there_is_room(self) -> None:
-        """Follows the limit of connections."""
-        if self.status.draining:
+    def _update_listening(self) -> None:
+        """Pause or resume accepting connections, by the limit of connections."""
+        if self.status.is_draining:
             return
         if self.accepting:
-            self._make_room()
-        has_room = len(self._map) < self.adj.connection_limit and self.now >= self._accepts_from
+            self._close_longest_waiting()
+        has_room = len(self._map) < self.adj.connection_limit and self.now >= self._accept_paused_until
         is_listening = self.accepting and has_room
         if is_listening != self._is_listening:
             self._is_listening = is_listening
             self.epoll.modify(self._fileno, select.EPOLLIN if is_listening else 0)
 
-    def _make_room(self) -> None:
-        """Near the limit of connections, closes those whose clients have been waited for longest.
+    def _close_longest_waiting(self) -> None:
+        """Near the limit of connections, close those that have waited longest for their client.
 
-        Done between turns only: in one, the next connection might get the number of one whose event is yet to come.
+        Runs between iterations only: within one, a new connection could get the descriptor number of a closed one that
+        still has an event in the list.
         """
-        limit = self._bearable if self.now < self._accepts_from else self.adj.connection_limit
-        aim = limit - min(MAX_ACCEPTED_PER_TURN, limit // 100 + 1)
-        if len(self._map) <= aim:
+        limit = self._exhausted_at if self.now < self._accept_paused_until else self.adj.connection_limit
+        target = limit - min(MAX_ACCEPTED_PER_ITERATION, limit // 100 + 1)
+        if len(self._map) <= target:
             return
-        if not self._waited_for and self.now > self._sought + self.deadlines.grace:
-            self._seek_waited_for()
-        while self._waited_for and len(self._map) > aim:
-            since, channel = self._waited_for.popleft()
-            if channel.is_open and channel.since == since and not channel.requests:
-                channel.drop()
+        if not self._eviction_candidates and self.now > self._last_search + self.deadlines.grace_seconds:
+            self._find_eviction_candidates()
+        while self._eviction_candidates and len(self._map) > target:
+            since, channel = self._eviction_candidates.popleft()
+            if channel.is_open and channel.waiting_since == since and not channel.requests:
+                channel.abort()
 
-    def _seek_waited_for(self) -> None:
-        """Finds the connections where the client's part is missing, the oldest first.
-
-        Done at most once in the time of grace, for no other can be old enough before.
-        """
-        self._sought = self.now
-        latest = self.now - self.deadlines.grace
-        channels = self.active_channels.values()
-        found = [(channel.since, channel) for channel in channels if channel.since < latest and not channel.requests]
-        self._waited_for = deque(sorted(found, key=itemgetter(0)))
-        self.logger.warning("All %s connections are taken; %s wait for their clients", len(channels), len(found))
+    def _find_eviction_candidates(self) -> None:
+        """Find the connections that wait for their client, at most once in `grace_seconds`: no other is old enough."""
+        self._last_search = self.now
+        latest = self.now - self.deadlines.grace_seconds
+        waiting = [channel for channel in self.active_channels.values() if channel.waiting_since < latest]
+        candidates = [(channel.waiting_since, channel) for channel in waiting if not channel.requests]
+        self._eviction_candidates = deque(sorted(candidates, key=itemgetter(0)))
+        message = "Near the connection limit: %s connections are open; %s wait for their client and may be closed"
+        self.logger.warning(message, len(self.active_channels), len(candidates))
 
     def maintenance(self, now: float) -> None:
-        """Ends the wait for clients that took too long."""
-        if now > self._sought + STALL_SECONDS:
-            self._waited_for.clear()  # Those that are closed by now hold what they had received.
-        since_last, self._looked = now - self._looked, now
+        """Check the deadlines of all connections."""
+        if now > self._last_search + STALL_SECONDS:
+            self._eviction_candidates.clear()  # Closed connections among them keep their received data in memory.
+        elapsed, self._last_maintenance = now - self._last_maintenance, now
         for channel in list(self.active_channels.values()):
-            if since_last > STALL_SECONDS:  # That is not the client's fault.
-                channel.since += since_last
-            channel.look_at_clock(now)
+            if elapsed > STALL_SECONDS:  # The loop was blocked: extend the deadlines.
+                channel.waiting_since += elapsed
+            channel.check_deadlines(now)
 
-    def _look_after(self, channel: Connection) -> None:
-        """Sends what can be sent, and has epoll wait for what the channel now waits for."""
+    def _update(self, channel: Connection) -> None:
+        """Send what the socket takes, and register the connection with epoll for the events that it waits for."""
         if channel.is_open and channel.writable() and not channel.events & select.EPOLLOUT:
             channel.handle_write()
         if channel.is_open:
@@ -292,8 +293,8 @@ class EventLoop(BaseWSGIServer):
 
 
 class TcpServer(EventLoop, TcpWSGIServer):
-    """An engine on a TCP port."""
+    """An event-loop server on a TCP port."""
 
 
 class UnixServer(EventLoop, UnixWSGIServer):
-    """An engine on a Unix socket."""
+    """An event-loop server on a Unix domain socket."""

@@ -1,35 +1,60 @@
-"""What a server is told about how to serve, and what it tells the app about itself."""
+"""The limits that a server applies to its clients, and the state that it shows to the app."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flaskml.server.deadlines import Deadlines
-
 ENVIRON_KEY = "flaskml.server"
-"""Where in the WSGI environment it is found."""
+"""Key of the `ServerStatus` in the WSGI environment."""
 
 
 @dataclass(slots=True)
 class ServerStatus:
-    """The present state of a server; it changes while requests are served."""
+    """The current state of a server; it changes while requests are served."""
 
-    draining: bool = False
-    """Whether it is about to stop, and only finishes what it has accepted."""
+    is_draining: bool = False
+    """True once a graceful shutdown has begun: the server only finishes the requests that it has accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Time limits for clients; the event loop closes the connection of a client that exceeds one."""
+
+    request_seconds: float = 10.0
+    """Seconds from the first byte of a request to its last. The limit is absolute: a slow client (slowloris) does not
+    extend it by sending one byte at a time. Headers and small bodies take two round trips, 3 seconds if a packet is
+    lost."""
+
+    body_bytes_per_second: float = 8192.0
+    """Bytes of a received body that extend the limit of the request by one second. The slowest mobile links carry
+    twice as many."""
+
+    response_seconds: float = 30.0
+    """Seconds that a client may read nothing of a response that waits for it."""
+
+    grace_seconds: float = 1.0
+    """Seconds for which a connection is not closed in favour of new ones, even at the connection limit: a client that
+    connects to send a request sends it at once."""
+
+    def request_limit_seconds(self, body_bytes: int) -> float:
+        """Return the seconds that a request may take once `body_bytes` bytes of its body have arrived."""
+        return self.request_seconds + body_bytes / self.body_bytes_per_second
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPolicy:
-    """How a server treats those who ask."""
+    """The limits of a server: graceful shutdown, load shedding, slow clients, prioritized paths."""
 
-    patience: float = 30.0
-    """Seconds to finish what was accepted, once it is told to stop: what orchestrators wait before they kill."""
+    drain_seconds: float = 30.0
+    """Seconds that a graceful shutdown may take to answer the accepted requests. Orchestrators kill a process after
+    the same time."""
 
     queue_limit: int = 1024
-    """Requests that may be unanswered before more are refused: a few dozen batches, so that none waits for long."""
+    """Unanswered requests above which further ones are refused with 503 (load shedding): a few dozen batches, so that
+    the latency of accepted requests stays low."""
 
     deadlines: Deadlines = field(default_factory=Deadlines)
-    """How long clients may let it wait."""
+    """Time limits for slow clients."""
 
-    first: frozenset[str] = frozenset()
-    """Paths that are served before all others, and never refused: those that tell how the server is."""
+    priority_paths: frozenset[str] = frozenset()
+    """Paths that are served before all others and never refused: the health checks."""

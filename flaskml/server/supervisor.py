@@ -1,8 +1,8 @@
-"""Several workers on one address: a supervisor forks them, replaces those that die, and stops them together.
+"""Supervisor of several workers on one address: it forks them, restarts those that die, and stops them together.
 
-Each worker has a listening socket of its own on the shared address (SO_REUSEPORT), among which the kernel spreads
-connections evenly, bursts too. The supervisor holds every socket open as long as it lives: what waits on the socket of
-a worker that died is not reset, but served by the one that takes its place.
+Each worker has its own listening socket on the shared address (SO_REUSEPORT), and the kernel spreads connections evenly
+over these sockets, in bursts too. The supervisor keeps all sockets open: if a worker dies, the connections in its
+backlog are not reset, and the worker that replaces it serves them.
 """
 
 from __future__ import annotations
@@ -23,192 +23,206 @@ from typing import TypeAlias
 logger = logging.getLogger("waitress")
 
 WorkerMain: TypeAlias = Callable[[socket.socket, Callable[[], None]], None]
-"""What a worker does: serves on a socket until SIGTERM; it calls the function once it accepts."""
+"""The main function of a worker: serve on the socket until SIGTERM, and call the second argument once it accepts."""
 
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What the supervisor waits for."""
+"""The process signals that the supervisor waits for."""
 
 MAX_RESTART_DELAY_SECONDS = 10.0
-"""Seconds at most between two tries to start a worker that cannot."""
+"""Upper limit of the back-off between two attempts to start a worker that fails at its start, in seconds."""
 
 READY_TIMEOUT_SECONDS = 120.0
-"""Seconds in which a worker has to accept; loading a large model takes some."""
+"""Seconds within which a new worker must accept connections; loading a large model takes some of them."""
 
 KILL_GRACE_SECONDS = 2.0
-"""Seconds beyond its patience after which a worker that does not end is killed."""
+"""Seconds beyond the drain time after which a worker that does not exit is killed."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
 class WorkerSlot:
-    """The place of one worker: its socket, and who is there now."""
+    """A listening socket, and the worker that serves it now."""
 
     number: int
     socket: socket.socket
     pid: int = 0
-    told: int = -1
-    """What becomes readable once the worker accepts, or has died."""
+    """Process id of the worker; 0 if none runs."""
 
-    deaths: int = 0
-    """How many have died here one after the other before they accepted."""
+    ready_fd: int = -1
+    """Descriptor of a pipe that becomes readable once the worker accepts, or has died."""
 
-    again: float = 0.0
-    """When the next is started, if nobody is here; on the monotonic clock."""
+    failed_starts: int = 0
+    """Number of successive workers that died before they accepted."""
+
+    restart_at: float = 0.0
+    """Time of the next start if no worker runs, on the monotonic clock."""
 
 
 class Supervisor:
-    """Keeps one worker in each slot. `load` returns what workers do; SIGHUP has it called anew.
+    """A parent process that keeps one worker running per socket.
 
-    What `load` leaves in memory is shared by all workers, for it is loaded before they are forked; so it may start no
-    thread. Workers are replaced as after SIGHUP whenever `changed` says that there is something new for all to share.
+    `load` loads configuration and models, and returns the main function of the workers. Workers are forked afterwards
+    and share the loaded memory (copy-on-write), so `load` must not start a thread. SIGHUP, or a true result of
+    `has_changed`, starts a rolling restart: `load` is called again, and the workers are replaced one by one.
     """
 
     def __init__(
         self,
         load: Callable[[], WorkerMain],
         sockets: Sequence[socket.socket],
-        patience: float,
-        changed: Callable[[], bool] = lambda: False,
+        drain_seconds: float,
+        has_changed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._load = load
-        self._changed = changed
+        self._has_changed = has_changed
         self._slots = [WorkerSlot(number, sock) for number, sock in enumerate(sockets, start=1)]
-        self._patience = patience
-        self._leaving: dict[int, float] = {}
-        """Workers that were told to end, and when they are killed."""
+        self._drain_seconds = drain_seconds
+        self._kill_times: dict[int, float] = {}
+        """Time at which each stopping worker is killed, by process id, on the monotonic clock."""
 
         self.replaced = 0
-        """How many workers have died and were replaced."""
+        """Number of workers that died and were replaced."""
 
     def run(self) -> None:
-        """Supervises until SIGTERM or SIGINT, then ends all workers and returns."""
+        """Supervise until SIGTERM or SIGINT; then stop all workers and return."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        self._take(self._load())
+        self._use(self._load())
         for slot in self._slots:
             self._start(slot)
         while True:
-            told = signal.sigtimedwait(SIGNALS, 0.1 if self._is_waiting else 1.0)
-            if told is not None and told.si_signo in (signal.SIGTERM, signal.SIGINT):
+            received = signal.sigtimedwait(SIGNALS, 0.1 if self._is_changing else 1.0)
+            if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
                 break
-            if (told is not None and told.si_signo == signal.SIGHUP) or self._changed():
-                self._replace_all()
+            if (received is not None and received.si_signo == signal.SIGHUP) or self._has_changed():
+                self._rolling_restart()
             self._reap()
-            self._start_due()
-            self._kill_late()
+            self._restart_due()
+            self._kill_overdue()
         self._stop()
 
-    def _take(self, work: WorkerMain) -> None:
-        """What workers do from now on. What was before is given back, and no collection writes to what is shared."""
-        self._work = work
+    def _use(self, worker_main: WorkerMain) -> None:
+        """Start further workers with `worker_main`, free the memory of the previous one, and freeze what is loaded.
+
+        The garbage collector writes to no frozen object, so the pages stay shared (copy-on-write).
+        """
+        self._worker_main = worker_main
         gc.collect()
-        with contextlib.suppress(AttributeError):  # The C library of Linux keeps what is freed, unless it is told.
+        with contextlib.suppress(AttributeError):  # Only the C library of Linux has it; it returns freed memory.
             ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
 
     @property
-    def _is_waiting(self) -> bool:
-        return bool(self._leaving) or any(not slot.pid for slot in self._slots)
+    def _is_changing(self) -> bool:
+        return bool(self._kill_times) or any(not slot.pid for slot in self._slots)
 
     def _start(self, slot: WorkerSlot) -> None:
-        slot.pid, slot.told = self._fork(slot)
+        slot.pid, slot.ready_fd = self._fork(slot)
 
     def _fork(self, slot: WorkerSlot) -> tuple[int, int]:
-        """A new worker for the slot: its process, and what becomes readable once it accepts or has died."""
-        told, tell = os.pipe()
+        """Fork a worker for the slot; return its process id and its `ready_fd`."""
+        ready_fd, signal_fd = os.pipe()
         parent = os.getpid()
         pid = os.fork()
         if pid:
-            os.close(tell)
-            return pid, told
-        os.close(told)
+            os.close(signal_fd)
+            return pid, ready_fd
+        os.close(ready_fd)
         code = 1
         try:
-            _end_with(parent)
+            _terminate_with(parent)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             for other in self._slots:
                 if other is not slot:
                     other.socket.close()
-            self._work(slot.socket, lambda: _say_ready(tell))
+            self._worker_main(slot.socket, lambda: _signal_ready(signal_fd))
             code = 0
-        except BaseException:  # The end of a worker; the supervisor starts another one.
+        except BaseException:  # The worker exits, and the supervisor starts another one.
             logger.exception("Worker %s failed", slot.number)
         finally:
             logging.shutdown()
             os._exit(code)
 
     def _reap(self) -> None:
-        """Takes note of workers that have ended."""
+        """Collect the exit statuses of workers."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
-                if self._leaving.pop(pid, None) is None:
-                    self._note_death(pid, status)
+                if self._kill_times.pop(pid, None) is None:
+                    self._record_death(pid, status)
 
-    def _note_death(self, pid: int, status: int) -> None:
+    def _record_death(self, pid: int, status: int) -> None:
+        """Log the death of a worker, and set when its slot starts the next one, with back-off."""
         for slot in self._slots:
             if slot.pid == pid:
-                slot.deaths = 0 if os.read(slot.told, 1) else slot.deaths + 1
-                os.close(slot.told)
-                pause = min(0.1 * 2**slot.deaths, MAX_RESTART_DELAY_SECONDS) if slot.deaths else 0.0
-                slot.pid, slot.again = 0, time.monotonic() + pause
+                slot.failed_starts = 0 if os.read(slot.ready_fd, 1) else slot.failed_starts + 1
+                os.close(slot.ready_fd)
+                delay = min(0.1 * 2**slot.failed_starts, MAX_RESTART_DELAY_SECONDS) if slot.failed_starts else 0.0
+                slot.pid, slot.restart_at = 0, time.monotonic() + delay
                 self.replaced += 1
-                how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"code {os.WEXITSTATUS(status)}"
-                logger.error("Worker %s ended with %s; replaced %s times so far", slot.number, how, self.replaced)
+                cause = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"code {os.WEXITSTATUS(status)}"
+                logger.error("Worker %s ended with %s; workers replaced so far: %s", slot.number, cause, self.replaced)
 
-    def _start_due(self) -> None:
+    def _restart_due(self) -> None:
         for slot in self._slots:
-            if not slot.pid and time.monotonic() >= slot.again:
+            if not slot.pid and time.monotonic() >= slot.restart_at:
                 self._start(slot)
 
-    def _replace_all(self) -> None:
-        """Loads anew and replaces one worker after the other; each goes once the next accepts on the same socket."""
+    def _rolling_restart(self) -> None:
+        """Load again and replace the workers one by one; each stops once its successor accepts on the same socket."""
         gc.unfreeze()
         try:
-            self._take(self._load())
-        except Exception:  # Whatever is wrong with the new configuration, the old one goes on.
-            logger.exception("Nothing was replaced: what should be served now does not load")
+            self._use(self._load())
+        except Exception:  # Whatever fails in the new configuration, the present workers go on.
+            logger.exception("Rolling restart cancelled: the new configuration or models do not load")
             return
         for slot in self._slots:
-            pid, told = self._fork(slot)
-            if not _becomes_ready(told):
-                os.close(told)
-                logger.error("Worker %s does not start with what should be served now; the others stay", slot.number)
+            pid, ready_fd = self._fork(slot)
+            if not _wait_until_ready(ready_fd):
+                os.close(ready_fd)
+                logger.error(
+                    "Rolling restart cancelled: the new worker %s does not start; the others stay", slot.number
+                )
                 self._end(pid, signal.SIGKILL)
                 return
             if slot.pid:
                 self._end(slot.pid, signal.SIGTERM)
-                os.close(slot.told)
-            slot.pid, slot.told, slot.deaths = pid, told, 0
+                os.close(slot.ready_fd)
+            slot.pid, slot.ready_fd, slot.failed_starts = pid, ready_fd, 0
 
-    def _end(self, pid: int, number: signal.Signals) -> None:
-        self._leaving[pid] = time.monotonic() + self._patience + KILL_GRACE_SECONDS
+    def _end(self, pid: int, signal_number: signal.Signals) -> None:
+        """Send a signal to a worker that is to exit, and set when it is killed."""
+        self._kill_times[pid] = time.monotonic() + self._drain_seconds + KILL_GRACE_SECONDS
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, signal_number)
 
-    def _kill_late(self) -> None:
-        for pid, until in self._leaving.items():
-            if time.monotonic() > until:
+    def _kill_overdue(self) -> None:
+        for pid, kill_time in self._kill_times.items():
+            if time.monotonic() > kill_time:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def _stop(self) -> None:
-        """Ends all workers. Its own hold of the sockets goes first, so that a worker's last look closes the door."""
+        """Shut down all workers gracefully; a second SIGTERM or SIGINT ends them at once.
+
+        The supervisor closes its copies of the listening sockets first. New connections are then refused as soon as a
+        worker closes its own copy.
+        """
         for slot in self._slots:
             slot.socket.close()
             if slot.pid:
                 self._end(slot.pid, signal.SIGTERM)
-        while self._leaving:
-            told = signal.sigtimedwait(SIGNALS, 0.1)
-            if told is not None and told.si_signo in (signal.SIGTERM, signal.SIGINT):
-                for pid in list(self._leaving):
+        while self._kill_times:
+            received = signal.sigtimedwait(SIGNALS, 0.1)
+            if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+                for pid in list(self._kill_times):
                     self._end(pid, signal.SIGTERM)
             self._reap()
-            self._kill_late()
+            self._kill_overdue()
 
 
 def open_listening_sockets(count: int, host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets on one address, as many as there are workers. Raises OSError."""
+    """Return `count` listening sockets on one address (SO_REUSEPORT), one per worker. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     sockets: list[socket.socket] = []
     for _ in range(count):
@@ -223,23 +237,24 @@ def open_listening_sockets(count: int, host: str, port: int, backlog: int) -> li
     return sockets
 
 
-def _becomes_ready(told: int) -> bool:
-    """Whether a worker accepts in time, and before the supervisor is told to stop."""
-    until = time.monotonic() + READY_TIMEOUT_SECONDS
-    while time.monotonic() < until and not signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
-        if select.select([told], [], [], 0.1)[0]:
-            return os.read(told, 1) == b"1"
+def _wait_until_ready(ready_fd: int) -> bool:
+    """Return whether a worker accepts within its time, and before the supervisor receives SIGTERM or SIGINT."""
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and not signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
+        if select.select([ready_fd], [], [], 0.1)[0]:
+            return os.read(ready_fd, 1) == b"1"
     return False
 
 
-def _say_ready(tell: int) -> None:
+def _signal_ready(signal_fd: int) -> None:
+    """Report to the supervisor that this worker accepts connections."""
     with contextlib.suppress(OSError):
-        os.write(tell, b"11")  # One for whoever waits for it, one for whoever wonders why it died.
-        os.close(tell)
+        os.write(signal_fd, b"11")  # One byte for `_wait_until_ready`, one for `_record_death`.
+        os.close(signal_fd)
 
 
-def _end_with(parent: int) -> None:
-    """Has the kernel send this process SIGTERM when its parent dies, whatever it dies of."""
+def _terminate_with(parent: int) -> None:
+    """Make the kernel send this process SIGTERM when its parent dies for any reason."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)

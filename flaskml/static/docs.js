@@ -1,9 +1,9 @@
-// Shows the OpenAPI document in the viewer beside this file.
+// Show the OpenAPI document in Swagger UI.
 const viewer = document.getElementById("viewer");
 SwaggerUIBundle({ url: viewer.dataset.document, domNode: viewer, validatorUrl: null, deepLinking: true });
 
-// Its style sheet is dark where the page has this class.
+// Swagger UI uses its dark colors while the root element has the class dark-mode.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
-dark.addEventListener("change", follow);
-follow();
+const applyColorScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", applyColorScheme);
+applyColorScheme();

@@ -1,7 +1,8 @@
-"""The few file operations that the store is made of.
+"""File operations of the store: locks, atomic replacement and rename, fsync.
 
-Each leaves what it did on the disk, not in a cache, before it returns. The store reaches the disk through one `Disk`
-only, so that a test can put one that fails, or dies, at any operation in its place.
+A write is on the disk (fsync), not only in a cache, when its operation returns; the docstring names each exception.
+The store uses files through one `Disk` only. A test replaces it by a `Disk` that fails, or kills its process, at any
+operation.
 """
 
 from __future__ import annotations
@@ -17,36 +18,39 @@ from secrets import token_hex
 from typing import BinaryIO
 
 STAGING_PREFIX = ".staging-"
-"""Prefix of what is being written. Whoever holds the lock may remove what bears it."""
+"""The prefix of unfinished files and directories. The holder of the folder's lock may remove them."""
 
 STAGING_PATTERN = STAGING_PREFIX + "[0-9a-f]" * 16
-"""The pattern of the names that we give to what is being written."""
+"""The glob pattern of the names of unfinished files and directories."""
 
 
 class Disk:
-    """Reads and writes for one store. Errors are those of the operating system (`OSError`)."""
+    """The file operations of one store. Errors are those of the operating system (`OSError`)."""
 
     @contextmanager
     def lock(self, path: Path) -> Iterator[None]:
-        """Holds the lock file `path`, waiting for it. The system frees it when the holder dies."""
+        """Hold an exclusive lock on the file `path`; wait until it is free. The system frees it if the process dies."""
         with open(path, "ab") as file:
             lock_file(file, wait=True)
             yield
 
     def make_directory(self, path: Path) -> None:
-        """Makes the directory, for its owner only, and its parents; one that exists is left as it is."""
+        """Make the directory and its missing parents, for the owner only (mode 700). Leave existing ones unchanged."""
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(mode=0o700, exist_ok=True)
             self.sync_directory(folder.parent)
 
-    def stage(self, path: Path) -> None:
-        """Makes a directory whose name need not last, because `rename` gives it one that does."""
+    def make_staging_directory(self, path: Path) -> None:
+        """Make a directory for unfinished files. Its name is not fsynced: `rename` replaces it later."""
         path.mkdir(mode=0o700)
 
     @contextmanager
     def create(self, path: Path) -> Iterator[BinaryIO]:
-        """A new file to write; synced when the block ends. Raises FileExistsError rather than overwrite."""
+        """Open a new file for writing, and fsync its content when the block ends. `sync_directory` fsyncs its name.
+
+        Raises FileExistsError if the file exists.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags, 0o600), "wb") as file:
             yield file
@@ -54,12 +58,12 @@ class Disk:
             os.fsync(file.fileno())
 
     def rename(self, source: Path, target: Path) -> None:
-        """Gives a finished directory its name. Raises OSError if a directory with content has that name."""
+        """Rename a finished directory atomically. Raises OSError if `target` is a directory that is not empty."""
         os.rename(source, target)
         self.sync_directory(target.parent)
 
     def replace(self, path: Path, content: bytes) -> None:
-        """Replaces the file whole: a reader, and the disk after a crash, has the old content or the new."""
+        """Replace the file atomically: a reader, or the disk after a crash, has the old content or the new one."""
         staged = path.with_name(f"{STAGING_PREFIX}{token_hex(8)}")
         try:
             with self.create(staged) as file:
@@ -71,11 +75,11 @@ class Disk:
         self.sync_directory(path.parent)
 
     def remove_tree(self, path: Path) -> None:
-        """Removes the directory and all in it, as far as that is possible."""
+        """Remove the directory and its content. Errors are ignored and nothing is fsynced."""
         shutil.rmtree(path, ignore_errors=True)
 
-    def sweep(self, folder: Path) -> None:
-        """Removes what writers that died have left in the folder; nobody alive writes there while its lock is held."""
+    def remove_leftovers(self, folder: Path) -> None:
+        """Remove the staging files and directories of dead writers. The caller holds the lock of the folder."""
         for entry in folder.glob(STAGING_PATTERN):
             if entry.is_dir():
                 self.remove_tree(entry)
@@ -83,7 +87,7 @@ class Disk:
                 entry.unlink(missing_ok=True)
 
     def sync_directory(self, path: Path) -> None:
-        """Makes the names in the directory last. Windows has no such call and needs none."""
+        """Fsync the names in the directory. Windows has no such call and needs none."""
         if os.name == "nt":
             return
         descriptor = os.open(path, os.O_RDONLY)
@@ -93,12 +97,12 @@ class Disk:
             os.close(descriptor)
 
     def read(self, path: Path) -> bytes:
-        """The whole content of a regular file; a symbolic link is refused."""
+        """Return the content of a regular file. Raises OSError for a symbolic link."""
         with self._open(path) as file:
             return file.read()
 
     def digest(self, path: Path) -> tuple[int, str]:
-        """The size of the regular file, and its SHA-256 in hex; a symbolic link is refused."""
+        """Return the size in bytes and the SHA-256 digest in hex of a file. Raises OSError for a symbolic link."""
         with self._open(path) as file:
             return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -107,9 +111,9 @@ class Disk:
 
 
 def lock_file(file: BinaryIO, *, wait: bool = False, shared: bool = False) -> bool:
-    """Locks an open file until it is closed; False if another holds it and `wait` is not asked for.
+    """Lock an open file until it is closed. Return False if another process holds the lock and `wait` is False.
 
-    A `shared` lock is refused only by one that is not: who merely asks whether a lock is held disturbs nobody who asks.
+    Shared locks do not exclude each other, so several processes can test at once whether a file is locked.
     """
     if os.name == "nt":
         return _lock_on_windows(file, wait=wait)
@@ -125,12 +129,12 @@ def lock_file(file: BinaryIO, *, wait: bool = False, shared: bool = False) -> bo
 def _lock_on_windows(file: BinaryIO, *, wait: bool) -> bool:
     import msvcrt
 
-    file.seek(2**30)  # A locked byte cannot be read by others: one that no file has.
+    file.seek(2**30)  # Other processes cannot read a locked byte, so the lock is on a byte beyond the end of the file.
     mode = "LK_LOCK" if wait else "LK_NBLCK"
     while True:
         try:
             msvcrt.locking(file.fileno(), getattr(msvcrt, mode), 1)  # type: ignore[attr-defined]
             return True
         except OSError:
-            if not wait:  # LK_LOCK gives up after ten seconds; who waits starts over.
+            if not wait:  # LK_LOCK gives up after ten seconds, and the loop tries again.
                 return False

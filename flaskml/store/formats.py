@@ -1,9 +1,9 @@
-"""The numbers of the on-disk formats, and which of them this code reads.
+"""Format numbers of the files on disk, and the numbers that this code can read.
 
-Raise a number when a reader of the old one would misread a new file. Then:
+Raise a number when a reader of the old format would misread a new file. Then:
 
 - keep the old number readable: convert in memory, never on disk;
-- add a stored file of the old format to the tests, which must go on loading.
+- add a stored file of the old format to the tests, which must continue to load it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator
 
 MANIFEST_FORMAT = 1
-"""The format of `manifest.json` and of the version's folder that is written."""
+"""The format number that is written to `manifest.json`; it covers the version's folder too."""
 
 STATE_FORMAT = 1
-"""The format of `state.json` that is written."""
+"""The format number that is written to `state.json`."""
 
 _READABLE_MANIFESTS = frozenset({1})
 _READABLE_STATES = frozenset({1})

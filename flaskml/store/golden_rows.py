@@ -1,7 +1,7 @@
-"""Golden rows: training rows with the answers that the estimator gave where it was trained.
+"""Golden rows: training rows stored with the answers that the estimator gave where it was trained.
 
-They travel with a version. Whether it gives the same answers from another process, machine or library is measured by
-replaying them, not believed from version numbers.
+They are part of a version. Replaying them measures whether the version gives the same answers in another process, on
+another machine or with another release of a library. Equal version numbers would not prove that.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from flaskml.schema.tables import SchemaTableBuilder, json_rows, json_value
 GOLDEN_FILE = "golden.json"
 
 MAX_GOLDEN_ROWS = 32
-"""How many rows a version keeps, spread over the training table."""
+"""The number of rows stored with a version, spread over the training table."""
 
 REPLAY_RELATIVE_TOLERANCE = 1e-6
-"""Relative tolerance of a number: libraries for other processors round differently."""
+"""The relative tolerance of a number: libraries built for other processors round differently."""
 
 
 class GoldenRows(BaseModel):
-    """Rows in schema order, null for missing, and one answer to each."""
+    """Rows with their values in schema order (None for a missing value), and one answer for each row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,50 +34,53 @@ class GoldenRows(BaseModel):
     answers: tuple[Any, ...]
 
     def replay(self, schema: Schema, predict: Any) -> ReplayMismatch | None:
-        """The first row that `predict` answers otherwise, in one batch or alone; None if all answers are the same."""
+        """Replay the rows, first as one batch, then each row alone. Return the first mismatch, or None.
+
+        `predict` takes a table (array or frame) and returns one answer for each row.
+        """
         table_builder, absolute = SchemaTableBuilder(schema), ABSOLUTE_TOLERANCE * largest_magnitude(self.answers)
-        batch = finite_json(predict(table_builder.build(self.rows)))
-        alone = [finite_json(predict(table_builder.build([row])))[0] for row in self.rows]
-        for answers, is_alone in ((batch, False), (alone, True)):
+        batch_answers = finite_json(predict(table_builder.build(self.rows)))
+        single_answers = [finite_json(predict(table_builder.build([row])))[0] for row in self.rows]
+        for answers, is_alone in ((batch_answers, False), (single_answers, True)):
             for index, (expected, answered) in enumerate(zip(self.answers, answers, strict=True)):
                 if not answers_equal(expected, answered, relative=REPLAY_RELATIVE_TOLERANCE, absolute=absolute):
-                    return ReplayMismatch(row=index, expected=expected, answered=answered, alone=is_alone)
+                    return ReplayMismatch(row=index, expected=expected, answered=answered, is_alone=is_alone)
         return None
 
 
 class ReplayMismatch(BaseModel):
-    """A golden row that was not answered as in training."""
+    """A golden row whose answer differs from the answer in training."""
 
     row: int
     expected: Any
     answered: Any
-    alone: bool = False
-    """Whether it was answered alone, and in a batch as expected."""
+    is_alone: bool = False
+    """True if the row was computed alone. In the batch its answer was as expected."""
 
 
 def record_golden_rows(schema: Schema, table: Table, predict: Any) -> GoldenRows:
-    """Golden rows of a table that the estimator takes, and what it answers to them.
+    """Return a sample of the table's rows and the answers of `predict` to them.
 
-    The rows are kept as requests would send them; that they become the same table again is part of what is tried.
+    The rows are stored as requests send them. A replay converts them to a table, so it tests that conversion too.
     """
-    part = sample_rows(table)
-    return GoldenRows(rows=tuple(json_rows(schema, part)), answers=tuple(finite_json(predict(part))))
+    sample = sample_rows(table)
+    return GoldenRows(rows=tuple(json_rows(schema, sample)), answers=tuple(finite_json(predict(sample))))
 
 
-def sample_rows(table: Any, most: int = MAX_GOLDEN_ROWS) -> Any:
-    """A few dozen rows of a table, or `most`, from the first to the last."""
+def sample_rows(table: Any, limit: int = MAX_GOLDEN_ROWS) -> Any:
+    """Return at most `limit` rows of a table, evenly spread from the first row to the last."""
     count = len(table)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-    return table.iloc[chosen] if hasattr(table, "iloc") else table[chosen]
+    indices = np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
+    return table.iloc[indices] if hasattr(table, "iloc") else table[indices]
 
 
 def finite_json(answers: Any) -> list[Any]:
-    """Answers as JSON has them; a number that is not finite is null."""
-    return [_plain(value) for value in (answers.tolist() if isinstance(answers, np.ndarray) else answers)]
+    """Return answers as values of strict JSON: None for NaN and infinities."""
+    return [_finite_value(value) for value in (answers.tolist() if isinstance(answers, np.ndarray) else answers)]
 
 
-def _plain(value: Any) -> Any:
+def _finite_value(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_finite_value(item) for item in value]
     value = json_value(value)
     return None if isinstance(value, float) and math.isinf(value) else value

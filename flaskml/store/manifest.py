@@ -1,4 +1,4 @@
-"""What one version consists of: the estimator, and the manifest that describes and seals it."""
+"""The manifest: the record of one version, with its schema, metrics, provenance and the digest of each file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ RECORDED_PACKAGES = (
     *("flaskml", "scikit-learn", "numpy", "scipy", "joblib", "pandas", "xgboost", "xgboost-cpu", "lightgbm"),
     "onnxruntime",
 )
-"""Packages whose versions decide whether a stored estimator still gives the same answers."""
+"""Packages whose versions can change the answers of a stored estimator."""
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
-"""What an estimator may be asked, by the names that scikit-learn gives it."""
+"""The methods of an estimator that requests can call, with the names of scikit-learn."""
 
 Task: TypeAlias = Literal["classification", "regression", "clustering", "outliers", "transformation"]
 RuntimeName: TypeAlias = Literal["sklearn", "onnx"]
 
 
 class Score(BaseModel):
-    """How well the estimator did, and on which rows."""
+    """The value of one metric, and the rows that it was measured on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -40,33 +40,33 @@ class Score(BaseModel):
     value: float
     rows: int
     on: Literal["held-out rows", "the sample"] = "held-out rows"
-    """Rows that it was not fitted on, or the sample that came with it, which it may have been."""
+    """Rows that the estimator was not fitted on, or the sample that came with it, which may hold training rows."""
 
     def __str__(self) -> str:
         return f"{self.metric} {self.value:.4f}"
 
 
 class Measurement(BaseModel):
-    """What was found of one runtime when the version was published."""
+    """The equality check and the latency of one runtime, measured when the version was published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     runtime: RuntimeName
     note: str
-    """Whether it answers as the estimator itself, or why it could not be had."""
+    """A sentence: the result of the comparison with the estimator, or the reason why the runtime is not available."""
 
     matches: bool
-    """Whether its labels are the estimator's, and its numbers the same but for a millionth."""
+    """True if the labels equal the estimator's and the numbers are within the promised 1e-6."""
 
     one_row_microseconds: float | None = None
-    """Microseconds for one row, on the machine that published."""
+    """Latency of one row in microseconds, on the machine that published the version."""
 
     batch_microseconds: float | None = None
-    """Microseconds for 32 rows."""
+    """Latency of a batch of 32 rows in microseconds."""
 
 
 class FileRecord(BaseModel):
-    """A file of the version as it was written."""
+    """The SHA-256 digest (hex) and the size (bytes) of one file of the version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,101 +75,104 @@ class FileRecord(BaseModel):
 
 
 class VersionFacts(BaseModel):
-    """What is known of a version before it is stored."""
+    """The facts about a version that are known before it is stored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
     task: Task
-    """What kind of question the estimator answers."""
+    """The kind of task that the estimator solves."""
 
     target: str | None = None
-    """The name of the column that it predicts, if it was said."""
+    """The name of the target column; None if it is unknown."""
 
     estimator: str
-    """The estimator, for people."""
+    """The name of the estimator, for people."""
 
     data: str
-    """Where the training rows came from: a built-in name or a file's name without its folder."""
+    """The source of the training rows: the name of a built-in data set, or a file name without its folder."""
 
     rows: int
-    """How many rows it was fitted on, or that the sample has which came with it."""
+    """The number of rows that the estimator was fitted on, or of the sample that came with it."""
 
     seed: int | None = None
-    """The seed of the split and of the estimator, if we fitted it."""
+    """The random seed of the split and of the estimator; None if the estimator was fitted elsewhere."""
 
     score: Score | None = None
-    """The score; None where none was measured."""
+    """The score; None if it was not measured."""
 
     schema_: Annotated[Schema, Field(alias="schema")]
-    """The features."""
+    """The features that the estimator takes."""
 
     methods: tuple[str, ...] = ("predict",)
-    """What the estimator can be asked; the first answers when nothing is named."""
+    """The methods that the estimator offers; the first one is the default."""
 
     classes: tuple[tuple[str, ...], ...] = ()
-    """The names of the classes it tells apart, output by output, in the order of its columns."""
+    """The class names of each output, in the order of the estimator's columns; empty if there are no classes."""
 
     runtime: RuntimeName = "sklearn"
-    """What computes."""
+    """The runtime that computes answers."""
 
     graphs: Mapping[str, tuple[str, ...]] = {}
-    """The files of the graphs that the ONNX runtime computes, and the methods that each answers."""
+    """The file name of each ONNX graph, with the methods that the graph computes."""
 
     measurements: tuple[Measurement, ...] = ()
-    """What each runtime took to answer, and whether it answered right."""
+    """One measurement for each runtime that was compared."""
 
     @property
-    def in_graphs(self) -> bool:
-        """Whether the graphs answer every method, so that nobody needs the estimator itself."""
+    def graphs_answer_all(self) -> bool:
+        """True if the ONNX graphs compute every method, so that the estimator does not have to be loaded."""
         return set(self.methods) <= {method for methods in self.graphs.values() for method in methods}
 
 
 class Manifest(VersionFacts):
-    """What a version records about itself. It is written last, so its presence says that the version is whole."""
+    """The record of one stored version.
+
+    It is written after the files that it lists, so the presence of a manifest means that they are complete.
+    """
 
     format: ManifestFormat
-    """The number of the format it was written in."""
+    """The number of the on-disk format."""
 
     model: str
     version: str
     created: str
-    """When it was stored, ISO 8601 in UTC."""
+    """The time of storage, ISO 8601 in UTC."""
 
     environment: Mapping[str, str]
-    """The versions of Python and of the packages in `RECORDED_PACKAGES`, and the kind of machine."""
+    """Versions of Python and of the packages in `RECORDED_PACKAGES`, and the machine type, at the time of storage."""
 
     files: Mapping[str, FileRecord]
-    """Every other file of the version, by name."""
+    """The record of every file of the version except the manifest and its signature, by file name."""
 
     def to_json(self) -> bytes:
-        """The manifest as it is stored."""
+        """Return the manifest as it is stored: indented JSON."""
         return self.model_dump_json(by_alias=True, indent=2).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """One version in memory, as read."""
+    """One version in memory as read from disk."""
 
     manifest: Manifest
     estimator: Any
-    """The estimator; None where graphs answer every method."""
+    """The estimator; None if the runtime is ONNX and its graphs compute every method."""
 
     graphs: Mapping[str, bytes] = field(default_factory=dict)
-    """The content of each file of a graph."""
+    """The content of each ONNX graph, by file name."""
 
 
 def current_environment() -> dict[str, str]:
-    """The versions of what is running now."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Return the versions of Python and of the recorded packages in this process, and the machine type."""
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
     for package in RECORDED_PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
 def environment_key() -> str:
-    """What runs now, as one text: a verdict holds for as long as it stays the same."""
+    """Return the environment of this process as one text. A trial verdict is valid for one such text."""
     return ", ".join(f"{name} {version}" for name, version in current_environment().items())

@@ -1,7 +1,7 @@
-"""Who could have changed a file: owners, permissions and links from the folder of models down.
+"""Permission checks: owner, mode, symbolic links and hard links of every path from the `models` folder down.
 
-A mapped file is read again after its digest was taken, so the digest alone does not cover what is used; that nobody but
-us can write to it does.
+A memory-mapped file is read again after its digest was verified, so the digest alone does not protect it. These checks
+do: only the serving user and root may be able to write to the file.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ logger = logging.getLogger(__name__)
 
 
 class PermissionChecker:
-    """Checks the folders from `root` down; what is wrong is an error if `strict`, else a warning in the log."""
+    """The checks of the paths from `root` down. A fault raises `DamagedFile` if `strict`, else it is logged."""
 
     def __init__(self, root: Path, *, strict: bool) -> None:
         self.root = root
         self.strict = strict
 
     def check(self, folder: Path) -> None:
-        """Checks `root`, the folders between, `folder`, and every file in it. Raises `DamagedFile`."""
+        """Check `root`, the folders from there to `folder`, and every entry of `folder`. Raises `DamagedFile`."""
         try:
             for path in self._paths(folder):
                 self.check_file(path)
         except OSError as error:
-            shown = folder.relative_to(self.root.parent).as_posix()
-            raise DamagedFile(shown, f"it cannot be read ({error.strerror})", folder.parent.name) from error
+            relative_path = folder.relative_to(self.root.parent).as_posix()
+            raise DamagedFile(relative_path, f"it cannot be read ({error.strerror})", folder.parent.name) from error
 
     def check_file(self, path: Path) -> None:
-        """Checks one file or folder. Raises `DamagedFile`."""
+        """Check one file or folder; on Windows, do nothing. Raises `DamagedFile`, or OSError if it is missing."""
         if os.name == "nt":
             return
         if (fault := _fault(path)) is not None:
-            shown = path.relative_to(self.root.parent).as_posix()
-            remedy = "Mend it, or set STORE_CHECKS to warn where only you write anyway."
-            error = DamagedFile(shown, fault, remedy=remedy)
+            relative_path = path.relative_to(self.root.parent).as_posix()
+            remedy = "Correct it, or set STORE_CHECKS to warn if only trusted users can write there."
+            error = DamagedFile(relative_path, fault, remedy=remedy)
             if self.strict:
                 raise error
             logger.warning("%s", error.detail)
@@ -54,14 +54,14 @@ class PermissionChecker:
 
 
 def _fault(path: Path) -> str | None:
-    """Why others could have changed what is at `path`, or None."""
-    found = path.lstat()
-    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-        return "it is neither a file nor a folder"
-    if found.st_uid not in (os.geteuid(), 0):
-        return f"it belongs to another user (uid {found.st_uid}); change its owner"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "others may write to it; chmod go-w"
-    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-        return "it has a second name, a hard link; copy it"
+    """Return the reason why another user could change the file or folder; None if no other user can."""
+    status = path.lstat()
+    if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+        return "it is a symbolic link or a special file; replace it with a regular file or folder"
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to another user (uid {status.st_uid}); run chown on it"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others may write to it; run chmod go-w on it"
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        return "it has more than one hard link; replace it with a copy"
     return None

@@ -1,7 +1,7 @@
-"""The key of an installation, and what it vouches for.
+"""HMAC signatures of manifests, with the signing key of this installation.
 
-A manifest is signed with HMAC-SHA-256. The key lies apart from the models, so that who can only write models cannot
-have one loaded. A store is moved with its key.
+A manifest is signed with HMAC-SHA-256. The key file is outside the `models` folder: an attacker who can write to that
+folder, but not read the key, cannot get a model loaded (unpickled). A store that moves needs its key file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from flaskml.errors import DamagedFile
 from flaskml.store.disk import Disk
 
 KEY_FILE = "signing.key"
+
 KEY_BYTES = 32
+"""Bytes of a key: as many as a SHA-256 digest has."""
 
 
 class Signer:
-    """Signs and verifies with the key in one file: read on first use, made when something is first signed."""
+    """HMAC signatures with the key in the file `path`. The key is read on first use and cached."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self.path = path
@@ -27,45 +29,51 @@ class Signer:
         self._key: bytes | None = None
 
     def sign(self, content: bytes, *, new_key: bool) -> bytes:
-        """The signature, in hex; with `new_key`, a key is made if there is none.
+        """Return the HMAC-SHA-256 signature of `content` in hex. With `new_key`, create the key file if it is missing.
 
-        Raises OSError if it cannot be written, and `DamagedFile` if there is none and none is to be made.
+        Raises OSError if the key file cannot be written. Raises `DamagedFile` if it is unusable, or missing without
+        `new_key`.
         """
-        key = self._read() or (self._make() if new_key else None)
+        key = self._read_key() or (self._create_key() if new_key else None)
         if key is None:
-            raise self._unusable("it is gone, and what is stored was signed with it")
+            raise self._unusable_key("it is missing, and the stored versions were signed with it")
         return self._digest(key, content)
 
     def verify(self, content: bytes, signature: bytes) -> bool:
-        """Whether the signature is ours for exactly this content; False if there is no key."""
-        key = self._read()
+        """Return whether `signature` is the signature of exactly this content. Without a key file it never is.
+
+        Raises `DamagedFile` if the key file is unusable. The comparison takes constant time.
+        """
+        key = self._read_key()
         return key is not None and hmac.compare_digest(self._digest(key, content), signature)
 
     def _digest(self, key: bytes, content: bytes) -> bytes:
         return hmac.new(key, content, hashlib.sha256).hexdigest().encode()
 
-    def _read(self) -> bytes | None:
+    def _read_key(self) -> bytes | None:
+        """Return the key; None if the file is missing. Raises `DamagedFile`."""
         if self._key is None:
             try:
-                content = self.path.read_bytes()  # A secret that is mounted is often a link.
+                content = self.path.read_bytes()  # Symbolic links are followed: a mounted secret often is one.
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise self._unusable(f"it cannot be read ({error.strerror})") from error
+                raise self._unusable_key(f"it cannot be read ({error.strerror})") from error
             if len(content) != KEY_BYTES:
-                raise self._unusable("it is not a signing key")
+                raise self._unusable_key(f"it is not a signing key of {KEY_BYTES} bytes")
             self._key = content
         return self._key
 
-    def _unusable(self, reason: str) -> DamagedFile:
-        return DamagedFile(self.path.name, reason, remedy="Restore it from where the store came from.")
+    def _unusable_key(self, reason: str) -> DamagedFile:
+        remedy = "Restore it from a backup, or copy it from the installation that wrote the store."
+        return DamagedFile(self.path.name, reason, remedy=remedy)
 
-    def _make(self) -> bytes:
-        """A new key, or the one that another process has made in the meantime."""
+    def _create_key(self) -> bytes:
+        """Create the key file and return the key; return the key of another process that was faster."""
         self.disk.make_directory(self.path.parent)
         with self.disk.lock(self.path.with_name(f".{self.path.name}.lock")):
-            if (key := self._read()) is None:
-                self.disk.sweep(self.path.parent)
+            if (key := self._read_key()) is None:
+                self.disk.remove_leftovers(self.path.parent)
                 key = token_bytes(KEY_BYTES)
                 self.disk.replace(self.path, key)
         return key

@@ -1,6 +1,7 @@
-"""What changes about a model, and how: one document, replaced whole.
+"""The state of a model: active version, activation history, aliases and trial verdicts.
 
-Every method of `ModelState` returns the state after one change; nothing here reads or writes.
+A state is immutable: the `with_` and `without_` methods return a new one. `ModelStore` reads and writes it as one JSON
+document, which is replaced atomically.
 """
 
 from __future__ import annotations
@@ -27,126 +28,135 @@ class Activation(BaseModel):
 
 
 class TrialVerdict(BaseModel):
-    """What the trial of a version said in one environment."""
+    """The result of the trial of a version in one environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     accepted: bool
     reason: str
-    """Why not, as a sentence without values; what was checked if accepted."""
+    """A sentence without values of rows: the reason of a rejection, or the check that an accepted version passed."""
 
     at: str
     mapped: bool = False
-    """Whether it answered with its arrays mapped from the file, read-only, so that processes can share them."""
+    """True if the trial used memory-mapped, read-only arrays; then processes share the memory of the model file."""
 
     transient: bool = False
-    """Whether it may be otherwise at the next try, as where a module was missing; then it is not kept."""
+    """True if the next trial may end differently, for example after a module is installed. It is not stored then."""
 
     limits: Mapping[str, float] | None = None
-    """What the trial might take, where that was measured: a rejection holds until it is allowed otherwise."""
+    """The limits of time and memory during the trial, if recorded; under other limits, a rejection is tried again."""
 
     row: int | None = None
-    """The golden row that was answered otherwise."""
+    """The index of the first golden row with a different answer."""
 
     expected: Any = None
-    """What the estimator answered where it was trained."""
+    """The answer in training."""
 
     answered: Any = None
-    """What it answered in the trial."""
+    """The answer in the trial."""
 
 
 class ModelState(BaseModel):
-    """The state of one model. All versions are numbers written as strings."""
+    """The state of one model. Versions are numbers written as strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: StateFormat
-    """The number of the format it was written in."""
+    """The number of the on-disk format."""
 
     generation: int
-    """Counts the changes, for people."""
+    """The number of changes so far, for people."""
 
     revision: str
-    """Differs for every state there ever was: numbers come again where a model is removed and trained anew."""
+    """A random text, unique to this state. `generation` can repeat: it restarts after the removal of a model."""
 
     highest: int
-    """The largest version number ever given out: a deleted one is not used again."""
+    """The largest version number at the last deletion. Numbers up to it are not assigned again."""
 
     active: str | None
     history: tuple[Activation, ...]
     """Every activation, oldest first."""
 
     aliases: Mapping[str, str]
-    """Names for versions, such as `stable`."""
+    """Aliases, such as `stable`, with the version of each."""
 
     verdicts: Mapping[str, Mapping[str, TrialVerdict]]
-    """What trials said, by version and by environment."""
+    """Trial verdicts by version, then by environment (see `environment_key`)."""
 
-    def activate(self, version: str, reason: str) -> ModelState:
-        """`version` is the active one."""
+    def with_active(self, version: str, reason: str) -> ModelState:
+        """Return the state in which `version` is active, with one more entry in the history."""
         entry = Activation(version=version, at=utc_now(), reason=reason)
-        return self._after(active=version, history=(*self.history, entry))
+        return self._with_changes(active=version, history=(*self.history, entry))
 
     def previous(self, name: str, stored: Collection[str]) -> str:
-        """The version that was active before the present one, of those still stored. Raises `NothingToRollBackTo`."""
-        if (version := self._former(stored)) is None:
+        """Return the target of a rollback: the last stored version that was active before the active one.
+
+        Raises `NothingToRollBackTo`.
+        """
+        if (version := self._previous_or_none(stored)) is None:
             raise NothingToRollBackTo(name)
         return version
 
-    def _former(self, stored: Collection[str]) -> str | None:
-        others = (entry.version for entry in reversed(self.history) if entry.version != self.active)
-        return next((version for version in others if version in stored), None)
+    def _previous_or_none(self, stored: Collection[str]) -> str | None:
+        versions = (entry.version for entry in reversed(self.history) if entry.version != self.active)
+        return next((version for version in versions if version in stored), None)
 
-    def alias(self, alias: str, version: str) -> ModelState:
-        """`alias` means `version`."""
-        return self._after(aliases={**self.aliases, alias: version})
+    def with_alias(self, alias: str, version: str) -> ModelState:
+        """Return the state in which `alias` names `version`."""
+        return self._with_changes(aliases={**self.aliases, alias: version})
 
-    def remove_alias(self, alias: str) -> ModelState:
-        """`alias` means nothing."""
-        left = {key: version for key, version in self.aliases.items() if key != alias}
-        return self._after(aliases=left) if left != self.aliases else self
+    def without_alias(self, alias: str) -> ModelState:
+        """Return the state without `alias`; the same state if there is no such alias."""
+        aliases = {key: version for key, version in self.aliases.items() if key != alias}
+        return self._with_changes(aliases=aliases) if aliases != self.aliases else self
 
-    def judge(self, version: str, environment: str, verdict: TrialVerdict) -> ModelState:
-        """The trial of `version` in `environment` said `verdict`."""
-        judged = {**self.verdicts.get(version, {}), environment: verdict}
-        return self._after(verdicts={**self.verdicts, version: judged})
+    def with_verdict(self, version: str, environment: str, verdict: TrialVerdict) -> ModelState:
+        """Return the state with the verdict of the trial of `version` in `environment`."""
+        verdicts = {**self.verdicts.get(version, {}), environment: verdict}
+        return self._with_changes(verdicts={**self.verdicts, version: verdicts})
 
-    def forget(self, version: str, name: str, highest: int) -> ModelState:
-        """`version` is gone, and no number up to `highest` is free. Raises `VersionInUse`."""
+    def without_version(self, version: str, name: str, highest: int) -> ModelState:
+        """Return the state after the deletion of `version`, in which numbers up to `highest` are used up.
+
+        Raises `VersionInUse` if the version is active or has an alias.
+        """
         if version == self.active or version in self.aliases.values():
             raise VersionInUse(name, version)
         verdicts = {key: value for key, value in self.verdicts.items() if key != version}
-        return self._after(verdicts=verdicts, highest=max(self.highest, highest))
+        return self._with_changes(verdicts=verdicts, highest=max(self.highest, highest))
 
     def verdict(self, version: str, environment: str) -> TrialVerdict | None:
-        """What the trial of `version` said in `environment`; None if there was none."""
+        """Return the verdict of the trial of `version` in `environment`; None if there was no trial."""
         return self.verdicts.get(version, {}).get(environment)
 
     def may_become_active(self, version: str) -> bool:
-        """Whether who published the version may be about to activate it: it is the newer, and no trial rejected it."""
+        """Return whether the publisher of `version` may still activate it.
+
+        This is so if the version is newer than the active one and no trial has rejected it.
+        """
         verdicts = self.verdicts.get(version, {}).values()
-        newer = self.active is None or int(version) > int(self.active)
-        return newer and all(verdict.accepted for verdict in verdicts)
+        is_newer = self.active is None or int(version) > int(self.active)
+        return is_newer and all(verdict.accepted for verdict in verdicts)
 
     def served(self) -> set[str]:
-        """The versions that answer requests: the active one and every one with an alias."""
+        """Return the versions that answer requests: the active version and every version with an alias."""
         return {*self.aliases.values(), *([self.active] if self.active else [])}
 
-    def kept(self, stored: Collection[str]) -> set[str]:
-        """The stored versions that housekeeping leaves alone: those served and the one that a rollback returns to."""
-        former = self._former(stored)
-        return self.served() | ({former} if former else set())
+    def retained(self, stored: Collection[str]) -> set[str]:
+        """Return the versions that `ModelStore.clean` retains: those served, and the target of a rollback."""
+        previous = self._previous_or_none(stored)
+        return self.served() | ({previous} if previous else set())
 
-    def _after(self, **changes: Any) -> ModelState:
+    def _with_changes(self, **changes: Any) -> ModelState:
         return self.model_copy(update={**changes, "generation": self.generation + 1, "revision": token_hex(8)})
 
 
 EMPTY_STATE = ModelState(
     format=STATE_FORMAT, generation=0, revision="", highest=0, active=None, history=(), aliases={}, verdicts={}
 )
-"""The state of a model of which nothing has been published yet."""
+"""The state of a model before its first change."""
 
 
 def utc_now() -> str:
-    """This moment, ISO 8601 in UTC, to the second."""
+    """Return the current time, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,1 @@
-"""From a table to a stored version: data sets, estimators, the trainer, and background jobs."""
+"""A table becomes a version: data sets, pipelines, the trainer, and background jobs."""

@@ -1,4 +1,4 @@
-"""Tables to train on: scikit-learn's own by name, and CSV files."""
+"""Data sets to train on: the built-in ones of scikit-learn, and CSV files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which question a target asks, and which pipeline answers it."""
+"""The task that a target asks for, and the pipeline that is fitted for it."""
 
 from __future__ import annotations
 

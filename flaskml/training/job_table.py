@@ -1,4 +1,4 @@
-"""What is known of training jobs, in SQLite.
+"""The table of training jobs, in SQLite.
 
 A job belongs to the server process that took it. If that process has died, the job is `interrupted`: this is read off
 the roster, so it is true after any crash, and nothing has to be repaired at the next start.

@@ -1,4 +1,4 @@
-"""What a server and the child process of a training job say to each other, a line of JSON each."""
+"""The messages between a server and the child process of a training job, one line of JSON each."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The parts of the app that the blueprints share; the first package that imports Flask."""
+"""The parts of the app that all blueprints share; the first package that imports Flask."""

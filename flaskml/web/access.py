@@ -1,4 +1,4 @@
-"""Who may change state."""
+"""Access control: state-changing requests need a token, or come from this machine."""
 
 from __future__ import annotations
 
@@ -8,64 +8,73 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import current_app, request
+from flask import Request
 
 from flaskml.errors import AccessDenied, TokenRequired
+from flaskml.web.current import settings_of
 from flaskml.web.lean import this_app, this_request
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing by their definition (RFC 9110, section 9.2.1). Every other one is guarded."""
+"""The safe methods of RFC 9110, section 9.2.1: they change no state. Every other method is guarded."""
 
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
-"""Headers that proxies add. `waitress-serve` removes most of them before the app sees them, the engine does not."""
+"""Headers that proxies add. `waitress-serve` removes most of them before the app sees them, `flask serve` does not."""
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 
 def changes_no_state(view: _View) -> _View:
-    """Marks a view that takes an unsafe method and yet changes no state, so that anyone may call it."""
+    """Mark a view as open to all clients: it takes an unsafe method, but changes no state."""
     view.changes_no_state = True  # type: ignore[attr-defined]
     return view
 
 
 def is_guarded(view: Callable[..., Any], method: str) -> bool:
-    """Whether only those may use a view by a method who may change state."""
+    """Return whether a call of this view with this method needs the right to change state."""
     return method not in SAFE_METHODS and not getattr(view, "changes_no_state", False)
 
 
 def check_access() -> None:
-    """Lets a state-changing request through only from who may send it."""
-    sent = this_request()
-    endpoint = sent.endpoint
-    if endpoint is None or not is_guarded(this_app().view_functions[endpoint], sent.method):
+    """Reject a state-changing request without the right to it.
+
+    Raises `TokenRequired` (401) or `AccessDenied` (403).
+    """
+    request = this_request()
+    if request.endpoint is None or not is_guarded(this_app().view_functions[request.endpoint], request.method):
         return
-    _refuse_foreign_pages()
-    if digests := current_app.extensions["settings"].admin_token_sha256:
-        _require_token(digests)
+    _reject_cross_site(request)
+    if digests := settings_of(this_app()).admin_token_sha256:
+        _require_token(request, digests)
     else:
-        _require_loopback()
+        _require_loopback(request)
 
 
-def _refuse_foreign_pages() -> None:
-    """A browser says which page sends a request; one from elsewhere would borrow its user's place or password."""
+def _reject_cross_site(request: Request) -> None:
+    """Reject a request that a page of another site makes a browser send (cross-site request forgery).
+
+    Such a request would use the browser's address or its stored password. Browsers name the page in two headers.
+    """
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if site not in (None, "same-origin", "none"):
-        raise AccessDenied("takes no request from another site")
+        raise AccessDenied("refuses requests from another site")
     if origin is not None and origin.partition("://")[2] != request.host:
-        raise AccessDenied("takes no request from another origin")
+        raise AccessDenied("refuses requests from another origin")
 
 
-def _require_token(digests: tuple[str, ...]) -> None:
-    sent = _sent_token()
-    found = hashlib.sha256(sent or b"").hexdigest()
-    # Each comparison takes the same time whether it matches or not, and all are made.
-    matches = [hmac.compare_digest(found, digest) for digest in digests]
-    if sent is None or True not in matches:
+def _require_token(request: Request, digests: tuple[str, ...]) -> None:
+    token = _token_of(request)
+    token_digest = hashlib.sha256(token or b"").hexdigest()
+    # Constant time: `compare_digest` takes as long for a match as for a mismatch, and every digest is compared.
+    matches = [hmac.compare_digest(token_digest, digest) for digest in digests]
+    if token is None or True not in matches:
         raise TokenRequired
 
 
-def _sent_token() -> bytes | None:
-    """The token as the bytes that were sent; a header's text holds one byte in each character, a password is UTF-8."""
+def _token_of(request: Request) -> bytes | None:
+    """Return the token of the `Authorization` header as the bytes that the client sent; None without a token.
+
+    A Bearer token has one byte per character (Latin-1, as in WSGI). A Basic password is UTF-8.
+    """
     credentials = request.authorization
     if credentials is None:
         return None
@@ -74,12 +83,12 @@ def _sent_token() -> bytes | None:
     return (credentials.password or "").encode("utf-8", "replace") if credentials.type == "basic" else None
 
 
-def _require_loopback() -> None:
-    if any(name in request.headers for name in FORWARDING_HEADERS):  # Behind a proxy, everybody's peer is this machine.
-        raise AccessDenied("came through a proxy, behind which a token is needed; set ADMIN_TOKEN_SHA256")
+def _require_loopback(request: Request) -> None:
+    if any(name in request.headers for name in FORWARDING_HEADERS):  # Behind a proxy, every peer is the proxy.
+        raise AccessDenied("needs a token behind a proxy; set ADMIN_TOKEN_SHA256")
     host = request.host.removeprefix("[").partition("]" if request.host.startswith("[") else ":")[0]
     if not _is_loopback(request.remote_addr or "") or not (host == "localhost" or _is_loopback(host)):
-        raise AccessDenied("without configured tokens only this machine may; set ADMIN_TOKEN_SHA256")
+        raise AccessDenied("accepts requests from this machine only, as no token is configured; set ADMIN_TOKEN_SHA256")
 
 
 def _is_loopback(address: str) -> bool:

@@ -22,7 +22,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class ActivationRequest(BaseModel):
-    """The body of an activation."""
+    """The body of a request that activates a version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -30,15 +30,18 @@ class ActivationRequest(BaseModel):
     reason: str = Field(default="activated over HTTP", max_length=500)
 
 
-def validated(kind: type[Body]) -> Body:
-    """The JSON body as a `kind`. Raises `NotParseable`, or `InvalidInput` naming each key that is wrong."""
-    sent = this_request()
-    limit_body(sent, settings_of(this_app()).max_body, "MAX_BODY")
-    return checked(lambda: kind.model_validate_json(sent.get_data()))
+def parse_body(kind: type[Body]) -> Body:
+    """Return the JSON body of the current request as a `kind`.
+
+    Raises `TooLarge`, `NotParseable`, or `InvalidInput` naming each wrong key.
+    """
+    request = this_request()
+    limit_body(request, settings_of(this_app()).max_body, "MAX_BODY")
+    return translate_validation_errors(lambda: kind.model_validate_json(request.get_data()))
 
 
-def checked(validate: Callable[[], Body]) -> Body:
-    """What `validate` returns, with pydantic's errors as ours."""
+def translate_validation_errors(validate: Callable[[], Body]) -> Body:
+    """Return the result of `validate`. Raises `NotParseable` or `InvalidInput` for a pydantic `ValidationError`."""
     try:
         return validate()
     except ValidationError as error:
@@ -50,13 +53,13 @@ def checked(validate: Callable[[], Body]) -> Body:
 
 
 def _key_problem(detail: Any) -> Problem:
-    """What pydantic says of one key; a key is none of our words, so it is cut."""
+    """Return pydantic's error about one key as a problem. The client chose the key, so it is cut to 100 characters."""
     key = str(detail["loc"][0])[:100] if detail["loc"] else None
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
 
 
-def limit_body(sent: Request, limit: int, setting: str) -> None:
-    """Refuses a declared body of more than `limit` bytes, and lets none grow beyond it while it is read."""
-    sent.max_content_length = limit
-    if (sent.content_length or 0) > limit:
+def limit_body(request: Request, limit: int, setting: str) -> None:
+    """Limit the body to `limit` bytes, also while it is read. Raises `TooLarge` for a larger Content-Length."""
+    request.max_content_length = limit
+    if (request.content_length or 0) > limit:
         raise TooLarge(limit, setting)

@@ -1,6 +1,6 @@
 """The live objects of an app: slots, store, registry, watcher, jobs, settings.
 
-A view asks `this_app` and `this_request` once, and passes the app on: each look through Flask's proxies costs time.
+A view calls `this_app` and `this_request` once and passes the app on: each access through Flask's proxies costs time.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from typing import cast
 
 from flask import Flask
 
-from flaskml.errors import (
-    ModelNotFound,
-)
+from flaskml.errors import ModelNotFound
 from flaskml.hot_reload.registry import Registry
 from flaskml.hot_reload.watcher import Watcher
 from flaskml.inference.slot import ModelSlot
@@ -30,10 +28,10 @@ def default_slot(app: Flask) -> ModelSlot:
 def named_slot(app: Flask, name: str) -> ModelSlot:
     """Return the slot of a model. Raises `ModelNotFound`."""
     slots = registry_of(app).slots
-    found = slots.get(name)
-    if found is None:
+    slot = slots.get(name)
+    if slot is None:
         raise ModelNotFound(name, sorted(slots))
-    return found
+    return slot
 
 
 def store_of(app: Flask) -> ModelStore:
@@ -42,7 +40,7 @@ def store_of(app: Flask) -> ModelStore:
 
 
 def registry_of(app: Flask) -> Registry:
-    """Return the slots of this process."""
+    """Return the registry, which holds the slots of this process."""
     return cast(Registry, app.extensions["registry"])
 
 

@@ -1,21 +1,21 @@
-"""A schema as JSON Schema (draft 2020-12): what a row may be, for the tools that read OpenAPI; and errors."""
+"""JSON Schemas (draft 2020-12) of rows, values, errors and warnings, for the OpenAPI document."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaskml.codecs.parser import MAX_TEXT_CHARACTERS
+from flaskml.codecs.validators import MAX_TEXT_CHARACTERS
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.iso8601 import DATETIME_PATTERN, UTC_OFFSET_PATTERN
 
 MAX_DESCRIBED_COLUMNS = 1_000
-"""Columns of the widest row that is written out; a document with more would be larger than tools can show."""
+"""Columns of a row that the document describes; with more, it would be larger than tools can show."""
 
 MAX_EXAMPLE_CATEGORIES = 20
-"""Categories that are named where others are taken too."""
+"""Categories in the examples of a feature that accepts unknown categories too."""
 
-_FOUND = {
+_PROBLEM_ENTRY = {
     "type": "object",
     "properties": {
         "row": {"type": ["integer", "null"]},
@@ -25,7 +25,7 @@ _FOUND = {
     "required": ["row", "feature", "detail"],
 }
 
-WARNINGS_SCHEMA = {"type": "array", "items": _FOUND, "description": "Values beyond those of training."}
+WARNINGS_SCHEMA = {"type": "array", "items": _PROBLEM_ENTRY, "description": "Values that training did not have."}
 
 PROBLEM_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -34,40 +34,40 @@ PROBLEM_SCHEMA: Mapping[str, Any] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "errors": {"type": "array", "items": _FOUND},
+        "errors": {"type": "array", "items": _PROBLEM_ENTRY},
     },
     "required": ["title", "status", "detail"],
 }
 
 
 def row_schema(schema: Schema) -> dict[str, Any]:
-    """The JSON schema of one row as an object."""
-    shown = schema.features[:MAX_DESCRIBED_COLUMNS]
-    whole = len(shown) == len(schema.features)
+    """Return the JSON schema of one row as an object."""
+    described = schema.features[:MAX_DESCRIBED_COLUMNS]
+    is_complete = len(described) == len(schema.features)
     return {
         "type": "object",
-        "properties": {feature.name: feature_schema(schema, feature) for feature in shown},
-        "required": [feature.name for feature in shown],
-        "additionalProperties": schema.extra == "ignore" or not whole,
-        "examples": [schema.example] if whole else [],
+        "properties": {feature.name: feature_schema(schema, feature) for feature in described},
+        "required": [feature.name for feature in described],
+        "additionalProperties": schema.extra == "ignore" or not is_complete,
+        "examples": [schema.example] if is_complete else [],
     }
 
 
 def row_list_schema(schema: Schema) -> dict[str, Any]:
-    """The same of one row as a list, in the order of the columns."""
+    """Return the JSON schema of one row as a list of values in the order of the columns."""
     items = [feature_schema(schema, feature) for feature in schema.features[:MAX_DESCRIBED_COLUMNS]]
     length = len(schema.features)
-    rest: Any = False if length == len(items) else {}
-    return {"type": "array", "prefixItems": items, "items": rest, "minItems": length, "maxItems": length}
+    further_items: Any = False if length == len(items) else {}
+    return {"type": "array", "prefixItems": items, "items": further_items, "minItems": length, "maxItems": length}
 
 
 def feature_schema(schema: Schema, feature: Feature) -> dict[str, Any]:
-    """The JSON schema of one value."""
+    """Return the JSON schema of one value."""
     kind: dict[str, Any] = _KINDS[feature.kind](schema, feature)
     if feature.nullable:
         kind = {"anyOf": [kind, {"type": "null"}]}
     if feature.minimum is not None and feature.maximum is not None:
-        kind["description"] = f"{feature.ranged} in training"
+        kind["description"] = f"{feature.range_text} in training"
     return {"examples": [feature.example], **kind}
 
 
@@ -88,7 +88,7 @@ def _text(_: Schema, __: Feature) -> dict[str, Any]:
     return {"type": "string", "maxLength": MAX_TEXT_CHARACTERS}
 
 
-def _moment(_: Schema, feature: Feature) -> dict[str, Any]:
+def _datetime(_: Schema, feature: Feature) -> dict[str, Any]:
     return {"type": "string", "pattern": f"^{DATETIME_PATTERN}{UTC_OFFSET_PATTERN if feature.is_aware else ''}$"}
 
 
@@ -98,5 +98,5 @@ _KINDS: Mapping[str, Callable[[Schema, Feature], dict[str, Any]]] = {
     "boolean": lambda _, __: {"type": "boolean"},
     "category": _category,
     "text": _text,
-    "datetime": _moment,
+    "datetime": _datetime,
 }

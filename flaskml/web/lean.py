@@ -1,4 +1,4 @@
-"""Flask with less done twice: what each request would find out again is kept, by the hooks that Flask documents for it.
+"""A faster Flask: results that depend only on path and method are cached, through hooks that Flask documents.
 
 Everything that an app may hang on a request stays: hooks, signals, teardown, error handlers, body limits. What is
 kept follows from where a request goes and its method alone, and is bounded.

@@ -1,4 +1,4 @@
-"""What clients would rather have: JSON, which is the usual, CSV or a page."""
+"""Content negotiation (RFC 9110, section 12): JSON by default, CSV or an HTML page for clients that prefer it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from flask import Request
 from werkzeug.datastructures import MIMEAccept
 
 FORM_MEDIA_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
-"""The media types of what browsers send."""
+"""The media types of HTML forms."""
 
 
-def prefers_page(sent: Request) -> bool:
-    """Whether the client would rather have a page than JSON, as a browser says and a script does not.
+def prefers_page(request: Request) -> bool:
+    """Return whether the client is a browser, which prefers an HTML page to JSON.
 
-    What sends JSON, or does what no form can do, is a script, whatever it accepts.
+    A client whose request no HTML form could send (a JSON body, a PUT) is a script and gets JSON, whatever it accepts.
     """
-    if sent.method not in ("GET", "HEAD") and sent.mimetype not in FORM_MEDIA_TYPES:
+    if request.method not in ("GET", "HEAD") and request.mimetype not in FORM_MEDIA_TYPES:
         return False
-    return prefers(sent, "text/html")
+    return prefers(request, "text/html")
 
 
-def prefers(sent: Request, kind: str) -> bool:
-    """Whether the client would rather have `kind` than JSON; parameters of types, such as `charset`, do not matter."""
-    if sent.environ.get("HTTP_ACCEPT", "*/*") in ("*/*", "application/json"):  # As nearly all who predict say.
+def prefers(request: Request, media_type: str) -> bool:
+    """Return whether the client prefers `media_type` to JSON. Parameters in `Accept`, such as charset, are ignored."""
+    if request.environ.get("HTTP_ACCEPT", "*/*") in ("*/*", "application/json"):  # The header of nearly all clients.
         return False
-    accepted = [(named.partition(";")[0].rstrip(), quality) for named, quality in sent.accept_mimetypes]
-    return MIMEAccept(accepted).best_match(["application/json", kind]) == kind
+    accepted = [(declared.partition(";")[0].rstrip(), quality) for declared, quality in request.accept_mimetypes]
+    return MIMEAccept(accepted).best_match(["application/json", media_type]) == media_type

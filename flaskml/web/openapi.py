@@ -1,7 +1,8 @@
-"""The OpenAPI 3.1 document: the live routes, and of predictions the very columns that each model takes.
+"""The OpenAPI 3.1 document of the live routes, with the features of each served model.
 
-A view says what it takes and answers with `documented`; its path, its methods and its docstring say the rest. Routes of
-predictions are written out for every version that is served, each with its own schema.
+The decorator `documented` names the schemas of a view's request and responses. The path, the methods and the summary
+come from the route and the view's docstring. A prediction route appears once per served version, each time with the
+schema of that version.
 """
 
 from __future__ import annotations
@@ -26,107 +27,104 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class OperationDescription:
-    """What a view takes and answers."""
+    """The OpenAPI description of one view."""
 
     tag: str
-    """The heading that it stands under."""
+    """The heading in the document, one of `TAGS`."""
 
-    answers: Mapping[int, str | None]
-    """By status, the name of the schema of the answer; None for one without a body."""
+    responses: Mapping[int, str | None]
+    """From status to the name of the response schema; None for a response without a body."""
 
     errors: tuple[int, ...] = ()
-    """The statuses of its errors."""
+    """The statuses of the error responses."""
 
-    takes: str | None = None
-    """The name of the schema of its body; `rows` for predictions."""
-
-    forms: tuple[str, ...] = ()
-    """The media types, beside JSON, that the same may be sent as."""
+    request_schema: str | None = None
+    """The name of the schema of the request body; `rows` for predictions, None for a route without a body."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRoute:
-    """A route of the app: a path with its parameters in braces, a method, what the view does, and its description."""
+    """A route of the app, with its description. `path` has its parameters in braces; `method` is in lower case."""
 
     path: str
     method: str
     name: str
     summary: str
     description: OperationDescription
-    guarded: bool = False
+    is_guarded: bool = False
+    """True for a route that needs the right to change state."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The versions of a model that answer."""
+    """The versions of a model that answer predictions."""
 
     active: Manifest | None
     versions: Mapping[str, Manifest]
-    """All of them, by their numbers."""
+    """All served versions by number: the active one, and those with an alias."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiDescription:
-    """What the document is about."""
+    """The facts about the app that the document shows."""
 
     title: str
     version: str
     default: str
-    """The model that answers when none is named."""
+    """The model that answers when a request names none."""
 
-    most_rows: int
+    max_rows: int
     has_tokens: bool
     root: str = ""
-    """The path under which the app is served."""
+    """The path prefix under which the app is served (WSGI's SCRIPT_NAME)."""
 
     served: Mapping[str, ServedModel] = field(default_factory=dict)
-    """By the names of the models."""
+    """From model name to its served versions."""
 
     @property
     def example(self) -> Manifest | None:
-        """A version that answers, of the default model if it has one."""
+        """The active version of the default model, or else of another served model; None if no model is served."""
         names = sorted(self.served, key=lambda name: name != self.default)
         return next((active for name in names if (active := self.served[name].active)), None)
 
 
-_DESCRIBED: dict[Callable[..., Any], OperationDescription] = {}
+_DESCRIPTIONS: dict[Callable[..., Any], OperationDescription] = {}
 
 
 def documented(
     tag: str,
-    answers: Mapping[int, str | None],
+    responses: Mapping[int, str | None],
     *,
     errors: Iterable[int] = (),
-    takes: str | None = None,
-    forms: Iterable[str] = (),
+    request_schema: str | None = None,
 ) -> Callable[[_View], _View]:
-    """Says what a view takes and answers."""
+    """Return a decorator that records the OpenAPI description of a view."""
 
-    def note(view: _View) -> _View:
-        _DESCRIBED[view] = OperationDescription(tag, answers, tuple(errors), takes, tuple(forms))
+    def decorate(view: _View) -> _View:
+        _DESCRIPTIONS[view] = OperationDescription(tag, responses, tuple(errors), request_schema)
         return view
 
-    return note
+    return decorate
 
 
 def description_of(view: Callable[..., Any]) -> OperationDescription | None:
-    """What was said of a view."""
-    return _DESCRIBED.get(view)
+    """Return the description that `documented` recorded for a view, or None."""
+    return _DESCRIPTIONS.get(view)
 
 
 def openapi_document(api: ApiDescription, routes: Iterable[ApiRoute], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    """The document; `schemas` are those of all bodies but of predictions, by name."""
+    """Return the document. `schemas` holds, by name, the schemas of all bodies except those of predictions."""
     paths: dict[str, dict[str, Any]] = {}
     components = {"Problem": PROBLEM_SCHEMA, **schemas}
     for route in routes:
-        if route.description.takes != "rows":
+        if route.description.request_schema != "rows":
             paths.setdefault(route.path, {})[route.method] = _operation(api, route)
             continue
-        for path, manifest in _targets(api, route.path):
+        for path, manifest in _prediction_paths(api, route.path):
             name = f"{manifest.model}-{manifest.version}"
-            components |= _predictions(name, manifest, api.most_rows)
-            paths.setdefault(path, {})[route.method] = _prediction(api, route, path, name, manifest)
-    shown: dict[str, Any] = {
+            components |= _prediction_schemas(name, manifest, api.max_rows)
+            paths.setdefault(path, {})[route.method] = _prediction_operation(api, route, path, name, manifest)
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": api.title, "version": api.version},
         "servers": [{"url": api.root or "/"}],
@@ -135,12 +133,12 @@ def openapi_document(api: ApiDescription, routes: Iterable[ApiRoute], schemas: M
         "components": {"schemas": components},
     }
     if api.has_tokens:
-        shown["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    return shown
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return document
 
 
-def _targets(api: ApiDescription, path: str) -> Iterator[tuple[str, Manifest]]:
-    """The paths that a route of predictions stands for, each with the version that answers there."""
+def _prediction_paths(api: ApiDescription, path: str) -> Iterator[tuple[str, Manifest]]:
+    """Yield the concrete paths of a prediction route, each with the manifest of the version that answers there."""
     names = api.served if "{name}" in path else [api.default] if api.default in api.served else []
     for name in names:
         served = api.served[name]
@@ -150,38 +148,38 @@ def _targets(api: ApiDescription, path: str) -> Iterator[tuple[str, Manifest]]:
 
 
 def _operation(api: ApiDescription, route: ApiRoute) -> dict[str, Any]:
-    described = route.description
+    description = route.description
     operation: dict[str, Any] = {
         "operationId": route.name,
-        "tags": [described.tag],
+        "tags": [description.tag],
         "summary": route.summary,
         "parameters": list(_parameters(api, route.path)),
         "responses": {
-            **{str(status): _answer(status, name) for status, name in described.answers.items()},
-            **{str(status): _problem(status) for status in _errors(api, route)},
+            **{str(status): _response(status, name) for status, name in description.responses.items()},
+            **{str(status): _problem_response(status) for status in _error_statuses(api, route)},
         },
     }
-    if described.takes:
-        content = {kind: {"schema": _reference(described.takes)} for kind in (JSON, *described.forms)}
+    if description.request_schema:
+        content = {JSON: {"schema": _reference(description.request_schema)}}
         operation["requestBody"] = {"required": True, "content": content}
-    if route.guarded and api.has_tokens:
+    if route.is_guarded and api.has_tokens:
         operation["security"] = [{"token": []}]
     return operation
 
 
-def _errors(api: ApiDescription, route: ApiRoute) -> list[int]:
-    guards = {401, 403} if route.guarded and api.has_tokens else {403} if route.guarded else set()
-    return sorted({*route.description.errors, *guards})
+def _error_statuses(api: ApiDescription, route: ApiRoute) -> list[int]:
+    access_errors = {401, 403} if route.is_guarded and api.has_tokens else {403} if route.is_guarded else set()
+    return sorted({*route.description.errors, *access_errors})
 
 
-def _answer(status: int, name: str | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+def _response(status: int, name: str | None) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if name is not None:
-        answer["content"] = {JSON: {"schema": _reference(name)}}
-    return answer
+        response["content"] = {JSON: {"schema": _reference(name)}}
+    return response
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _problem_response(status: int) -> dict[str, Any]:
     return {"description": HTTPStatus(status).phrase, "content": {PROBLEM_JSON: {"schema": _reference("Problem")}}}
 
 
@@ -190,17 +188,19 @@ def _reference(name: str) -> dict[str, str]:
 
 
 def _parameters(api: ApiDescription, path: str) -> Iterator[dict[str, Any]]:
-    known = {"name": api.example.model, "version": api.example.version} if api.example else {}
+    examples = {"name": api.example.model, "version": api.example.version} if api.example else {}
     for name in re.findall(r"{(\w+)}", path):
-        example = {"example": known[name]} if name in known else {}
+        example = {"example": examples[name]} if name in examples else {}
         yield {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name], **example}
 
 
 # Predictions.
 
 
-def _prediction(api: ApiDescription, route: ApiRoute, path: str, name: str, manifest: Manifest) -> dict[str, Any]:
-    """The operation of one version."""
+def _prediction_operation(
+    api: ApiDescription, route: ApiRoute, path: str, name: str, manifest: Manifest
+) -> dict[str, Any]:
+    """Return the operation that predicts with one version."""
     operation = _operation(api, route)
     operation["operationId"] = route.name + _identifier(path)
     body = _reference(f"{name}.Rows")
@@ -218,38 +218,38 @@ def _prediction(api: ApiDescription, route: ApiRoute, path: str, name: str, mani
         {
             "name": "method",
             "in": "query",
-            "description": "What to ask the estimator. Of probabilities, `top_k` gives the most probable only.",
+            "description": "Method of the estimator. With probabilities, `top_k` keeps only the most probable classes.",
             "schema": {"enum": list(manifest.methods), "default": manifest.methods[0]},
         }
     ]
-    answer = {"schema": _reference(f"{name}.Answer")}
+    json_content = {"schema": _reference(f"{name}.Answer")}
     operation["responses"]["200"] = {
         "description": HTTPStatus.OK.phrase,
-        "content": {JSON: answer, "text/csv": {"schema": {"type": "string"}}},
+        "content": {JSON: json_content, "text/csv": {"schema": {"type": "string"}}},
     }
     return operation
 
 
 def _identifier(path: str) -> str:
-    """The path in letters, digits and underscores, another one for each."""
-    return re.sub(r"[^A-Za-z0-9/]", lambda found: f"_{ord(found[0]):x}_", path).replace("/", "_")
+    """Return the path in letters, digits and underscores. Different paths give different identifiers."""
+    return re.sub(r"[^A-Za-z0-9/]", lambda match: f"_{ord(match[0]):x}_", path).replace("/", "_")
 
 
-def _predictions(name: str, manifest: Manifest, most_rows: int) -> dict[str, Any]:
-    """The schemas of what a version takes and answers."""
-    row, listed = _reference(f"{name}.Row"), row_list_schema(manifest.schema_)
-    many = {"type": "array", "maxItems": most_rows}
-    by = {"model": {"const": manifest.model}, "version": {"const": manifest.version}, "warnings": WARNINGS_SCHEMA}
-    value = _value(manifest)
+def _prediction_schemas(name: str, manifest: Manifest, max_rows: int) -> dict[str, Any]:
+    """Return the schemas of the requests and responses of a version."""
+    row, row_list = _reference(f"{name}.Row"), row_list_schema(manifest.schema_)
+    array = {"type": "array", "maxItems": max_rows}
+    common = {"model": {"const": manifest.model}, "version": {"const": manifest.version}, "warnings": WARNINGS_SCHEMA}
+    answer = _row_answer_schema(manifest)
     return {
         f"{name}.Row": row_schema(manifest.schema_),
         f"{name}.Rows": {
             "anyOf": [
                 row,
-                {**many, "items": row},
+                {**array, "items": row},
                 {
                     "type": "object",
-                    "properties": {"instances": {**many, "items": {"anyOf": [row, listed]}}},
+                    "properties": {"instances": {**array, "items": {"anyOf": [row, row_list]}}},
                     "required": ["instances"],
                     "additionalProperties": False,
                 },
@@ -257,36 +257,36 @@ def _predictions(name: str, manifest: Manifest, most_rows: int) -> dict[str, Any
         },
         f"{name}.Answer": {
             "oneOf": [
-                _answered({"prediction": value, **by}, "prediction"),
-                _answered({"predictions": {"type": "array", "items": value}, **by}, "predictions"),
+                _answer_schema({"prediction": answer, **common}, "prediction"),
+                _answer_schema({"predictions": {"type": "array", "items": answer}, **common}, "predictions"),
             ]
         },
     }
 
 
-def _answered(properties: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _answer_schema(properties: Mapping[str, Any], name: str) -> dict[str, Any]:
     required = [name, "model", "version"]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _value(manifest: Manifest) -> dict[str, Any]:
-    """The schema of what the methods answer for one row."""
+def _row_answer_schema(manifest: Manifest) -> dict[str, Any]:
+    """Return the schema of the answer to one row, by any method."""
     number: dict[str, Any] = {"type": ["number", "null"]}
-    plain = number if manifest.task == "regression" else {"type": ["string", "number", "boolean", "null"]}
+    label = number if manifest.task == "regression" else {"type": ["string", "number", "boolean", "null"]}
     if manifest.task == "classification" and len(manifest.classes) == 1:
-        plain = {**plain, "description": f"One of {', '.join(manifest.classes[0][:20])}."}
-    kinds: list[dict[str, Any]] = [plain, {"type": "array"}]
+        label = {**label, "description": f"One of {', '.join(manifest.classes[0][:20])}."}
+    kinds: list[dict[str, Any]] = [label, {"type": "array"}]
     if "predict_proba" in manifest.methods:
         kinds.append({"type": "object", "additionalProperties": number})
     return {"anyOf": kinds}
 
 
 TAGS = ("predictions", "models", "training", "health", "about")
-"""The headings, in their order."""
+"""The headings of the document, in order."""
 
 PARAMETERS: Mapping[str, Any] = {
     "name": {"type": "string", "pattern": f"^{MODEL_NAME_PATTERN}$"},
     "version": {"type": "string", "pattern": f"^{VERSION_PATTERN}$"},
     "job_id": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"},
 }
-"""The schemas of what stands in paths."""
+"""The schemas of the path parameters."""

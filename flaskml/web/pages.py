@@ -1,4 +1,4 @@
-"""The page with the form of a model."""
+"""The prediction page: a form with one field per feature of a model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 
 from flask import Flask, render_template
 
-from flaskml.errors import (
-    FlaskmlError,
-    Problem,
-)
+from flaskml.errors import FlaskmlError, Problem
 from flaskml.inference.slot import Current, NoPredictor
 from flaskml.web.current import registry_of, settings_of
 from flaskml.web.replies import error_detail, is_terse, problem_as_json
@@ -23,14 +20,17 @@ def render_form(
     *,
     error: FlaskmlError | None = None,
     warnings: Sequence[Problem] = (),
-    **shown: Any,
+    **context: Any,
 ) -> tuple[str, int]:
-    """The page with the form of the current model, or with what to do to get one."""
+    """Return the page with the form of the current model, and its status.
+
+    Without a model, the page shows how to get one. `context` holds more variables for the template.
+    """
     if isinstance(current, NoPredictor):
         return render_template("index.html", predictor=None, alert=error_detail(current.reason)), current.reason.status
     if error is not None:
-        troubles = {} if is_terse() else {found.feature: found.detail for found in error.problems}
-        shown |= {"alert": error_detail(error), "troubles": troubles}
-    shown["warnings"] = [problem_as_json(warning)["detail"] for warning in warnings]
-    shown["names"] = sorted(name for name, one in list(registry_of(app).slots.items()) if one.serving)
-    return render_template("index.html", predictor=current, default=settings_of(app).model_name, **shown), status
+        field_errors = {} if is_terse() else {problem.feature: problem.detail for problem in error.problems}
+        context |= {"alert": error_detail(error), "field_errors": field_errors}
+    context["warnings"] = [problem_as_json(warning)["detail"] for warning in warnings]
+    context["names"] = sorted(name for name, slot in list(registry_of(app).slots.items()) if slot.serving)
+    return render_template("index.html", predictor=current, default=settings_of(app).model_name, **context), status

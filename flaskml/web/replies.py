@@ -8,90 +8,85 @@ from typing import Any, cast
 
 from flask import Response, redirect, render_template
 
-from flaskml.errors import (
-    FlaskmlError,
-    Problem,
-    TokenRequired,
-)
+from flaskml.errors import FlaskmlError, Problem, TokenRequired
 from flaskml.web.current import settings_of
 from flaskml.web.lean import Reply, this_app, this_request
 from flaskml.web.negotiation import prefers_page
 
 MAX_PROBLEM_BYTES = 16 * 1024
-"""Bytes of an error's body: whatever was sent, the answer to it stays small."""
+"""Bytes of an error's body. The answer stays small, however large the request is."""
 
-
-TERSE_PROBLEM = "it is not as the model wants it"
-"""What is said of a row where details are terse."""
+TERSE_PROBLEM = "the input differs from what the model expects"
+"""The detail of every problem and warning where the setting ERROR_DETAIL is `terse`."""
 
 
 def json_reply(
     body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """JSON: a mapping is encoded, bytes are taken as they are."""
-    is_usual = status == 200 and headers is None and issubclass(Reply, this_app().response_class)
-    if isinstance(body, bytes) and is_usual:
+    """Return a JSON response. A mapping is encoded; bytes must already be JSON and are sent unchanged."""
+    is_plain = status == 200 and headers is None and issubclass(Reply, this_app().response_class)
+    if isinstance(body, bytes) and is_plain:
         return Reply(body, "application/json")
     content = body if isinstance(body, bytes) else json.dumps(body, allow_nan=False).encode()
     return Response(content, status, headers, mimetype="application/json")
 
 
 def problem_reply(error: FlaskmlError) -> Response:
-    """The error as RFC 9457 says, or as a page for a browser."""
+    """Return the error as problem details (RFC 9457), or as a page for a browser."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if isinstance(error, TokenRequired):
         headers["WWW-Authenticate"] = 'Bearer, Basic realm="flaskml", charset="UTF-8"'
     headers["Vary"] = "Accept"
     if prefers_page(this_request()):
-        problems = [] if is_terse() else [found.detail for found in error.problems]
+        problems = [] if is_terse() else [problem.detail for problem in error.problems]
         page = render_template("error.html", title=error.title, detail=error_detail(error), problems=problems)
         return Response(page, error.status, headers)
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
-def problem_as_json(found: Problem) -> dict[str, Any]:
-    """A problem as JSON; where details are terse, the row alone."""
+def problem_as_json(problem: Problem) -> dict[str, Any]:
+    """Return a problem as a JSON object. Where details are terse, it names the row only."""
     if is_terse():
-        found = Problem(found.row, None, TERSE_PROBLEM)
-    return {"row": found.row, "feature": found.feature, "detail": found.detail[:1_000]}
+        problem = Problem(problem.row, None, TERSE_PROBLEM)
+    return {"row": problem.row, "feature": problem.feature, "detail": problem.detail[:1_000]}
 
 
 def is_terse() -> bool:
-    """Whether answers name no feature, category or value."""
+    """Return whether answers must name no feature, category or value (setting ERROR_DETAIL)."""
     return settings_of(this_app()).error_detail == "terse"
 
 
 def _problem_body(error: FlaskmlError) -> bytes:
     detail = error_detail(error)
     document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": detail[:1_000]}
-    room = MAX_PROBLEM_BYTES - len(json.dumps(document)) - 100
+    free_bytes = MAX_PROBLEM_BYTES - len(json.dumps(document)) - 100
     errors = []
-    for found in error.problems:  # Escapes can make a sentence six times as long, so what fits is counted in bytes.
-        entry = problem_as_json(found)
-        room -= len(json.dumps(entry)) + 2
-        if room >= 0:
+    for problem in error.problems:  # JSON escapes can make a sentence six times as long, so encoded bytes count.
+        entry = problem_as_json(problem)
+        free_bytes -= len(json.dumps(entry)) + 2
+        if free_bytes >= 0:
             errors.append(entry)
     return json.dumps({**document, "errors": errors} if errors else document).encode()
 
 
-def page_or_json(template: str, document: Mapping[str, Any], **more: Any) -> Response:
-    """The document as the page that a browser asks for, which `more` is told to besides, or as JSON."""
-    answer = (
-        Response(render_template(template, **document, **more))
+def page_or_json(template: str, document: Mapping[str, Any], **context: Any) -> Response:
+    """Return the document as a page for a browser, or as JSON. `context` holds more variables for the template."""
+    response = (
+        Response(render_template(template, **document, **context))
         if prefers_page(this_request())
         else json_reply({**document})
     )
-    answer.vary.add("Accept")
-    return answer
+    response.vary.add("Accept")
+    return response
 
 
-def see_other(place: str) -> Response:
-    """Where a browser goes after a form of its page has changed something."""
-    answer = cast(Response, redirect(place, 303))
-    answer.vary.add("Accept")
-    return answer
+def see_other(location: str) -> Response:
+    """Return a 303 redirect, which makes a browser GET `location` after it has posted a form (RFC 9110, 15.4.4)."""
+    response = cast(Response, redirect(location, 303))
+    response.vary.add("Accept")
+    return response
 
 
 def error_detail(error: FlaskmlError) -> str:
-    """What is said of an error, in as many words as the settings allow."""
-    return error.terse if is_terse() else error.detail
+    """Return the detail of an error, full or terse as the setting ERROR_DETAIL says."""
+    return error.terse_detail if is_terse() else error.detail

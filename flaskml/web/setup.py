@@ -1,7 +1,4 @@
-"""What the blueprints share.
-
-Settings from where Flask keeps them, the live objects of an app, bodies, replies, errors.
-"""
+"""Steps of the app factory: settings, URL converters, templates, hooks, error handlers and response headers."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from flaskml.errors import (
-    FlaskmlError,
-)
+from flaskml.errors import FlaskmlError
 from flaskml.settings import MODEL_NAME_PATTERN, VERSION_PATTERN, Settings, load_settings
 from flaskml.web import access
 from flaskml.web.lean import Reply
@@ -24,33 +19,33 @@ from flaskml.web.template_filters import short_number, time_ago
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy of the pages: they load one style sheet and post forms, nothing else."""
+"""Content-Security-Policy of the pages: they load images and styles from this server, and post forms to it."""
 
 
 def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, Any]]:
-    """The settings, and every value under its capital name as Flask keeps them.
+    """Return the settings, and the values for `app.config` under their names in capitals.
 
     Raises `InvalidSetting` for a name that neither flaskml nor Flask knows, and for a value of the wrong type.
     """
-    settings, values = load_settings(config or {}, passing=Flask.default_config)
-    own = {name.upper(): value for name, value in settings}
-    return settings, {**values, **own, "TRUSTED_HOSTS": list(settings.trusted_hosts) or None}
+    settings, values = load_settings(config or {}, ignored_names=Flask.default_config)
+    own_values = {name.upper(): value for name, value in settings}
+    return settings, {**values, **own_values, "TRUSTED_HOSTS": list(settings.trusted_hosts) or None}
 
 
 class ModelNameConverter(BaseConverter):
-    """A model's name in a URL. Everything else is no such page; the store says the same of a name it does not have."""
+    """The name of a model in a URL. Any other text matches no route and gives 404, as an unknown name does."""
 
     regex = MODEL_NAME_PATTERN
 
 
 class VersionConverter(BaseConverter):
-    """A version's number in a URL, written in the one way that it is."""
+    """The number of a version in a URL, in its canonical form: ASCII digits without leading zeros."""
 
     regex = VERSION_PATTERN
 
 
 def compile_templates(app: Flask) -> None:
-    """Compiles every template now, so that no page has to."""
+    """Compile every template at start, so that no request does."""
     app.add_template_filter(short_number)
     app.add_template_filter(time_ago)
     for name in app.jinja_env.list_templates():
@@ -58,33 +53,33 @@ def compile_templates(app: Flask) -> None:
 
 
 def install_hooks(app: Flask) -> None:
-    """Gives the app its guard, its errors and its headers."""
-    app.before_request(app.extensions["watcher"].join)
+    """Register the access check, the error handlers and the hook that sets security headers."""
+    app.before_request(app.extensions["watcher"].ensure_started)
     app.before_request(access.check_access)
-    app.after_request(_secure)
+    app.after_request(_set_security_headers)
     app.register_error_handler(FlaskmlError, problem_reply)
     app.register_error_handler(HTTPException, _http_problem)
 
 
 def _http_problem(error: HTTPException) -> Response:
-    """An error of Flask's or Werkzeug's, in the one shape. Its headers, such as Allow, stay."""
+    """Return an error of Flask or Werkzeug as problem details. Its headers, such as Allow, stay."""
     response = cast(Response, error.get_response())
-    if error.code is not None and error.code < 400:  # A redirection is no error.
+    if error.code is not None and error.code < 400:  # A redirect is not an error.
         return response
     fault = FlaskmlError(" ".join((error.description or error.name).split()))
     fault.status, fault.title = error.code or 500, error.name
-    told = problem_reply(fault)
-    response.data = told.data
-    response.mimetype = told.mimetype or ""
+    reply = problem_reply(fault)
+    response.data = reply.data
+    response.mimetype = reply.mimetype or ""
     response.vary.add("Accept")
     return response
 
 
-def _secure(response: Response) -> Response:
-    if isinstance(response, Reply):  # It has what it needs.
+def _set_security_headers(response: Response) -> Response:
+    if isinstance(response, Reply):  # Its constructor sets the header.
         return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.mimetype == "text/html":
         response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
-        response.headers["Referrer-Policy"] = "same-origin"  # With none, browsers say of no form where it is from.
+        response.headers["Referrer-Policy"] = "same-origin"  # With no-referrer, browsers send Origin: null.
     return response

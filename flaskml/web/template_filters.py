@@ -1,4 +1,4 @@
-"""How pages write numbers and moments."""
+"""Template filters that format numbers and times."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import datetime as dt
 
 
 def short_number(bound: float | str) -> str:
-    """A bound for people: a float in six digits, without the zeros that say nothing."""
+    """Return a bound as text: a float with six significant digits and no trailing zeros."""
     return f"{bound:.6g}" if isinstance(bound, float) else str(bound)
 
 
-def time_ago(moment: str) -> str:
-    """How long ago a moment in ISO 8601 was, in its largest unit; what is none, as it stands."""
+def time_ago(timestamp: str) -> str:
+    """Return the age of an ISO 8601 timestamp in its largest unit ("3 days ago"). Other text is returned unchanged.
+
+    A timestamp without an offset is UTC.
+    """
     try:
-        then = dt.datetime.fromisoformat(moment)
+        then = dt.datetime.fromisoformat(timestamp)
     except ValueError:
-        return moment
+        return timestamp
     then = then if then.tzinfo else then.replace(tzinfo=dt.UTC)
     seconds = (dt.datetime.now(dt.UTC) - then).total_seconds()
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= length:
-            count = int(seconds // length)
+    for unit, unit_seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= unit_seconds:
+            count = int(seconds // unit_seconds)
             return f"{count} {unit}{'' if count == 1 else 's'} ago"
     return "just now"

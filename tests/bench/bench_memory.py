@@ -6,7 +6,7 @@ equal parts, so its sum is what the machine spends on all of them. A page of a m
 a search tree reads few for one row, a product of matrices all. The tiny model of the first row shows what a process
 holds without one. Memory does not depend on how busy the machine is.
 
-With `--engine`, the processes are the workers of one `flask serve`, supervisor included, and are measured again after
+With `--flask-serve`, the processes are the workers of one `flask serve`, supervisor included, and are measured again after
 the model was published anew three times.
 """
 
@@ -36,7 +36,7 @@ from flaskml.store.model_store import ModelStore, environment_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = ("waitress-serve", "--listen=127.0.0.1:{port}", "wsgi:app")
-ENGINE = ("flask", "serve", "--port", "{port}", "--workers")
+FLASK_SERVE = ("flask", "serve", "--port", "{port}", "--workers")
 SWAPS = 3
 ASKED = 40
 """Requests, each on a connection of its own, after which every worker has answered some."""
@@ -48,7 +48,7 @@ DOUBLE = 8
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one model, in megabytes of 1,000,000 bytes; PSS by the number of processes."""
+    """Measurements of one model, in megabytes of 1,000,000 bytes; PSS by the number of processes."""
 
     file_mb: float
     mapped: bool
@@ -118,19 +118,19 @@ ESTIMATORS: Mapping[str, Callable[[float], Any]] = {
     "mlp": network,
     "forest": lambda size: large_model(size / 1e6),
 }
-"""What makes each estimator of about that many bytes on disk."""
+"""Factories of estimators, each of about the given number of bytes on disk."""
 
 
 def main() -> None:
     """Run the benchmark as the command line asks, and print its table."""
     exit_on_terminate()
     options = _parse()
-    print(*_head(options.processes, engine=options.engine), sep="\n", flush=True)
+    print(*_head(options.processes, is_flask_serve=options.flask_serve), sep="\n", flush=True)
     for name in options.estimators:
         model = ESTIMATORS[name](options.size_mb * 1e6)
         with tempfile.TemporaryDirectory() as folder:
             try:
-                measured = measure_workers if options.engine else measure
+                measured = measure_workers if options.flask_serve else measure
                 figures = measured(model, Path(folder) / "instance", options.processes)
             except ServerError as error:
                 sys.exit(f"{name}: {error}")
@@ -168,7 +168,7 @@ def measure_workers(model: Any, instance: Path, processes: int) -> Figures:
     variables = {"FLASKML_INSTANCE_PATH": str(instance)}
     pss = {}
     for count in sorted({1, processes}):
-        with serve(Launch((*ENGINE, str(count)), CHECKOUT, variables)) as server:
+        with serve(Launch((*FLASK_SERVE, str(count)), CHECKOUT, variables)) as server:
             _ask_all(server, body)
             pss[count] = memory_mb(server, "Pss")
             for _ in range(SWAPS if count == processes else 0):
@@ -184,7 +184,7 @@ def _ask_all(server: Server, body: str) -> set[str]:
 
 
 def _await_version(server: Server, body: str, version: str) -> None:
-    """Wait until nobody answers with another version, and those who did have ended."""
+    """Wait until every worker answers with the new version and the old workers have ended."""
     end = time.monotonic() + SWAP_SECONDS
     while _ask_all(server, body) != {version}:
         if time.monotonic() > end:
@@ -198,12 +198,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--size-mb", type=float, default=300, help="about how large each model file is (default 300)")
     parser.add_argument("--processes", type=int, default=4, help="how many processes share a model (default 4)")
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS), metavar="NAME")
-    parser.add_argument("--engine", action="store_true", help="measure the workers of flask serve")
+    parser.add_argument("--flask-serve", action="store_true", help="measure the workers of flask serve")
     return parser.parse_args()
 
 
-def _head(processes: int, *, engine: bool) -> Iterator[str]:
-    swapped = (f" after {SWAPS} swaps | ratio |", " ---: | ---: |") if engine else ("", "")
+def _head(processes: int, *, is_flask_serve: bool) -> Iterator[str]:
+    swapped = (f" after {SWAPS} swaps | ratio |", " ---: | ---: |") if is_flask_serve else ("", "")
     yield f"| estimator | file MB | mapped | PSS of 1, MB | PSS of {processes}, MB | ratio |{swapped[0]}"
     yield f"| --- | ---: | --- | ---: | ---: | ---: |{swapped[1]}"
 

@@ -35,10 +35,10 @@ SEED = 42
 FEATURES = 20
 SAMPLE_ROWS = 1000
 ROW_TARGET = "≤ 15 µs"
-"""What the parser may take for one row of 20 floats."""
+"""Limit of the parser's time for one row of 20 floats."""
 
 ROWS_TARGET = "≤ 3 × json.loads"
-"""What it may take for a thousand of them."""
+"""Limit of its time for a thousand of them."""
 
 FORMS = OBJECT, LIST, INSTANCES, LISTS = (
     "object",

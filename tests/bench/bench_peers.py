@@ -41,7 +41,7 @@ MODELS = ("linear", "pipeline", "forest")
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured of one model, in the order of the rounds: samples by connections, and starts."""
+    """Measurements of one model, in the order of the rounds: samples by connections, and starts."""
 
     samples: Mapping[int, list[dict[str, Sample]]]
     starts: list[dict[str, Start]]

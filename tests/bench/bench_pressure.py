@@ -1,8 +1,8 @@
-"""What becomes of those who behave when others do not: slow clients, or many times the load.
+"""The effect of slow clients and of overload on well-behaved clients.
 
-`--slow 2000` compares the latency of predictions alone with that beside so many connections whose requests never end.
-`--overload 10` compares the good answers a second to as many connections as the queue has places with those to ten
-times as many, which ask again at once when they are refused. Both sides are measured in each round on one server.
+`--slow 2000` compares the latency of predictions alone with the latency beside 2,000 connections whose requests never
+end. `--overload 10` compares the goodput with as many connections as the queue has places with the goodput with ten
+times as many, which retry at once when they are refused. Both sides are measured in each round on one server.
 """
 
 import argparse

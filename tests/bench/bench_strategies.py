@@ -67,7 +67,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a cell; memory is that of the process after the load, in megabytes."""
+    """Measurements of one cell; memory is that of the process after the load, in megabytes."""
 
     p50_ms: float
     p99_ms: float

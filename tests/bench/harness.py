@@ -56,7 +56,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server process is started: a command, a folder, extra variables, in which `{port}` stands for the port."""
+    """The start of a server process: a command, a folder, extra variables, in which `{port}` stands for the port."""
 
     command: Sequence[str]
     folder: Path | None = None
@@ -98,7 +98,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a load measured; errors are lost connections and answers other than 2xx, both counted as requests."""
+    """Measurements of a load; errors are lost connections and answers other than 2xx, both counted as requests."""
 
     requests: int
     errors: int

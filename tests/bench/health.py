@@ -1,4 +1,4 @@
-"""What a caller who asks for health waits for while another one has large predictions made, one after the other."""
+"""The latency of health checks beside large predictions that follow one another."""
 
 import argparse
 import json

@@ -11,7 +11,7 @@ WARM_UP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Sample:
-    """What one load of a server gave; its memory is that of all its processes after the load."""
+    """Measurements of one load of a server; its memory is that of all its processes after the load."""
 
     throughput: float
     p50_ms: float
@@ -23,7 +23,7 @@ class Sample:
 
     @property
     def tail(self) -> float:
-        """How many times as long as the median the slowest hundredth took."""
+        """The 99th percentile of the latency as a multiple of the median."""
         return self.p99_ms / self.p50_ms if self.p50_ms else math.nan
 
 

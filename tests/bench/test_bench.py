@@ -187,7 +187,7 @@ def test_a_worker_in_a_session_of_its_own_counts_and_ends() -> None:
         assert worker.session == worker.pid
         assert memory_mb(server, "Rss") > worker.memory_bytes("Rss") / 1e6 > 0
     with suppress(OSError):
-        # Dead is what nobody has waited for, too.
+        # A zombie process counts as dead.
         assert Process.read(worker.folder).stat[0] == "Z"
 
 

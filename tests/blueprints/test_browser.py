@@ -1,4 +1,4 @@
-"""The pages in a real browser: by mouse, by keyboard, and as a screen reader is told."""
+"""The pages in a real browser: by mouse, by keyboard, and checked for accessibility."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def browser(tmp_path_factory):
 
 
 class Site:
-    """The pages of a server, as somebody sees them."""
+    """The pages of a server in the browser."""
 
     def __init__(self, browser, port):
         self.browser = browser
@@ -55,8 +55,8 @@ class Site:
         return self.browser.current_url.removeprefix(self.root)
 
     def field(self, label):
-        named = self.browser.find_element(By.XPATH, f"//label[normalize-space()='{label}']")
-        return self.browser.find_element(By.ID, named.get_attribute("for"))
+        element = self.browser.find_element(By.XPATH, f"//label[normalize-space()='{label}']")
+        return self.browser.find_element(By.ID, element.get_attribute("for"))
 
     def type(self, label, text):
         field = self.field(label)
@@ -64,9 +64,9 @@ class Site:
         field.send_keys(text)
 
     def press(self, button):
-        old = self.browser.find_element(By.TAG_NAME, "html")
+        previous_page = self.browser.find_element(By.TAG_NAME, "html")
         self.browser.find_element(By.XPATH, f"//button[normalize-space()='{button}']").click()
-        self.wait(lambda: old != self.browser.find_element(By.TAG_NAME, "html"))
+        self.wait(lambda: previous_page != self.browser.find_element(By.TAG_NAME, "html"))
 
     def text(self, selector="main"):
         return self.browser.find_element(By.CSS_SELECTOR, selector).text
@@ -74,38 +74,38 @@ class Site:
     def all(self, selector):
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
 
-    def prefer(self, scheme):
+    def set_color_scheme(self, scheme):
         feature = [{"name": "prefers-color-scheme", "value": scheme}]
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
 
-    def wait(self, true, seconds=60):
+    def wait(self, condition, seconds=60):
         ignored = (webdriver.remote.webelement.WebDriverException,)
-        WebDriverWait(self.browser, seconds, 0.1, ignored_exceptions=ignored).until(lambda _: true())
+        WebDriverWait(self.browser, seconds, 0.1, ignored_exceptions=ignored).until(lambda _: condition())
 
 
 @pytest.fixture(scope="module")
-def shown(trained, tmp_path_factory):
-    with server_of_a_copy(trained, tmp_path_factory.mktemp("shown")) as server:
+def shared_port(trained, tmp_path_factory):
+    with server_of_a_copy(trained, tmp_path_factory.mktemp("shared")) as server:
         yield server.port
 
 
 @pytest.fixture
-def site(browser, shown):
-    """The pages of a server that nobody changes."""
-    yield from seen(browser, shown)
+def site(browser, shared_port):
+    """The pages of a server that the tests share, and so must not change."""
+    yield from open_site(browser, shared_port)
 
 
 @pytest.fixture
 def own_site(browser, serve):
     """The pages of a server that the test may change."""
-    yield from seen(browser, serve().port)
+    yield from open_site(browser, serve().port)
 
 
-def seen(browser, port):
+def open_site(browser, port):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     yield Site(browser, port)
-    complaints = [entry["message"] for entry in browser.get_log("browser")]
-    assert not [said for said in complaints if "status of 4" not in said and "favicon" not in said]
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    assert not [message for message in messages if "status of 4" not in message and "favicon" not in message]
 
 
 def fill(site):
@@ -116,7 +116,7 @@ def fill(site):
             site.type(name, str(value))
 
 
-def test_a_prediction_with_its_bars(site):
+def test_a_prediction_shows_its_probabilities(site):
     site.open("/?model=homes")
     fill(site)
     site.press("Predict")
@@ -128,7 +128,7 @@ def test_a_prediction_with_its_bars(site):
     assert site.field("age").get_attribute("value") == "33.5"
 
 
-def test_a_bad_value_marks_its_own_field_and_keeps_the_others(site):
+def test_a_bad_value_marks_its_field_and_keeps_the_other_values(site):
     site.open("/?model=homes")
     fill(site)
     site.type("rooms", "2.5")
@@ -140,7 +140,7 @@ def test_a_bad_value_marks_its_own_field_and_keeps_the_others(site):
     assert Select(site.field("home city")).first_selected_option.text == "Rome"
 
 
-def test_train_watch_and_predict_with_what_came_of_it(own_site, mixed_csv):
+def test_train_watch_the_job_and_predict(own_site, mixed_csv):
     own_site.open("/train")
     own_site.field("CSV file").send_keys(str(Path(mixed_csv).resolve()))
     own_site.type("Column to predict", "sold")
@@ -173,28 +173,28 @@ def train_again(instance):
     train_into(instance)
 
 
-def test_the_round_by_keyboard_alone(site):
+def test_the_pages_work_by_keyboard_alone(site):
     site.open("/?model=homes")
     keys = webdriver.ActionChains(site.browser)
 
-    def active():
+    def focused():
         return site.browser.switch_to.active_element
 
     def tab_to(name):
         for _ in range(40):
             keys.send_keys(Keys.TAB).perform()
-            if name in (active().get_attribute("name"), active().text):
+            if name in (focused().get_attribute("name"), focused().text):
                 return
-        raise AssertionError(f"{name} is not reached")
+        raise AssertionError(f"TAB does not reach {name}")
 
     tab_to("age")
     keys.send_keys("41").perform()
     tab_to("home city")
     keys.send_keys("Ro").perform()
     tab_to("Predict")
-    old = site.browser.find_element(By.TAG_NAME, "html")
+    previous_page = site.browser.find_element(By.TAG_NAME, "html")
     keys.send_keys(Keys.ENTER).perform()
-    site.wait(lambda: old != site.browser.find_element(By.TAG_NAME, "html"))
+    site.wait(lambda: previous_page != site.browser.find_element(By.TAG_NAME, "html"))
     assert site.text("output") in ("yes", "no")
     assert Select(site.field("home city")).first_selected_option.text == "Rome"
     tab_to("Models")
@@ -216,58 +216,59 @@ PAGES = (
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_serious_keeps_anybody_out(site, scheme):
+def test_pages_have_no_serious_accessibility_violation(site, scheme):
     if not AXE.is_file():
         pytest.skip("axe-core is not installed")
-    site.prefer(scheme)
+    site.set_color_scheme(scheme)
     for page in PAGES:
         site.open(page)
-        assert faults(site) == [], page
+        assert violations(site) == [], page
     site.open("/?model=homes")
     fill(site)
     site.type("rooms", "2.5")
     site.press("Predict")
-    assert faults(site) == []
+    assert violations(site) == []
     site.type("rooms", "2")
     site.press("Predict")
-    assert site.text("output") and faults(site) == []
+    assert site.text("output") and violations(site) == []
 
 
-def faults(site):
+def violations(site):
+    """Return the rule and the element of each serious or critical accessibility violation that axe-core finds."""
     site.browser.execute_script(AXE.read_text())
-    found = site.browser.execute_async_script("axe.run().then(arguments[0])")
+    report = site.browser.execute_async_script("axe.run().then(arguments[0])")
     return [
-        (fault["id"], fault["nodes"][0]["html"])
-        for fault in found["violations"]
-        if fault["impact"] in ("serious", "critical")
+        (violation["id"], violation["nodes"][0]["html"])
+        for violation in report["violations"]
+        if violation["impact"] in ("serious", "critical")
     ]
 
 
-def test_a_page_that_keeps_somebody_out_is_found(site):
+def test_the_accessibility_check_finds_a_planted_violation(site):
     if not AXE.is_file():
         pytest.skip("axe-core is not installed")
     site.open("/")
     site.browser.execute_script("document.querySelectorAll('label').forEach(label => label.remove())")
-    assert "label" in {fault for fault, _ in faults(site)}
+    assert "label" in {rule for rule, _ in violations(site)}
 
 
-def test_pages_fit_a_telephone(site):
+def test_pages_fit_a_phone_screen(site):
     site.browser.set_window_size(375, 800)
     for page in PAGES:
         site.open(page)
-        wide = site.browser.execute_script("return document.documentElement.scrollWidth")
-        assert wide <= site.browser.execute_script("return window.innerWidth"), page
+        width = site.browser.execute_script("return document.documentElement.scrollWidth")
+        assert width <= site.browser.execute_script("return window.innerWidth"), page
     site.browser.set_window_size(1200, 900)
 
 
-def test_the_viewer_shows_every_operation(site):
-    site.prefer("dark")
+def test_swagger_ui_shows_every_operation(site):
+    site.set_color_scheme("dark")
     site.open("/docs")
     site.wait(lambda: len(site.all(".opblock")) >= 15)
     assert "/models/homes/predict" in site.text("#viewer")
     site.all(".opblock-summary-path")[0].click()
     site.wait(lambda: site.all(".opblock.is-open"))
     for scheme, background in (("dark", "rgba(28, 32, 34, 1)"), ("light", "rgba(0, 0, 0, 0)")):
-        site.prefer(scheme)
+        site.set_color_scheme(scheme)
         page = site.browser.find_element(By.TAG_NAME, "html")
-        site.wait(lambda page=page, wanted=background: page.value_of_css_property("background-color") == wanted)
+        site.wait(lambda page=page, color=background: page.value_of_css_property("background-color") == color)

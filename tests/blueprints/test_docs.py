@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, whole, and true."""
+"""The OpenAPI document is valid, complete and true."""
 
 import json
 import re
@@ -23,15 +23,15 @@ def document(client):
     return answer.json
 
 
-def test_it_is_valid(document):
+def test_the_document_is_valid(document):
     validate(document)
     assert document["openapi"] == "3.1.0"
 
 
-def test_every_route_is_in_it(app, document):
-    beside = {"/", "/docs", "/static/<path:filename>"}
+def test_every_route_is_documented(app, document):
+    undocumented = {"/", "/docs", "/static/<path:filename>"}
     for rule in app.url_map.iter_rules():
-        if rule.rule in beside or rule.endpoint == "models.activate_from_page":  # PUT is what clients use.
+        if rule.rule in undocumented or rule.endpoint == "models.activate_from_page":  # API clients use PUT.
             continue
         pattern = re.sub(r"<[^>]+>", r"[^/]+", rule.rule) + r"\Z"
         paths = [path for path in document["paths"] if re.match(pattern, path)]
@@ -40,7 +40,7 @@ def test_every_route_is_in_it(app, document):
             assert {method.lower() for method in rule.methods} & set(document["paths"][path])
 
 
-def test_predictions_have_the_real_columns(document, home):
+def test_predictions_have_the_columns_of_the_model(document, home):
     row = document["components"]["schemas"]["homes-1.Row"]
     assert list(row["properties"]) == row["required"] == list(home)
     assert row["additionalProperties"] is False
@@ -49,9 +49,9 @@ def test_predictions_have_the_real_columns(document, home):
     assert "/models/homes/predict" in document["paths"] and "/models/homes/versions/1/predict" in document["paths"]
 
 
-def test_every_example_is_answered_as_described(client, document):
+def test_every_example_gets_the_described_answer(client, document):
     schemas = document["components"]["schemas"]
-    tried = 0
+    examples = 0
     for path, item in document["paths"].items():
         for kind, content in item.get("post", {}).get("requestBody", {}).get("content", {}).items():
             for example in content.get("examples", {}).values():
@@ -61,17 +61,17 @@ def test_every_example_is_answered_as_described(client, document):
                 assert answer.status_code == 200, answer.text
                 described = item["post"]["responses"]["200"]["content"][answer.mimetype]["schema"]
                 jsonschema.validate(answer.json, {**described, "components": {"schemas": schemas}})
-                tried += 1
-    assert tried >= 15
+                examples += 1
+    assert examples >= 15
 
 
-def test_the_examples_of_names_and_versions_are_there(client, document):
+def test_the_example_names_and_versions_exist(client, document):
     for path in ("/models/{name}", "/models/{name}/versions/{version}"):
-        known = {parameter["name"]: parameter["example"] for parameter in document["paths"][path]["get"]["parameters"]}
-        assert client.get(path.format_map(known)).status_code == 200
+        examples = {item["name"]: item["example"] for item in document["paths"][path]["get"]["parameters"]}
+        assert client.get(path.format_map(examples)).status_code == 200
 
 
-def test_the_examples_are_of_a_model_that_answers(make_app):
+def test_examples_name_a_served_model(make_app):
     document = make_app(MODEL_NAME="later").test_client().get("/openapi.json").json
     (parameter,) = document["paths"]["/models/{name}"]["get"]["parameters"]
     assert parameter["example"] in ("default", "homes")
@@ -83,7 +83,7 @@ def test_title_and_version_are_settings(make_app):
     assert "Houses" in client.get("/docs").text
 
 
-def test_names_that_are_nearly_the_same_are_told_apart(make_app, store, instance):
+def test_similar_model_names_get_different_operation_ids(make_app, store, instance):
     for name in ("a-b", "a.b", "a_b"):
         publish(LinearRegression().fit(RAMP, RAMP[:, 0]), RAMP, name=name, instance_path=instance)
     document = make_app().test_client().get("/openapi.json").json
@@ -91,27 +91,27 @@ def test_names_that_are_nearly_the_same_are_told_apart(make_app, store, instance
     assert {f"/models/{name}/predict" for name in ("a-b", "a.b", "a_b")} <= set(document["paths"])
 
 
-def test_what_would_not_be_answered_is_not_in_it(make_app, instance, store):
-    publish(LinearRegression().fit(RAMP, RAMP[:, 0]), RAMP, name="never", instance_path=instance, activate=False)
-    store.alias("never", "next", "1")
+def test_only_served_versions_are_documented(make_app, instance, store):
+    publish(LinearRegression().fit(RAMP, RAMP[:, 0]), RAMP, name="aliased", instance_path=instance, activate=False)
+    store.alias("aliased", "next", "1")
     client = make_app().test_client()
     paths = client.get("/openapi.json").json["paths"]
-    assert "/models/never/predict" not in paths and "/models/never/versions/1/predict" in paths
-    assert client.post("/models/never/versions/1/predict", json={"x0": 1}).status_code == 200
+    assert "/models/aliased/predict" not in paths and "/models/aliased/versions/1/predict" in paths
+    assert client.post("/models/aliased/versions/1/predict", json={"x0": 1}).status_code == 200
 
 
-def test_it_says_under_which_path_it_is_served(client):
+def test_the_document_names_the_path_prefix(client):
     document = client.get("/openapi.json", environ_overrides={"SCRIPT_NAME": "/ml"}).json
     assert document["servers"] == [{"url": "/ml"}]
 
 
-def test_without_a_model_there_is_a_document_all_the_same(make_app, tmp_path):
+def test_without_a_model_the_document_is_still_valid(make_app, tmp_path):
     document = make_app(INSTANCE_PATH=tmp_path).test_client().get("/openapi.json").json
     validate(document)
     assert "/livez" in document["paths"]
 
 
-def test_tokens_are_told_where_they_are_needed(make_app):
+def test_guarded_routes_document_the_token(make_app):
     document = make_app(ADMIN_TOKEN_SHA256=("0" * 64,)).test_client().get("/openapi.json").json
     assert document["paths"]["/train"]["post"]["security"] == [{"token": []}]
     assert "security" not in document["paths"]["/predict"]["post"]
@@ -119,7 +119,7 @@ def test_tokens_are_told_where_they_are_needed(make_app):
 
 
 @pytest.mark.parametrize(
-    ("feature", "right", "wrong"),
+    ("feature", "valid", "invalid"),
     [
         ({"kind": "float"}, [1.5, 0, -1e300], ["1", None, True]),
         ({"kind": "integer", "dtype": "int8"}, [1, -128, 3.0], [128, 1.5, "1"]),
@@ -135,19 +135,18 @@ def test_tokens_are_told_where_they_are_needed(make_app):
         ({"kind": "datetime", "dtype": "datetime64[us, UTC]"}, ["2024-01-01T00:00:00+01:00"], ["2024-01-01T00:00:00"]),
     ],
 )
-def test_values(feature, right, wrong):
-    made = Feature(name="x", **feature)
-    schema = feature_schema(Schema(features=(made,), layout="frame"), made)
-    check = jsonschema.Draft202012Validator(schema)
-    assert all(check.is_valid(value) for value in [*right, made.example])
-    assert not any(check.is_valid(value) for value in wrong)
+def test_feature_schemas_accept_valid_values_only(feature, valid, invalid):
+    feature = Feature(name="x", **feature)
+    validator = jsonschema.Draft202012Validator(feature_schema(Schema(features=(feature,), layout="frame"), feature))
+    assert all(validator.is_valid(value) for value in [*valid, feature.example])
+    assert not any(validator.is_valid(value) for value in invalid)
 
 
-def test_the_viewer_is_of_this_server_alone(client):
+def test_swagger_ui_loads_from_this_server_only(client):
     page = client.get("/docs")
     policy = page.headers["Content-Security-Policy"]
     assert "script-src 'self';" in policy and "connect-src 'self'" in policy
     assert "://" not in re.sub(r"<!doctype[^>]*>", "", page.text)
     for source in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
-        with client.get(source) as found:
-            assert found.status_code == 200
+        with client.get(source) as answer:
+            assert answer.status_code == 200

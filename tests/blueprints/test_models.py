@@ -1,4 +1,4 @@
-"""The registry over HTTP."""
+"""The model registry over HTTP."""
 
 import shutil
 from pathlib import Path
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture(scope="session")
 def trained_twice(trained, tmp_path_factory):
-    """The instance folder with a second version of the default model, trained on other data, not active."""
-    path = Path(shutil.copytree(trained, tmp_path_factory.mktemp("twice") / "instance"))
+    """An instance folder whose default model has a second version, trained on other data and not active."""
+    path = Path(shutil.copytree(trained, tmp_path_factory.mktemp("trained_twice") / "instance"))
     train_into(path, data="diabetes")
     ModelStore(path).activate("default", "1", "back to the first")
     return path
@@ -22,12 +22,12 @@ def trained_twice(trained, tmp_path_factory):
 
 @pytest.fixture
 def two(trained_twice, store, instance):
-    """The store of the test, with that second version."""
+    """The store of the test, with two versions of the default model."""
     shutil.copytree(trained_twice / "models/default", instance / "models/default", dirs_exist_ok=True)
     return store
 
 
-def test_list(client):
+def test_the_list_of_models(client):
     models = client.get("/models").json["models"]
     assert [(model["name"], model["active"], model["versions"], model["serving"]) for model in models] == [
         ("default", "1", ["1"], "1"),
@@ -35,7 +35,7 @@ def test_list(client):
     ]
 
 
-def test_one(client, two):
+def test_one_model(client, two):
     model = client.get("/models/default").json
     assert (model["active"], model["versions"], model["serving"], model["aliases"]) == ("1", ["1", "2"], "1", {})
     assert [(entry["version"], entry["reason"]) for entry in model["history"]] == [
@@ -66,9 +66,9 @@ def test_activation_and_rollback(client, two):
     assert client.post("/models/default/rollback").json["active"] == "2"
 
 
-def test_nothing_to_roll_back_to(client):
+def test_rollback_without_an_earlier_version_is_a_conflict(client):
     answer = client.post("/models/homes/rollback")
-    assert answer.status_code == 409 and "history" in answer.json["detail"]
+    assert answer.status_code == 409 and "no earlier active version" in answer.json["detail"]
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_nothing_to_roll_back_to(client):
         ({"version": "../1"}, 404),
     ],
 )
-def test_activations_that_are_none(client, body, status):
+def test_invalid_activations(client, body, status):
     assert client.put("/models/default/active", json=body).status_code == status
     assert client.put("/models/absent/active", json={"version": "1"}).status_code == 404
     assert client.put("/models/default/active", data=b"{").status_code == 400
 
 
-def test_deleting(client, two):
+def test_deletion(client, two):
     assert client.delete("/models/default/versions/1").status_code == 409
     assert client.delete("/models/default/versions/2").status_code == 204
     assert client.delete("/models/default/versions/2").status_code == 204
@@ -101,7 +101,7 @@ def test_an_aliased_version_answers_under_its_number(client, two):
     client.get("/livez")
     row = dict.fromkeys(two.manifest("default", "2").schema_.names, 0.01)
     app = client.application
-    app.extensions["watcher"].compare()
+    app.extensions["watcher"].sync()
     answer = client.post("/models/default/versions/2/predict", json=row)
     assert answer.status_code == 200 and answer.json["version"] == "2"
     assert client.post("/models/default/versions/1/predict", json={"feature": 1}).json["version"] == "1"
@@ -114,7 +114,7 @@ def test_an_aliased_version_answers_under_its_number(client, two):
 def test_a_model_published_later_gets_its_slot(client, instance):
     assert client.post("/models/late/predict", json={"feature": 1}).status_code == 404
     train_into(instance, name="late")
-    client.application.extensions["watcher"].compare()
+    client.application.extensions["watcher"].sync()
     assert client.post("/models/late/predict", json={"feature": 1}).json["model"] == "late"
     assert client.application.extensions["models"]["late"].serving.version == "1"
 
@@ -125,8 +125,7 @@ def test_an_idle_process_compares_before_its_first_answer(make_app, two):
     assert client.get("/readyz").json["version"] == "2"
 
 
-def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
-
+def test_a_lagging_process_is_named(client, make_app, two, monkeypatch):
     monkeypatch.setattr("flaskml.hot_reload.registry.ROSTER_TIMEOUT_SECONDS", 0.3)
     other = make_app()
     other.test_client().get("/livez")
@@ -137,13 +136,13 @@ def test_a_process_that_lags_is_named(client, make_app, two, monkeypatch):
     assert len(answer.json["lagging"]) == 1 and answer.json["lagging"][0]["pid"]
 
 
-def test_a_second_change_at_once_is_put_off(app, client, two):
+def test_a_concurrent_change_is_refused(app, client, two):
     changes = (
         lambda: client.put("/models/default/active", json={"version": "2"}),
         lambda: client.post("/models/default/rollback"),
         lambda: client.delete("/models/default/versions/2"),
     )
-    with app.extensions["registry"].changing():
+    with app.extensions["registry"].exclusive_change():
         answers = [change() for change in changes]
     assert [answer.status_code for answer in answers] == [503] * 3
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
@@ -151,19 +150,19 @@ def test_a_second_change_at_once_is_put_off(app, client, two):
     assert changes[0]().json["active"] == "2"
 
 
-def test_the_history_is_told_of_a_model_whose_manifest_is_damaged(client, store):
+def test_a_model_with_a_damaged_manifest_shows_its_history(client, store):
     (store.root / "homes/1/manifest.json").write_bytes(b"{")
-    shown = client.get("/models/homes").json
-    assert [entry["version"] for entry in shown["history"]] == ["1"] and shown["features"] is None
+    model = client.get("/models/homes").json
+    assert [entry["version"] for entry in model["history"]] == ["1"] and model["features"] is None
     assert client.get("/models/homes/versions/1").status_code >= 500
 
 
-def test_unknown(client):
+def test_unknown_names_and_versions_are_404(client):
     answer = client.get("/models/hommes")
     assert answer.status_code == 404 and "homes" in answer.json["detail"]
     for name in ("..", "%2e%2e", "A", "a" * 64, "a%00", "a%0a", "%EF%BC%A1", "a%2fb"):
         status = client.get(f"/models/{name}").status_code
-        assert status == 404 or (name == "a%00" and status == 400)  # The engine lets no NUL through.
+        assert status == 404 or (name == "a%00" and status == 400)  # `flask serve` answers 400 to a NUL.
     for version in ("0", "01", "%D9%A1", "1%0a", "1" * 11, "-1"):
         assert client.get(f"/models/default/versions/{version}").status_code == 404
 
@@ -177,13 +176,13 @@ def test_an_empty_store(tmp_path):
     stop(app)
 
 
-def test_no_text_of_a_row_leaves(homes, store, home):
-    golden = store.golden(store.manifest("homes", "1"))
+def test_answers_hold_no_training_text(homes, store, home):
+    golden = store.golden_rows(store.manifest("homes", "1"))
     texts = {value for row in golden.rows for value in row if isinstance(value, str) and "case" in value}
     assert texts
     paths = ["/", "/models", "/models/homes", "/models/homes/versions/1"]
-    told = "".join(homes.get(path).text for path in paths) + homes.post("/predict", json=home | {"rooms": "x"}).text
-    assert not [text for text in texts if text in told]
+    answers = [homes.get(path).text for path in paths] + [homes.post("/predict", json=home | {"rooms": "x"}).text]
+    assert not [text for text in texts if text in "".join(answers)]
 
 
 def test_a_rejected_version_is_not_activated(client, store, two, monkeypatch):
@@ -191,10 +190,10 @@ def test_a_rejected_version_is_not_activated(client, store, two, monkeypatch):
     from flaskml.store.state import TrialVerdict, utc_now
 
     bad = TrialVerdict(
-        accepted=False, reason="it answered golden row 3 otherwise than in training.", at=utc_now(), row=3
+        accepted=False, reason="it answered golden row 3 differently than in training.", at=utc_now(), row=3
     )
-    store.change("default", lambda state: state.judge("2", environment_key(), bad))
-    monkeypatch.setattr("flaskml.publishing.trial.run_trial", lambda *_: bad)  # Who asks for it has it tried once more.
+    store.change("default", lambda state: state.with_verdict("2", environment_key(), bad))
+    monkeypatch.setattr("flaskml.publishing.trial.run_trial", lambda *_: bad)  # Activation repeats the trial.
     answer = client.put("/models/default/active", json={"version": "2"})
     assert answer.status_code == 409 and "golden row 3" in answer.json["detail"]
     assert client.get("/readyz").json["version"] == "1"

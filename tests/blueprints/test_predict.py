@@ -1,4 +1,4 @@
-"""The native prediction door."""
+"""The native prediction door: bodies, options, errors, CSV and pages."""
 
 import csv
 import io
@@ -34,14 +34,14 @@ URLENCODED = "application/x-www-form-urlencoded"
         ),
     ],
 )
-def test_one_row(client, body, content_type):
+def test_one_row_in_every_body_format(client, body, content_type):
     answer = client.post("/predict", data=body, content_type=content_type)
     assert answer.status_code == 200 and answer.mimetype == "application/json"
     assert answer.json == {"prediction": pytest.approx(20.8956816), "model": "default", "version": "1"}
 
 
 @pytest.mark.parametrize("value", [[], {"instances": []}])
-def test_no_rows(client, value):
+def test_no_rows_give_no_predictions(client, value):
     assert client.post("/predict", json=value).json == {"predictions": [], "model": "default", "version": "1"}
 
 
@@ -75,7 +75,7 @@ def test_no_rows(client, value):
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_bad_input(client, body, content_type, status):
+def test_bad_input_gives_a_problem(client, body, content_type, status):
     answer = client.post("/predict", data=body, content_type=content_type)
     assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
     if status == 422:
@@ -83,13 +83,13 @@ def test_bad_input(client, body, content_type, status):
         assert all(error["feature"] and error["feature"] in error["detail"] for error in answer.json["errors"])
 
 
-def test_a_file_is_no_value(homes, home):
+def test_an_uploaded_file_is_refused(homes, home):
     form = {name: str(value) for name, value in home.items()} | {"note": (BytesIO(b"good"), "x.csv")}
     answer = homes.post("/predict", data=form)
     assert answer.status_code == 422 and "is a file" in answer.json["detail"]
 
 
-def test_numbers_that_overflow_in_the_estimator(make_app, instance):
+def test_numbers_beyond_float32_are_refused(make_app, instance):
     train_into(instance, data="iris", name="iris")
     client = make_app(MODEL_NAME="iris").test_client()
     row = dict.fromkeys(client.application.extensions["model"].current.schema.names, 1.7e308)
@@ -98,16 +98,16 @@ def test_numbers_that_overflow_in_the_estimator(make_app, instance):
     assert client.post("/predict", json=[row] * 3).status_code == 422
 
 
-def test_refusals_keep_no_memory_of_requests(make_app):
+def test_the_error_of_a_missing_model_keeps_no_traceback(make_app):
     client = make_app(MODEL_NAME="absent").test_client()
-    lengths = set()
+    depths = set()
     for _ in range(5):
         client.post("/predict", json={})
         trace, frames = client.application.extensions["model"].current.reason.__traceback__, 0
         while trace:
             trace, frames = trace.tb_next, frames + 1
-        lengths.add(frames)
-    assert len(lengths) == 1
+        depths.add(frames)
+    assert len(depths) == 1
 
 
 def test_content_encodings_are_refused(client):
@@ -118,14 +118,14 @@ def test_content_encodings_are_refused(client):
     assert client.post("/predict", json={"feature": 1}, headers={"Content-Encoding": "identity"}).status_code == 200
 
 
-def test_other_methods_are_refused(client):
+def test_methods_that_the_estimator_lacks_are_refused(client):
     assert client.post("/predict?method=predict", json={"feature": 1}).status_code == 200
     for method in ("predict_proba", "__init__", ""):
         answer = client.post(f"/predict?method={method}", json={"feature": 1})
-        assert answer.status_code == 422 and answer.json["detail"].endswith("there are predict.")
+        assert answer.status_code == 422 and answer.json["detail"].endswith("available methods: predict.")
 
 
-def test_limits(make_app):
+def test_max_body_and_max_rows(make_app):
     body = json.dumps({"instances": [[1.5]] * 3}).encode()
     client = make_app(MAX_BODY=len(body), MAX_ROWS=3).test_client()
     assert client.post("/predict", data=body).status_code == 200
@@ -135,20 +135,20 @@ def test_limits(make_app):
     assert answer.status_code == 413 and "MAX_ROWS" in answer.json["detail"]
 
 
-def test_a_body_of_unknown_length_is_limited_too(make_app):
+def test_a_body_without_content_length_is_limited(make_app):
     client = make_app(MAX_BODY=100).test_client()
     stream = {"input_stream": BytesIO(b" " * 200), "environ_overrides": {"wsgi.input_terminated": True}}
     assert client.post("/predict", **stream, content_type="application/json").status_code == 413
 
 
-def test_a_hundred_thousand_bad_values_get_a_small_answer(make_app):
+def test_many_bad_values_get_a_small_answer(make_app):
     client = make_app(MAX_ROWS=200_000, MAX_BODY=10**7).test_client()
     answer = client.post("/predict", data=b"[" + b'{"feature":"x"},' * 99_999 + b'{"feature":"x"}]')
     assert answer.status_code == 422 and len(answer.data) < MAX_PROBLEM_BYTES
     assert len(answer.json["errors"]) == MAX_PROBLEMS and "more than 20" in answer.json["detail"]
 
 
-def test_a_mixed_table(homes, home):
+def test_rows_of_mixed_types(homes, home):
     rows = [home, home | {"age": None}, home | {"home city": None, "note": None}]
     answer = homes.post("/predict", json=rows)
     assert answer.status_code == 200 and set(answer.json["predictions"]) <= {"yes", "no"}
@@ -157,7 +157,7 @@ def test_a_mixed_table(homes, home):
     assert homes.post("/predict", data=form).json["prediction"] == answer.json["predictions"][1]
 
 
-def test_nulls_only_where_training_had_them(homes, home):
+def test_nulls_are_accepted_only_where_training_had_them(homes, home):
     answer = homes.post("/predict", json=home | {"rooms": None, "age": None})
     assert [error["feature"] for error in answer.json["errors"]] == ["rooms"]
 
@@ -169,7 +169,7 @@ def test_a_browser_gets_the_page(homes, home):
     assert "<output>" in answer.text and 'value="33.5"' in answer.text
 
 
-def test_a_browser_gets_what_is_wrong_beside_the_field(homes, home):
+def test_a_browser_gets_the_error_beside_the_field(homes, home):
     form = {name: str(value) for name, value in home.items()} | {"rooms": "<b>many", "age": "50.5"}
     answer = homes.post("/predict", data=form, headers={"Accept": "text/html"})
     assert answer.status_code == 422 and "<output>" not in answer.text
@@ -177,36 +177,36 @@ def test_a_browser_gets_what_is_wrong_beside_the_field(homes, home):
     assert "<b>many" not in answer.text and "&lt;b&gt;many" in answer.text
 
 
-def test_a_browser_without_a_model(make_app):
+def test_without_a_model_a_browser_gets_503(make_app):
     client = make_app(MODEL_NAME="absent").test_client()
     answer = client.post("/predict", data={"a": "1"}, headers={"Accept": "text/html"})
     assert answer.status_code == 503 and "flask train --name absent" in answer.text
 
 
-def test_text_is_never_a_template(homes, home):
+def test_input_is_never_rendered_as_a_template(homes, home):
     form = {name: str(value) for name, value in home.items()} | {"note": "{{7*7777777}}"}
     answer = homes.post("/predict", data=form, headers={"Accept": "text/html"})
     assert "{{7*7777777}}" in answer.text and "54444439" not in answer.text
 
 
 def test_probabilities_by_class(homes, home):
-    shares = homes.post("/predict?method=predict_proba", json=home).json["prediction"]
-    assert list(shares) == ["no", "yes"] and sum(shares.values()) == pytest.approx(1)
+    probabilities = homes.post("/predict?method=predict_proba", json=home).json["prediction"]
+    assert list(probabilities) == ["no", "yes"] and sum(probabilities.values()) == pytest.approx(1)
     label = homes.post("/predict", json=home).json["prediction"]
     best = homes.post("/predict?method=predict_proba&top_k=1", json=[home]).json["predictions"]
-    assert best == [{label: max(shares.values())}]
+    assert best == [{label: max(probabilities.values())}]
 
 
 @pytest.mark.parametrize("query", ["top_k=1", "method=decision_function&top_k=1", "method=predict_proba&top_k=0",
                                    "method=predict_proba&top_k=x", "method=predict_proba&top_k=-1",
                                    "method=predict_proba&top_k=", "method=predict_proba&top_k=1.0",
                                    "method=predict_proba&top_k=١"])  # fmt: skip
-def test_options_that_are_none(homes, home, query):
+def test_invalid_values_of_top_k(homes, home, query):
     answer = homes.post(f"/predict?{query}", json=home)
     assert answer.status_code == 422 and "top_k" in answer.json["detail"]
 
 
-def test_a_method_that_the_estimator_has_not_names_those_it_has(homes, home):
+def test_the_error_for_an_unknown_method_lists_the_methods(homes, home):
     answer = homes.post("/predict?method=transform", json=home)
     assert answer.status_code == 422
     for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
@@ -219,20 +219,20 @@ def test_csv_in_and_out(homes, home):
     table = csv.DictWriter(text, list(home))
     table.writeheader()
     table.writerows(rows)
-    wanted = homes.post("/predict", json=rows).json["predictions"]
-    for mark, booleans in (("", str), ("\ufeff", str.upper)):
-        body = (mark + text.getvalue()).replace("True", booleans("true")).replace("False", booleans("false"))
+    expected = homes.post("/predict", json=rows).json["predictions"]
+    for bom, booleans in (("", str), ("\ufeff", str.upper)):
+        body = (bom + text.getvalue()).replace("True", booleans("true")).replace("False", booleans("false"))
         answer = homes.post("/predict", data=body.encode(), content_type="text/csv")
-        assert answer.json["predictions"] == wanted
+        assert answer.json["predictions"] == expected
     answer = homes.post("/predict", json=rows, headers={"Accept": "text/csv"})
     assert (answer.mimetype, answer.headers["Model"], answer.headers["Model-Version"]) == ("text/csv", "homes", "1")
-    assert answer.text.split("\r\n") == ["prediction", *wanted, ""]
+    assert answer.text.split("\r\n") == ["prediction", *expected, ""]
     both = homes.post("/predict?method=predict_proba", data=body.encode(), content_type="text/csv; charset=utf-8",
                       headers={"Accept": "text/csv; header=present"})  # fmt: skip
     assert both.text.startswith("prediction:no,prediction:yes\r\n") and both.text.count("\r\n") == 3
 
 
-def test_errors_in_csv_name_row_and_feature(homes, home):
+def test_csv_errors_name_row_and_feature(homes, home):
     header = ",".join(home)
     good = ",".join(str(value) for value in home.values())
     body = f"{header}\n{good}\n{good.replace('4', 'four')}\n\n{good.replace('33.5', '1e')}\n".encode()
@@ -241,34 +241,35 @@ def test_errors_in_csv_name_row_and_feature(homes, home):
     assert [(error["row"], error["feature"]) for error in answer.json["errors"]] == [(1, "rooms"), (2, "age")]
 
 
-def test_a_forgotten_header_is_no_empty_table(homes, home):
+def test_csv_without_a_header_is_refused(homes, home):
     header, row = ",".join(home), ",".join(map(str, home.values()))
     answer = homes.post("/predict", data=row.encode(), content_type="text/csv")
     assert answer.status_code == 422 and [error["feature"] for error in answer.json["errors"]] == list(home)
     assert homes.post("/predict", data=header.encode(), content_type="text/csv").json["predictions"] == []
 
 
-def test_what_training_did_not_see_is_answered_and_said(homes, home):
+def test_values_outside_the_training_data_give_warnings(homes, home):
     answer = homes.post("/predict", json=[home, {**home, "age": 400, "home city": "Bern"}])
     assert answer.status_code == 200 and len(answer.json["predictions"]) == 2
-    assert [(doubt["row"], doubt["feature"]) for doubt in answer.json["warnings"]] == [(1, "age"), (1, "home city")]
+    warnings = [(warning["row"], warning["feature"]) for warning in answer.json["warnings"]]
+    assert warnings == [(1, "age"), (1, "home city")]
     assert "warnings" not in homes.post("/predict", json=home).json
 
 
 def test_terse_warnings_name_nothing(make_app, home):
     client = make_app(MODEL_NAME="homes", ERROR_DETAIL="terse").test_client()
     answer = client.post("/predict", json={**home, "age": 400, "home city": "Bern"})
-    assert answer.status_code == 200 and {doubt["row"] for doubt in answer.json["warnings"]} == {0}
+    assert answer.status_code == 200 and {warning["row"] for warning in answer.json["warnings"]} == {0}
     assert not any(word in json.dumps(answer.json["warnings"]) for word in ("age", "city", "400", "Bern", "80"))
 
 
 @pytest.mark.parametrize("query", ["mehtod=predict", "method=predict&x=1"])
-def test_options_that_there_are_not(client, query):
+def test_unknown_query_options_are_refused(client, query):
     answer = client.post(f"/predict?{query}", json={"feature": 1})
-    assert answer.status_code == 422 and "there is no option" in answer.json["detail"]
+    assert answer.status_code == 422 and "unknown option" in answer.json["detail"]
 
 
-def test_a_table_of_one_column_ends_as_tables_do(client):
+def test_trailing_newlines_of_a_one_column_csv_are_ignored(client):
     for end, count in (("", 2), ("\n", 2), ("\n\n", 2)):
         answer = client.post("/predict", data=f"feature\n1\n2{end}".encode(), content_type="text/csv")
         assert len(answer.json["predictions"]) == count
@@ -276,7 +277,7 @@ def test_a_table_of_one_column_ends_as_tables_do(client):
     assert answer.status_code == 422 and answer.json["errors"][0]["row"] == 1
 
 
-def test_a_table_tells_in_its_headers_how_many_warnings_there_are(homes, home):
+def test_csv_answers_count_the_warnings_in_a_header(homes, home):
     answer = homes.post("/predict", json=[home, {**home, "age": 400}], headers={"Accept": "text/csv"})
     assert answer.headers["Model-Warnings"] == "1"
 
@@ -284,8 +285,7 @@ def test_a_table_tells_in_its_headers_how_many_warnings_there_are(homes, home):
 def test_terse_pages_name_nothing_beside_the_form(make_app, home):
     client = make_app(MODEL_NAME="homes", ERROR_DETAIL="terse").test_client()
     form = {name: str(value) for name, value in home.items()}
-    bad = client.post("/predict", data={**form, "home city": "Secret"}, headers={"Accept": "text/html"}).text
-    odd = client.post("/predict", data={**form, "rooms": "Secret"}, headers={"Accept": "text/html"}).text
-    for page in (bad, odd):
+    for feature in ("home city", "rooms"):  # An unknown category gives a warning, a text for a number an error.
+        page = client.post("/predict", data={**form, feature: "Secret"}, headers={"Accept": "text/html"}).text
         alert = re.search(r'role="alert">(.*?)</p>|class="hint">(.*?)</p>', page)[0]
         assert not any(word in alert for word in ("rooms", "city", "Secret"))

@@ -11,12 +11,12 @@ pytestmark = pytest.mark.contract("flask serve")
 
 @pytest.fixture
 def train(app, client):
-    """Posts a specification and returns the answer; the job is over when the test is."""
+    """Post a specification and return the answer. The fixture waits for the job at the end of the test."""
     yield lambda **options: client.post("/train", **options)
     app.extensions["jobs"].wait()
 
 
-def test_a_job_is_accepted_at_once(train, app, client):
+def test_a_job_is_accepted_immediately(train, app, client):
     answer = train(json={"data": "iris", "name": "flowers", "seed": 3})
     assert answer.status_code == 202 and answer.headers["Location"] == f"/jobs/{answer.json['id']}"
     assert answer.json["serving"] == {"model": "default", "version": "1"}
@@ -27,14 +27,14 @@ def test_a_job_is_accepted_at_once(train, app, client):
     assert client.get("/readyz").json["model"] == "default"
 
 
-def test_a_job_computes_as_asked(train, app, client):
+def test_a_job_uses_the_requested_runtime(train, app, client):
     answer = train(json={"data": "iris", "name": "flowers", "runtime": "sklearn"})
     app.extensions["jobs"].wait()
     assert client.get(answer.headers["Location"]).json["status"] == "succeeded"
     assert client.get("/models/flowers/versions/1").json["runtime"] == "sklearn"
 
 
-def test_the_first_model_of_an_empty_store(make_app, tmp_path):
+def test_training_fills_an_empty_store(make_app, tmp_path):
     app = make_app(INSTANCE_PATH=tmp_path / "new")
     client = app.test_client()
     assert client.post("/predict", json={"feature": 1}).status_code == 503
@@ -44,7 +44,7 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "said"),
+    ("options", "status", "detail"),
     [
         ({"json": {"data": "titanic"}}, 422, "iris"),
         ({"json": {"data": "/etc/passwd"}}, 422, "built-in"),
@@ -66,16 +66,16 @@ def test_the_first_model_of_an_empty_store(make_app, tmp_path):
         ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv"), "extra": "1"}}, 422, "extra"),
     ],
 )
-def test_specifications_that_are_refused(train, client, options, status, said):
-    answer = train(**deepcopy(options))  # Each server gets the files, and a file is read once.
+def test_invalid_specifications_are_refused(train, client, options, status, detail):
+    answer = train(**deepcopy(options))  # The parameters are shared between servers, and a file is read only once.
     assert answer.status_code == status
-    assert said in answer.text and client.get("/jobs").json["jobs"] == []
+    assert detail in answer.text and client.get("/jobs").json["jobs"] == []
 
 
-@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
 @pytest.mark.parametrize("body", [b"", b"--x--", b"garbage"])
-def test_a_form_that_arrived_empty_trains_nothing(client, kind, body):
-    answer = client.post("/train", data=body, content_type=kind)
+def test_an_empty_form_trains_nothing(client, content_type, body):
+    answer = client.post("/train", data=body, content_type=content_type)
     assert answer.status_code == 422 and client.get("/jobs").json["jobs"] == []
 
 
@@ -87,21 +87,21 @@ def test_uploads_have_their_own_limit(make_app):
 
 
 @pytest.mark.thorough
-def test_a_full_queue(make_app):
+def test_a_full_queue_refuses_jobs(make_app):
     app = make_app(TRAIN_QUEUE=1)
     client = app.test_client()
-    statuses = [client.post("/train", json={}) for _ in range(4)]
+    answers = [client.post("/train", json={}) for _ in range(4)]
     app.extensions["jobs"].wait()
-    refused = [answer for answer in statuses if answer.status_code == 429]
+    refused = [answer for answer in answers if answer.status_code == 429]
     assert refused and all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
 
 
-def test_strangers_do_not_train(client):
+def test_training_needs_the_right_to_change_state(client):
     assert client.post("/train", json={}, environ_base={"REMOTE_ADDR": "192.0.2.1"}).status_code == 403
     assert client.post("/train", json={}, headers={"Origin": "http://evil.example"}).status_code == 403
 
 
-def test_unknown_jobs(client):
+def test_an_unknown_job_is_404(client):
     assert client.get("/jobs").json == {"jobs": []}
     assert client.get("/jobs/0").status_code == 404
 
@@ -115,7 +115,7 @@ def test_unknown_jobs(client):
         {"features": 5},
     ],
 )
-def test_a_job_that_fails_tells_no_value(app, client, schema):
+def test_the_detail_of_a_failed_job_holds_no_value(app, client, schema):
     answer = client.post("/train", json={"data": "diabetes", "schema": schema})
     app.extensions["jobs"].wait()
     job = client.get(answer.headers["Location"]).json

@@ -1,4 +1,4 @@
-"""The commands, as a user types them."""
+"""`flask train`: options, summary and errors; `flask run` in debug mode."""
 
 import json
 import os
@@ -23,40 +23,41 @@ def runner(instance, monkeypatch, swift):
     return CliRunner()
 
 
-def lines(result):
+def summary(result):
+    """Return the printed summary as a dict from label to text."""
     return dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
 
 
-def test_no_option_trains_the_articles_model(runner, store, instance):
+def test_without_options_the_regression_data_is_trained(runner, store, instance):
     result = runner.invoke(train_command)
     assert result.exit_code == 0, result.output
-    told = lines(result)
-    assert told["data"] == "regression: 100 rows" and told["features"] == "1: feature"
-    assert told["task"].startswith("regression of target (the target is a number")
-    assert told["score"].startswith("r2 1.0000 on 20") and told["model"] == "default version 2, active"
-    assert told["stored"] == str(instance / "models/default/2") and told["next"] == "waitress-serve wsgi:app"
+    printed = summary(result)
+    assert printed["data"] == "regression: 100 rows" and printed["features"] == "1: feature"
+    assert printed["task"].startswith("regression of target (the target is a number")
+    assert printed["score"].startswith("r2 1.0000 on 20") and printed["model"] == "default version 2, active"
+    assert printed["stored"] == str(instance / "models/default/2") and printed["next"] == "waitress-serve wsgi:app"
     assert store.state("default").active == "2"
 
 
-def test_a_file(runner, store, mixed_csv):
+def test_a_csv_file(runner, store, mixed_csv):
     result = runner.invoke(
         train_command, ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--seed", "7"]
     )
     assert result.exit_code == 0, result.output
-    told = lines(result)
-    assert told["data"] == "homes.csv: 294 rows (6 more have no target), without the empty columns empty"
-    assert told["task"] == "classification of sold (the target is text or true/false, 2 distinct values)"
-    assert told["next"] == "FLASKML_MODEL_NAME=mine waitress-serve wsgi:app"
+    printed = summary(result)
+    assert printed["data"] == "homes.csv: 294 rows (dropped: 6 rows without a target; empty columns: empty)"
+    assert printed["task"] == "classification of sold (the target is text or true/false, 2 distinct values)"
+    assert printed["next"] == "FLASKML_MODEL_NAME=mine waitress-serve wsgi:app"
     assert store.manifest("mine", "1").seed == 7
 
 
 @pytest.mark.parametrize("data", ["iris", "wine", "diabetes", "breast_cancer"])
-def test_built_in(runner, data):
+def test_a_built_in_data_set(runner, data):
     assert runner.invoke(train_command, ["--data", data]).exit_code == 0
 
 
 @pytest.mark.parametrize("runtime", ["sklearn", "onnx"])
-def test_the_runtime_can_be_said(runner, store, runtime):
+def test_the_runtime_option(runner, store, runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("skl2onnx")
@@ -65,10 +66,10 @@ def test_the_runtime_can_be_said(runner, store, runtime):
     manifest = store.manifest("flowers", "1")
     assert manifest.runtime == runtime and bool(manifest.graphs) is (runtime == "onnx")
     others = "" if runtime == "sklearn" else r" \(sklearn \d+\)"
-    assert re.fullmatch(rf"{runtime}: \d+ µs a row{others}", lines(result)["runtime"])
+    assert re.fullmatch(rf"{runtime}: \d+ µs per row{others}", summary(result)["runtime"])
 
 
-def test_a_runtime_that_cannot_be_is_an_error(runner, store, mixed_csv):
+def test_an_unsuitable_runtime_is_an_error(runner, store, mixed_csv):
     options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--runtime", "onnx"]
     result = runner.invoke(train_command, options)
     assert result.exit_code == 1 and "Traceback" not in result.output
@@ -76,13 +77,13 @@ def test_a_runtime_that_cannot_be_is_an_error(runner, store, mixed_csv):
     assert "mine" not in store.names()
 
 
-def test_the_task_can_be_said(runner, mixed_csv):
+def test_the_task_option(runner, mixed_csv):
     result = runner.invoke(train_command, ["--data", str(mixed_csv), "--target", "rooms", "--task", "regression"])
-    assert lines(result)["task"] == "regression of rooms (as asked for)"
+    assert summary(result)["task"] == "regression of rooms (as asked for)"
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (["--data", "titanic"], 2, "neither a file nor one of"),
         (["--name", "../x"], 2, "--name"),
@@ -93,19 +94,19 @@ def test_the_task_can_be_said(runner, mixed_csv):
         (["--data", "README.md", "--target", "x"], 1, "README.md"),
     ],
 )
-def test_wrong_use(runner, options, code, said):
+def test_usage_errors(runner, options, code, message):
     result = runner.invoke(train_command, options)
-    assert result.exit_code == code and said in result.output and "Traceback" not in result.output
+    assert result.exit_code == code and message in result.output and "Traceback" not in result.output
 
 
-def test_a_folder_that_cannot_be_written(runner, tmp_path, monkeypatch):
+def test_an_instance_folder_that_cannot_be_written_is_an_error(runner, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(tmp_path / "file"))
     result = runner.invoke(train_command)
     assert result.exit_code == 1 and "cannot be written" in result.output
 
 
-def test_a_wrong_setting(runner, monkeypatch):
+def test_an_unknown_setting_is_an_error(runner, monkeypatch):
     monkeypatch.setenv("FLASKML_MODEL_NAMES", "x")
     result = runner.invoke(train_command)
     assert result.exit_code == 1 and "MODEL_NAMES" in result.output
@@ -118,37 +119,37 @@ def flask(*arguments, cwd, **environment):
 
 
 @pytest.mark.thorough
-def test_outside_a_checkout_with_a_broken_app(tmp_path):
+def test_outside_a_checkout_and_with_a_broken_app(tmp_path):
     (tmp_path / "wsgi.py").write_text("broken")
     environment = {"FLASKML_INSTANCE_PATH": str(tmp_path / "here")}
-    done = flask("train", "--name", "iris", "--data", "iris", cwd=tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
+    result = flask("train", "--name", "iris", "--data", "iris", cwd=tmp_path, **environment)
+    assert result.returncode == 0, result.stderr
     assert ModelStore(tmp_path / "here").state("iris").active == "1"
     (tmp_path / "wsgi.py").unlink()
-    done = flask("train", "--name", "iris", cwd=tmp_path, **environment)
-    assert "next       FLASKML_MODEL_NAME=iris waitress-serve --call flaskml:create_app" in done.stdout
-    assert "stored     here/models/iris/2" in done.stdout
+    result = flask("train", "--name", "iris", cwd=tmp_path, **environment)
+    assert "next       FLASKML_MODEL_NAME=iris waitress-serve --call flaskml:create_app" in result.stdout
+    assert "stored     here/models/iris/2" in result.stdout
 
 
 @pytest.mark.thorough
 def test_a_long_fit_shows_its_progress_on_a_terminal(tmp_path):
     table = tmp_path / "long.csv"
     table.write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 13}.5\n" for i in range(30_000)))
-    ours, theirs = pty.openpty()
+    reader, writer = pty.openpty()
     command = [sys.executable, "-m", "flask", "train", "--data", str(table), "--target", "y"]
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(tmp_path)}
-    with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b"".join(terminal_output(ours)).decode()
-    os.close(ours)
-    assert process.returncode == 0 and "fitting on all rows" in shown and "%" in shown
+    with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=writer) as process:
+        os.close(writer)
+        output = b"".join(terminal_output(reader)).decode()
+    os.close(reader)
+    assert process.returncode == 0 and "fitting on all rows" in output and "%" in output
 
 
 def terminal_output(terminal):
-    """What is written to a terminal until nobody has it open: a terminal that nobody reads holds its writers up."""
+    """Yield the output to a pseudo-terminal until all writers close it; an unread terminal would block them."""
     with suppress(OSError):
-        while part := os.read(terminal, 65_536):
-            yield part
+        while chunk := os.read(terminal, 65_536):
+            yield chunk
 
 
 def test_flask_run_in_debug_mode(instance):
@@ -170,7 +171,7 @@ def test_flask_run_in_debug_mode(instance):
         os.killpg(process.pid, 15)
 
 
-def test_what_was_learnt_can_be_corrected(runner, store, mixed_csv, tmp_path):
+def test_the_learnt_schema_can_be_corrected(runner, store, mixed_csv, tmp_path):
     corrections = tmp_path / "schema.json"
     changes = [{"name": "rooms", "kind": "category"}, {"name": "age", "minimum": 0, "maximum": 120}]
     corrections.write_text(json.dumps({"extra": "ignore", "features": changes}))
@@ -184,20 +185,20 @@ def test_what_was_learnt_can_be_corrected(runner, store, mixed_csv, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "schema.json"),
         ("[]", "schema.json"),
         ('{"features": [{"name": "romms"}]}', 'did you mean "rooms"'),
-        ('{"features": [{"name": "note", "kind": "float"}]}', '"note" holds values that are no float'),
+        ('{"features": [{"name": "note", "kind": "float"}]}', '"note" holds values that are not of kind float'),
         ('{"features": [{"name": "age", "colour": 1}]}', "colour"),
         ('{"extra": "maybe"}', "extra"),
     ],
 )
-def test_corrections_that_are_none(runner, store, mixed_csv, tmp_path, content, said):
+def test_invalid_corrections_are_refused(runner, store, mixed_csv, tmp_path, content, message):
     corrections = tmp_path / "schema.json"
     corrections.write_text(content)
     options = ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--schema", str(corrections)]
     result = runner.invoke(train_command, options)
-    assert result.exit_code in (1, 2) and said in result.output, result.output
+    assert result.exit_code in (1, 2) and message in result.output, result.output
     assert "mine" not in store.names()

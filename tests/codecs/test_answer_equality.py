@@ -24,7 +24,7 @@ def array(*values):
         ([array(1.0), array([1.0, 2.0])], [array(1.0), array([1.0, 2.0])]),
     ],
 )
-def test_equal_arrays(one, other):
+def test_arrays_within_the_tolerance_are_equal(one, other):
     assert answers_equal(one, other, relative=1e-8, absolute=1e-9)
 
 
@@ -47,20 +47,20 @@ def test_equal_arrays(one, other):
         ([array(1.0)], array([1.0])),
     ],
 )
-def test_different_arrays(one, other):
+def test_arrays_of_other_values_shapes_or_types_differ(one, other):
     assert not answers_equal(one, other, relative=1e-8, absolute=1e-9) and not answers_equal(
         other, one, relative=1e-8, absolute=1e-9
     )
 
 
-def test_the_largest_magnitude_is_finite():
+def test_the_largest_magnitude_ignores_infinities_and_nan():
     assert largest_magnitude(array(-3.0, np.inf, np.nan, 2.0)) == 3.0
     assert largest_magnitude([array(1.0), array(-7.0)]) == 7.0
     assert largest_magnitude(array("a")) == largest_magnitude(array(5)) == largest_magnitude(np.empty(0)) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("expected", "answered", "alike"),
+    ("expected", "answered", "is_equal"),
     [
         (1.0, 1.0, True),
         (1.0, 1.0 + 5e-7, True),
@@ -90,5 +90,5 @@ def test_the_largest_magnitude_is_finite():
         ([[1.0]], [[1.5]], False),
     ],
 )
-def test_json_values(expected, answered, alike):
-    assert answers_equal(expected, answered, relative=1e-6) is alike
+def test_equality_of_json_values(expected, answered, is_equal):
+    assert answers_equal(expected, answered, relative=1e-6) is is_equal

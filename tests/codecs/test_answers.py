@@ -1,4 +1,4 @@
-"""Answers as JSON and CSV."""
+"""Answers as JSON values and as CSV."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import pytest
 
 from flaskml.codecs.answers import class_name, encode_csv, encode_json, json_answers
 
-SHARES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
+PROBABILITIES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,12 @@ SHARES = np.array([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]])
         (np.datetime64("2024-01-31", "D"), "2024-01-31"),
     ],
 )
-def test_names_of_classes(label, name):
+def test_class_names_are_json_keys(label, name):
     assert class_name(label) == name
 
 
 @pytest.mark.parametrize(
-    ("answer", "plain"),
+    ("answer", "expected"),
     [
         (np.array([1, 2], dtype=np.int8), [1, 2]),
         (np.array([2**60 + 1]), [2**60 + 1]),
@@ -45,38 +45,38 @@ def test_names_of_classes(label, name):
         (np.array([np.array([1, 2]), np.array([]), np.array(["a"]), None], dtype=object), [[1, 2], [], ["a"], None]),
     ],
 )
-def test_every_type_of_an_answer_has_its_json(answer, plain):
-    found = json.loads(encode_json(json_answers(answer, "predict")), parse_constant=pytest.fail)
-    assert found == plain and list(map(type, found)) == list(map(type, plain))
+def test_every_dtype_has_json_values(answer, expected):
+    values = json.loads(encode_json(json_answers(answer, "predict")), parse_constant=pytest.fail)
+    assert values == expected and list(map(type, values)) == list(map(type, expected))
 
 
-def test_probabilities_by_class():
-    rows = json_answers(SHARES, "predict_proba", [("a", "b", "c")])
+def test_probabilities_are_objects_by_class():
+    rows = json_answers(PROBABILITIES, "predict_proba", [("a", "b", "c")])
     assert rows == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"a": 0.3, "b": 0.3, "c": 0.4}]
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "transform"])
 @pytest.mark.parametrize("classes", [(), [("a", "b")], [("a", "b"), ("c",)]])
-def test_no_row_has_no_answer(method, classes):
+def test_zero_rows_have_no_answers(method, classes):
     assert json_answers(np.empty(0), method, classes) == json_answers(np.empty(0), method, classes, top=1) == []
 
 
-def test_columns_that_are_no_classes_have_numbers():
-    assert json_answers(SHARES, "predict_proba", [("a", "b")])[0] == {"0": 0.1, "1": 0.7, "2": 0.2}
+def test_columns_without_class_names_are_numbered():
+    assert json_answers(PROBABILITIES, "predict_proba", [("a", "b")])[0] == {"0": 0.1, "1": 0.7, "2": 0.2}
 
 
-def test_several_outputs_have_classes_of_their_own():
-    rows = json_answers([SHARES, SHARES[:, :2]], "predict_proba", [("a", "b", "c"), ("ja", "nein")])
+def test_each_output_has_its_own_classes():
+    rows = json_answers([PROBABILITIES, PROBABILITIES[:, :2]], "predict_proba", [("a", "b", "c"), ("ja", "nein")])
     assert rows[0] == [{"a": 0.1, "b": 0.7, "c": 0.2}, {"ja": 0.1, "nein": 0.7}]
 
 
-def test_the_most_probable_come_first_and_equals_in_the_order_of_classes():
-    rows = json_answers(SHARES, "predict_proba", [("a", "b", "c")], top=2)
+def test_top_classes_are_sorted_by_probability_then_class_order():
+    rows = json_answers(PROBABILITIES, "predict_proba", [("a", "b", "c")], top=2)
     assert [list(row) for row in rows] == [["b", "c"], ["c", "a"]]
-    assert list(json_answers(SHARES, "predict_log_proba", [("a", "b", "c")], top=9)[0]) == ["b", "c", "a"]
+    assert list(json_answers(PROBABILITIES, "predict_log_proba", [("a", "b", "c")], top=9)[0]) == ["b", "c", "a"]
 
 
-def read(content):
+def read_csv(content):
     return list(csv.reader(io.StringIO(content.decode(), newline="")))
 
 
@@ -91,11 +91,11 @@ def read(content):
         ([], [["prediction"]]),
     ],
 )
-def test_csv(rows, table):
-    assert read(encode_csv(rows)) == table
+def test_answers_as_csv(rows, table):
+    assert read_csv(encode_csv(rows)) == table
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
-def test_no_cell_is_a_formula(text):
-    assert read(encode_csv([text])) == [["prediction"], [f"'{text}"]]
-    assert read(encode_csv([-1, -0.5])) == [["prediction"], ["-1"], ["-0.5"]]
+def test_formulas_are_escaped_in_csv(text):
+    assert read_csv(encode_csv([text])) == [["prediction"], [f"'{text}"]]
+    assert read_csv(encode_csv([-1, -0.5])) == [["prediction"], ["-1"], ["-0.5"]]

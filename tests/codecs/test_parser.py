@@ -1,4 +1,4 @@
-"""Bodies to tables, and everything that is wrong with a body."""
+"""Request bodies to tables, and the reports of invalid bodies."""
 
 import json
 
@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flaskml.codecs.parser import MAX_TEXT_CHARACTERS, Parser
+from flaskml.codecs import validation_report
+from flaskml.codecs.parser import Parser
 from flaskml.codecs.text_values import parse_text_value
+from flaskml.codecs.validators import MAX_TEXT_CHARACTERS
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, TooManyRows
 from flaskml.schema.features import Feature, Schema
 
@@ -32,7 +34,7 @@ def encode(value):
 
 
 @pytest.mark.parametrize("value", [ROW, dict(reversed(ROW.items())), ROW | {"b": 2.0}])
-def test_one_object(parser, value):
+def test_one_object_is_a_single_row(parser, value):
     rows = parser.parse_json(encode(value))
     assert rows.is_single and rows.table.columns.tolist() == list(ROW) and rows.table.iloc[0].tolist() == VALUES
 
@@ -48,7 +50,7 @@ def test_one_object(parser, value):
         b'{"\\u0069nstances": [' + encode(VALUES) + b"," + encode(ROW) + b"]}",
     ],
 )
-def test_rows(parser, body):
+def test_lists_of_rows(parser, body):
     rows = parser.parse_json(body)
     assert not rows.is_single and [row.tolist() for _, row in rows.table.iterrows()] == [VALUES, VALUES]
 
@@ -60,13 +62,14 @@ def test_a_feature_may_be_called_instances():
 
 
 def problems(parser, body):
+    """Return row, feature and detail of each problem that the parser reports."""
     with pytest.raises(InvalidInput) as caught:
         parser.parse_json(body if isinstance(body, bytes) else encode(body))
     return [(problem.row, problem.feature, problem.detail) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fragment"),
     [
         ({"a": "1.5"}, "quotes"),
         ({"a": True}, "true"),
@@ -79,7 +82,7 @@ def problems(parser, body):
         ({"b": 2**70}, "whole number"),
         ({"b": 1e300}, "whole number"),
         ({"c": "rad"}, 'did you mean "red"'),
-        ({"c": None}, "no row in training"),
+        ({"c": None}, "no training row"),
         ({"c": 1}, 'one of "red", "green"'),
         ({"d": 1}, "true or false"),
         ({"d": "true"}, "true or false"),
@@ -87,60 +90,55 @@ def problems(parser, body):
         ({"e é": "x" * (MAX_TEXT_CHARACTERS + 1)}, "string"),
     ],
 )
-def test_wrong_values_name_row_and_feature(parser, change, said):
+def test_a_wrong_value_is_reported_with_row_and_feature(parser, change, fragment):
     assert problems(parser, ROW | change)[0][:2] == (0, next(iter(change)))
     ((row, feature, detail),) = problems(parser, [ROW, ROW | change])
     assert (row, feature) == (1, next(iter(change)))
-    assert said in detail and f'"{feature}"' in detail and len(detail) < 300
+    assert fragment in detail and f'"{feature}"' in detail and len(detail) < 300
 
 
 @pytest.mark.parametrize(
     "token", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5_000, "-" + "9" * 5_000], ids=len
 )
 @pytest.mark.parametrize("feature", ["a", "b"])
-def test_numbers_beyond_numbers(parser, token, feature):
+def test_numbers_that_no_float_holds_are_rejected(parser, token, feature):
     body = encode(ROW | {feature: "?"}).replace(b'"?"', token.encode())
-    assert [found[:2] for found in problems(parser, body)] == [(0, feature)]
+    assert [problem[:2] for problem in problems(parser, body)] == [(0, feature)]
 
 
-def test_unknown_and_missing_features(parser):
+def test_unknown_and_missing_features_are_reported(parser):
     row = {"A": 1, **{name: value for name, value in ROW.items() if name not in ("a", "c")}, "e e": 1}
-    told = {feature: detail for _, feature, detail in problems(parser, row)}
-    assert set(told) == {"a", "c", "A", "e e"}
-    assert "missing" in told["a"] and 'did you mean "e é"' in told["e e"]
+    details = {feature: detail for _, feature, detail in problems(parser, row)}
+    assert set(details) == {"a", "c", "A", "e e"}
+    assert "missing" in details["a"] and 'did you mean "e é"' in details["e e"]
 
 
-def test_names_that_are_no_text(parser):
+def test_names_with_lone_surrogates_are_reported(parser):
     for body in (b'{"\\ud800": 1}', encode(ROW)[:-1] + b', "\\ud800": 1}'):
         assert any("Unicode" in detail for _, _, detail in problems(parser, body))
 
 
-def test_a_row_with_many_unknown_names_is_refused_soon():
+def test_many_unknown_names_cost_few_searches(monkeypatch):
     parser = Parser(
         Schema(features=tuple(Feature(name=f"m{i}", kind="float") for i in range(100)), layout="array"), max_rows=5
     )
-    searched = []
-    import flaskml.codecs.validation_report as diagnosis
-
-    search, diagnosis.did_you_mean = diagnosis.did_you_mean, lambda *words: searched.append(words) or ""
-    try:
-        assert len(problems(parser, {f"mm{i}": i for i in range(5_000)})) == 20
-    finally:
-        diagnosis.did_you_mean = search
-    assert len(searched) <= 21
+    searches = []
+    monkeypatch.setattr(validation_report, "did_you_mean", lambda *words: searches.append(words) or "")
+    assert len(problems(parser, {f"mm{i}": i for i in range(5_000)})) == 20
+    assert len(searches) <= 21
 
 
-def test_integers_of_nineteen_digits_in_forms(parser):
+def test_a_form_keeps_all_digits_of_an_integer(parser):
     fields = [(name, "1000000000000000007" if name == "b" else str(value)) for name, value in ROW.items()]
     assert parser.parse_form(fields).table["b"][0] == 1000000000000000007
 
 
 @pytest.mark.parametrize("body", [b"5", b'"x"', b"null", b"[1]", b"[[1, 2]]", b'{"instances": [[1, 2]]}', b"[null]"])
-def test_rows_that_are_none(parser, body):
+def test_values_that_are_not_rows_are_reported(parser, body):
     assert problems(parser, body)
 
 
-def test_bare_lists_of_values_are_no_rows(parser):
+def test_lists_of_values_are_rows_only_under_instances(parser):
     assert "instances" in problems(parser, [VALUES])[0][2]
 
 
@@ -162,16 +160,16 @@ def test_bare_lists_of_values_are_no_rows(parser):
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_not_parseable(parser, body):
+def test_bodies_that_are_not_json_are_not_parseable(parser, body):
     with pytest.raises(NotParseable):
         parser.parse_json(body)
 
 
-def test_lone_surrogates_are_refused(parser):
+def test_lone_surrogates_in_texts_are_rejected(parser):
     assert problems(parser, ROW | {"e é": "\ud800"})[0][1] == "e é"
 
 
-def test_too_many_rows(parser):
+def test_more_rows_than_the_limit_are_rejected_except_from_python(parser):
     for value in ([ROW] * 6, {"instances": [VALUES] * 6}, [1] * 6):
         with pytest.raises(TooManyRows):
             parser.parse_json(encode(value))
@@ -179,14 +177,14 @@ def test_too_many_rows(parser):
     assert len(parser.parse_table([ROW] * 6).table) == 6
 
 
-def test_at_most_twenty_problems_are_told():
+def test_at_most_twenty_problems_are_reported():
     parser = Parser(Schema(features=FEATURES, layout="frame"), max_rows=10_000)
     with pytest.raises(InvalidInput, match="more than 20") as caught:
         parser.parse_json(encode([{"a": "x"}] * 10_000))
     assert len(caught.value.problems) == 20
 
 
-def test_forms(parser):
+def test_a_form_is_a_single_row(parser):
     fields = [("a", "1.5"), ("b", ""), ("c", "red"), ("d", "True"), ("e é", "")]
     rows = parser.parse_form(fields)
     values = rows.table.iloc[0].tolist()
@@ -194,7 +192,7 @@ def test_forms(parser):
 
 
 @pytest.mark.parametrize("text", ["", " 1", "1_0", "٣", "nan", "inf", "0x1", "1e400", "1,5", "--1", "NaN"])
-def test_texts_that_are_no_number(parser, text):
+def test_texts_that_are_not_numbers_are_rejected(parser, text):
     fields = [(name, "" if value is None else str(value)) for name, value in ROW.items() if name != "a"]
     with pytest.raises(InvalidInput) as caught:
         parser.parse_form([*fields, ("a", text)])
@@ -202,7 +200,7 @@ def test_texts_that_are_no_number(parser, text):
 
 
 @pytest.mark.parametrize("text", ["1", "-1.5", "+.5e3", "1.", "1e-300"])
-def test_texts_that_are_numbers(text):
+def test_texts_that_are_numbers_are_converted(text):
     assert parse_text_value(FEATURES[0], text) == float(text)
 
 
@@ -220,40 +218,41 @@ def test_texts_that_are_numbers(text):
         ({"kind": "boolean"}, None),
     ],
 )
-def test_what_an_empty_field_stands_for(feature, value):
+def test_an_empty_field_is_null_or_an_empty_text(feature, value):
     assert parse_text_value(Feature(name="a", **feature), "") == value
 
 
 @pytest.mark.parametrize("row", [VALUES[:-1], [*VALUES, 1], []])
-def test_a_list_of_another_length_is_told_its_length(parser, row):
+def test_a_list_of_the_wrong_length_is_reported_with_both_lengths(parser, row):
     ((index, feature, detail),) = problems(parser, {"instances": [VALUES, row]})
-    assert (index, feature) == (1, None) and detail.endswith(f"all 5 values, and this one has {len(row)}")
+    assert (index, feature) == (1, None) and f"a list of {len(row)} values" in detail
+    assert detail.endswith("all 5 values")
 
 
-def test_repeated_fields_are_refused_with_all_else(parser):
+def test_repeated_form_fields_are_reported_with_other_problems(parser):
     with pytest.raises(InvalidInput) as caught:
         parser.parse_form([("a", "1"), ("a", "2"), ("z", "1"), ("z", "1"), ("b", "x"), ("c", "red"), ("d", "true")])
-    told = [(problem.feature, "more than once" in problem.detail) for problem in caught.value.problems]
-    assert sorted(told) == [("a", True), ("b", False), ("e é", False), ("z", False), ("z", True)]
+    reported = [(problem.feature, "more than once" in problem.detail) for problem in caught.value.problems]
+    assert sorted(reported) == [("a", True), ("b", False), ("e é", False), ("z", False), ("z", True)]
 
 
-def test_lines_that_are_too_short_or_too_long_are_told_with_all_else(parser):
+def test_csv_lines_of_the_wrong_length_are_reported_with_other_problems(parser):
     lines = [",".join(ROW), "1,2", "1,2,red,true,x", "x,2,red,true,x", "1,2,red,true,x,y"]
     with pytest.raises(InvalidInput) as caught:
         parser.parse_csv("\n".join(lines).encode())
-    told = [(problem.row, problem.feature, problem.detail) for problem in caught.value.problems]
-    assert [row[:2] for row in told] == [(0, None), (2, "a"), (3, None)]
-    assert (told[0][2], told[2][2]) == ("it has 2 fields and the header 5", "it has 6 fields and the header 5")
+    reported = [(problem.row, problem.feature, problem.detail) for problem in caught.value.problems]
+    assert [problem[:2] for problem in reported] == [(0, None), (2, "a"), (3, None)]
+    assert (reported[0][2], reported[2][2]) == ("it has 2 fields and the header 5", "it has 6 fields and the header 5")
 
 
-def test_every_column_that_is_there_twice_is_told(parser):
+def test_every_duplicate_csv_column_is_reported(parser):
     with pytest.raises(InvalidInput) as caught:
         parser.parse_csv(b"a,b,a,c,c,d")
     assert [problem.feature for problem in caught.value.problems] == ["a", "c"]
 
 
 @pytest.mark.parametrize("number", [0, 2**53 + 1, 2**64 - 1])
-def test_the_last_digit_of_a_large_number_survives(number):
+def test_integers_beyond_2_to_the_53_keep_their_last_digit(number):
     parser = Parser(Schema(features=(Feature(name="a", kind="integer", dtype="uint64"),), layout="frame"), max_rows=1)
     for rows in (
         parser.parse_json(encode({"a": number})),
@@ -263,17 +262,17 @@ def test_the_last_digit_of_a_large_number_survives(number):
         assert rows.table["a"].dtype == np.uint64 and rows.table["a"][0] == number
 
 
-def test_a_bound_between_whole_numbers_holds():
+def test_a_fractional_bound_applies_to_integers():
     feature = Feature(name="a", kind="integer", minimum=0.5, maximum=2.5)
     parser = Parser(Schema(features=(feature,), layout="frame", out_of_range="refuse"), max_rows=1)
-    taken = [parser.parse_json(encode({"a": number})).values for number in (1, 2)]
-    assert taken == [[(1,)], [(2,)]]
+    accepted = [parser.parse_json(encode({"a": number})).values for number in (1, 2)]
+    assert accepted == [[(1,)], [(2,)]]
     for number in (0, 3):
         ((_, _, detail),) = problems(parser, {"a": number})
         assert "from 0.5 to 2.5" in detail
 
 
-def test_a_whole_float_becomes_an_integer():
+def test_an_integral_float_becomes_an_integer():
     parser = Parser(Schema(features=(Feature(name="a", kind="integer", dtype="object"),), layout="frame"), max_rows=1)
     assert type(parser.parse_json(b'{"a": 3.0}').table["a"][0]) is int
 
@@ -292,12 +291,12 @@ def test_a_whole_float_becomes_an_integer():
     ],
     ids=str,
 )
-def test_rows_from_python(parser, rows):
+def test_rows_from_python_values(parser, rows):
     assert parser.parse_table(rows).table.iloc[0].tolist() == VALUES
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, float("nan")])
-def test_missing_values_from_python(parser, missing):
+def test_missing_value_markers_from_python_are_null(parser, missing):
     assert np.isnan(parser.parse_table(ROW | {"b": missing}).table["b"][0])
     with pytest.raises(InvalidInput, match="null"):
         parser.parse_table(ROW | {"a": missing})
@@ -308,6 +307,6 @@ def test_missing_values_from_python(parser, missing):
     [[1, 2], [[1, 2]], "text", [None], {"a": 1}, np.zeros((1, 2, 5)), ROW | {"a": np.array([1.0, 2.0])}],
     ids=repr,
 )
-def test_wrong_rows_from_python(parser, rows):
+def test_invalid_rows_from_python_are_rejected(parser, rows):
     with pytest.raises(FlaskmlError):
         parser.parse_table(rows)

@@ -1,4 +1,4 @@
-"""What an input holds that training did not."""
+"""Warnings about values outside the training data."""
 
 import pytest
 
@@ -20,27 +20,24 @@ SEEN = Feature(
 )
 
 
-def doubts(features, rows, layout="frame", **policies):
+def warnings_for(features, rows, layout="frame", **policies):
     schema = Schema(features=features, layout=layout, **policies)
     parsed = Parser(schema, max_rows=1_000).parse_table(rows)
-    return [(found.row, found.feature, found.detail) for found in RangeWarnings(schema).find(parsed)]
+    return [(problem.row, problem.feature, problem.detail) for problem in RangeWarnings(schema).find(parsed)]
 
 
 @pytest.mark.parametrize("layout", ["array", "frame"])
-def test_numbers_beyond_the_range(layout):
+def test_numbers_out_of_range(layout):
     rows = [[18, 1], [80.5, 9], [None, 10], [17.9, 0]]
-    age, rooms = '"age" lies outside the range of training, 18.0 to 80.0', '"rooms" lies outside the range of training'
-    found = doubts((AGE, ROOMS), rows, layout)
-    assert found == [
-        (1, "age", age),
-        (2, "rooms", f"{rooms}, 1 to 9"),
-        (3, "age", age),
-        (3, "rooms", f"{rooms}, 1 to 9"),
-    ]
+    age = '"age" is outside the range of the training data, 18.0 to 80.0'
+    rooms = '"rooms" is outside the range of the training data, 1 to 9'
+    warnings = warnings_for((AGE, ROOMS), rows, layout)
+    assert warnings == [(1, "age", age), (2, "rooms", rooms), (3, "age", age), (3, "rooms", rooms)]
 
 
-def test_categories_that_are_new():
-    assert doubts((CITY,), [["Rome"], ["Bern"]]) == [(1, "city", '"city" is none of the categories of training')]
+def test_unknown_categories():
+    warnings = warnings_for((CITY,), [["Rome"], ["Bern"]])
+    assert warnings == [(1, "city", '"city" is not a category of the training data')]
 
 
 @pytest.mark.parametrize(
@@ -50,20 +47,20 @@ def test_categories_that_are_new():
         (SEEN, "2021-01-01T01:00:00+01:00", "2021-01-01T00:00:00-01:00"),
     ],
 )
-def test_moments_beyond_the_range(feature, inside, outside):
-    assert [(row, name) for row, name, _ in doubts((feature,), [[inside], [outside]])] == [(1, feature.name)]
+def test_datetimes_out_of_range(feature, inside, outside):
+    assert [(row, name) for row, name, _ in warnings_for((feature,), [[inside], [outside]])] == [(1, feature.name)]
 
 
 @pytest.mark.parametrize("policy", ["accept", "refuse"])
-def test_other_policies_have_no_doubts(policy):
-    assert doubts((ROOMS,), [[5]], out_of_range=policy) == []
+def test_other_policies_give_no_warnings(policy):
+    assert warnings_for((ROOMS,), [[5]], out_of_range=policy) == []
     if policy == "accept":
-        assert doubts((ROOMS,), [[50]], out_of_range=policy) == []
+        assert warnings_for((ROOMS,), [[50]], out_of_range=policy) == []
 
 
-def test_a_feature_without_a_range_has_none_to_lie_outside_of():
-    assert doubts((Feature(name="a", kind="float"),), [[1e300]], "array") == []
+def test_a_feature_without_a_range_gives_no_warnings():
+    assert warnings_for((Feature(name="a", kind="float"),), [[1e300]], "array") == []
 
 
-def test_only_the_first_are_told():
-    assert len(doubts((ROOMS,), [[50]] * 100, "array")) == MAX_PROBLEMS
+def test_the_number_of_warnings_is_limited():
+    assert len(warnings_for((ROOMS,), [[50]] * 100, "array")) == MAX_PROBLEMS

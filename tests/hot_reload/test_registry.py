@@ -1,4 +1,4 @@
-"""The slots of a process, and how they follow the store."""
+"""The registry: slots follow the store by hot reload, and a broken version leaves the old one serving."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from tests.support.stores import accept, canary_store, constant, put, stop
 
 
 @pytest.fixture
-def small(tmp_path):
+def small_store(tmp_path):
     """A store with one active version, which answers 7."""
     store = ModelStore(tmp_path / "instance")
     accept(store, "default", put(store, constant(7)))
@@ -30,162 +30,162 @@ def registry_of(store):
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    """From now on the process runs in an environment that no version was tried in."""
+def change_environment(monkeypatch):
+    """Return a function after which the process runs in an environment that no version had its trial in."""
 
-    def move():
+    def change():
         for module in ("flaskml.store.model_store", "flaskml.publishing.trial"):
             monkeypatch.setattr(f"{module}.environment_key", lambda: "python 9.9.9")
 
-    return move
+    return change
 
 
 def answer(slot):
     return slot.predict([[0.5]]).tolist()
 
 
-def test_what_is_active_fills_its_slot(small):
-    slot = registry_of(small).expect("default")
+def test_the_active_version_fills_the_slot(small_store):
+    slot = registry_of(small_store).slot_for("default")
     assert answer(slot) == [7.0] and slot.serving.version == "1"
 
 
-def test_a_slot_is_made_once(small):
-    registry = registry_of(small)
-    assert registry.expect("default") is registry.expect("default")
+def test_a_slot_is_created_once(small_store):
+    registry = registry_of(small_store)
+    assert registry.slot_for("default") is registry.slot_for("default")
 
 
-def test_a_model_that_is_not_there_yet(tmp_path):
+def test_the_slot_of_an_absent_model_raises_the_reason(tmp_path):
     registry = registry_of(ModelStore(tmp_path))
-    slot = registry.expect("default")
+    slot = registry.slot_for("default")
     assert isinstance(slot.current, NoPredictor)
     with pytest.raises(NoActiveVersion, match="flask train"):
         slot.predict([[0.5]])
     assert not registry.refresh()
 
 
-def test_a_refresh_swaps_in_what_became_active(small, trials):
-    registry = registry_of(small)
-    slot = registry.expect("default")
+def test_a_refresh_swaps_in_the_newly_active_version(small_store, trials):
+    registry = registry_of(small_store)
+    slot = registry.slot_for("default")
     old = slot.current
-    accept(small, "default", put(small, constant(8)))
+    accept(small_store, "default", put(small_store, constant(8)))
     assert answer(slot) == [7.0]
-    assert registry.refresh() == {"default": small.state("default").revision}
+    assert registry.refresh() == {"default": small_store.state("default").revision}
     assert answer(slot) == [8.0] and slot.serving.version == "2"
     assert old.predict(old.parser.parse_table([[0.5]])).tolist() == [7.0]
     assert not trials.asked
 
 
-def test_a_refresh_without_news_replaces_nothing(small):
-    registry = registry_of(small)
-    current = registry.expect("default").current
+def test_a_refresh_without_a_change_keeps_the_predictor(small_store):
+    registry = registry_of(small_store)
+    current = registry.slot_for("default").current
     registry.refresh()
     assert registry.slots["default"].current is current
 
 
-def test_a_new_alias_keeps_the_predictor_that_is_in_memory(small):
-    registry = registry_of(small)
-    slot = registry.expect("default")
+def test_a_new_alias_keeps_the_predictor_in_memory(small_store):
+    registry = registry_of(small_store)
+    slot = registry.slot_for("default")
     current = slot.current
-    accept(small, "default", put(small, constant(8)), active=False)
-    small.alias("default", "next", "2")
+    accept(small_store, "default", put(small_store, constant(8)), active=False)
+    small_store.alias("default", "next", "2")
     registry.refresh()
     assert slot.current is current and slot.version("1") is current
     assert slot.version("2").predict(current.parser.parse_table([[0.5]])).tolist() == [8.0]
 
 
-def test_a_name_published_later_gets_its_slot(small):
-    registry = registry_of(small)
-    accept(small, "late", put(small, constant(9), "late"))
+def test_a_model_published_later_gets_a_slot(small_store):
+    registry = registry_of(small_store)
+    accept(small_store, "late", put(small_store, constant(9), "late"))
     registry.refresh()
     assert answer(registry.slots["late"]) == [9.0]
 
 
-def test_an_adopted_slot_is_left_alone(small):
-    registry = registry_of(small)
-    slot = registry.adopt(ModelSlot("default", NoPredictor(NoActiveVersion("default", ()))))
+def test_a_refresh_does_not_change_an_injected_slot(small_store):
+    registry = registry_of(small_store)
+    slot = registry.use_slot(ModelSlot("default", NoPredictor(NoActiveVersion("default", ()))))
     registry.refresh()
     assert registry.slots["default"] is slot and isinstance(slot.current, NoPredictor)
 
 
-def test_a_version_without_a_trial_here_is_tried_once(small, trials, elsewhere):
-    elsewhere()
-    registry_of(small).expect("default")
-    assert answer(registry_of(small).expect("default")) == [7.0]
+def test_a_version_without_a_trial_in_this_environment_gets_one_trial(small_store, trials, change_environment):
+    change_environment()
+    registry_of(small_store).slot_for("default")
+    assert answer(registry_of(small_store).slot_for("default")) == [7.0]
     assert trials.asked == [("default", "1")]
-    assert set(small.state("default").verdicts["1"]) == {environment_key(), "python 9.9.9"}
+    assert set(small_store.state("default").verdicts["1"]) == {environment_key(), "python 9.9.9"}
 
 
-def test_a_version_that_is_rejected_here_is_not_served_at_start(small, trials, elsewhere):
-    elsewhere()
+def test_a_version_rejected_in_this_environment_is_not_served(small_store, trials, change_environment):
+    change_environment()
     trials.rejected.add("1")
     for _ in range(2):
-        slot = registry_of(small).expect("default")
-        with pytest.raises(ModelUnavailable, match="rejected in its trial: said so by the test"):
+        slot = registry_of(small_store).slot_for("default")
+        with pytest.raises(ModelUnavailable, match="rejected in its trial: the test decided so"):
             slot.predict([[0.5]])
     assert trials.asked == [("default", "1")]
 
 
-def test_a_version_that_is_rejected_leaves_the_old_one_serving(small, trials, elsewhere, caplog):
-    registry = registry_of(small)
-    slot = registry.expect("default")
-    accept(small, "default", put(small, constant(8)))
-    elsewhere()
+def test_a_rejected_version_leaves_the_old_one_serving(small_store, trials, change_environment, caplog):
+    registry = registry_of(small_store)
+    slot = registry.slot_for("default")
+    accept(small_store, "default", put(small_store, constant(8)))
+    change_environment()
     trials.rejected.add("2")
     for _ in range(3):
         registry.refresh()
     assert answer(slot) == [7.0] and trials.asked == [("default", "2")]
     assert "rejected in its trial" in caplog.text
-    version = put(small, constant(9))
-    ensure_accepted(small, "default", version, TrialLimits())
-    small.activate("default", version, "better")
+    version = put(small_store, constant(9))
+    ensure_accepted(small_store, "default", version, TrialLimits())
+    small_store.activate("default", version, "better")
     registry.refresh()
     assert answer(slot) == [9.0]
 
 
-def test_an_aliased_version_that_is_broken_does_not_take_the_active_one_down(small):
-    accept(small, "default", put(small, constant(8)))
-    small.alias("default", "old", "1")
-    (small.root / "default/1/model.joblib").write_bytes(b"broken")
-    slot = registry_of(small).expect("default")
+def test_a_broken_aliased_version_does_not_take_the_active_one_down(small_store):
+    accept(small_store, "default", put(small_store, constant(8)))
+    small_store.alias("default", "old", "1")
+    (small_store.root / "default/1/model.joblib").write_bytes(b"broken")
+    slot = registry_of(small_store).slot_for("default")
     assert isinstance(slot.current, Predictor) and answer(slot) == [8.0]
 
 
-def test_a_model_that_is_broken_hides_no_other(small, caplog):
-    registry = registry_of(small)
-    registry.expect("default")
-    accept(small, "other", put(small, constant(5), "other"))
-    accept(small, "default", put(small, constant(8)))
-    (small.root / "default/2/model.joblib").write_bytes(b"broken")
+def test_a_broken_model_does_not_affect_the_others(small_store, caplog):
+    registry = registry_of(small_store)
+    registry.slot_for("default")
+    accept(small_store, "other", put(small_store, constant(5), "other"))
+    accept(small_store, "default", put(small_store, constant(8)))
+    (small_store.root / "default/2/model.joblib").write_bytes(b"broken")
     registry.refresh()
     assert answer(registry.slots["other"]) == [5.0] and answer(registry.slots["default"]) == [7.0]
     assert "models/default/2/model.joblib" in caplog.text
 
 
-def test_what_could_not_be_shown_is_not_tried_again_until_something_changes(small, caplog):
-    registry = registry_of(small)
-    registry.expect("default")
-    accept(small, "default", put(small, constant(8)))
-    model = small.root / "default/2/model.joblib"
+def test_a_failed_load_is_not_retried_at_once(small_store, caplog):
+    registry = registry_of(small_store)
+    registry.slot_for("default")
+    accept(small_store, "default", put(small_store, constant(8)))
+    model = small_store.root / "default/2/model.joblib"
     content = model.read_bytes()
     model.write_bytes(b"broken")
     for _ in range(3):
         registry.refresh()
     assert caplog.text.count("model.joblib") == 1
     model.write_bytes(content)
-    accept(small, "default", "2")
+    accept(small_store, "default", "2")
     registry.refresh()
     assert answer(registry.slots["default"]) == [8.0]
 
 
-def test_an_active_version_that_is_gone(small):
-    (small.root / "default/1").rename(small.root / "default/5")
-    slot = registry_of(small).expect("default")
-    with pytest.raises(ModelUnavailable, match=r"models/default/state\.json: it names version 1, which is gone"):
+def test_an_active_version_without_a_folder_is_reported(small_store):
+    (small_store.root / "default/1").rename(small_store.root / "default/5")
+    slot = registry_of(small_store).slot_for("default")
+    with pytest.raises(ModelUnavailable, match=r"models/default/state\.json: it names version 1, which does not exist"):
         slot.predict([[0.5]])
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 0.0
@@ -194,45 +194,45 @@ class Clock:
         return self.now
 
 
-def test_what_could_not_be_shown_is_tried_again_after_a_while(small, caplog, monkeypatch):
+def test_a_failed_load_is_retried_with_exponential_back_off(small_store, caplog, monkeypatch):
     clock = Clock()
     monkeypatch.setattr("flaskml.hot_reload.registry.time", clock)
-    registry = registry_of(small)
-    registry.expect("default")
-    accept(small, "default", put(small, constant(8)))
-    model = small.root / "default/2/model.joblib"
+    registry = registry_of(small_store)
+    registry.slot_for("default")
+    accept(small_store, "default", put(small_store, constant(8)))
+    model = small_store.root / "default/2/model.joblib"
     content = model.read_bytes()
     model.write_bytes(b"broken")
     waits = []
     for _ in range(6):
         registry.refresh()
-        waits.append(registry.failures["default"].again - clock.now)
-        clock.now = registry.failures["default"].again
+        waits.append(registry.failures["default"].retry_at - clock.now)
+        clock.now = registry.failures["default"].retry_at
     assert waits == [5, 10, 20, 40, 60, 60] and caplog.text.count("model.joblib") == 1
     model.write_bytes(content)
     clock.now -= 1
-    seen = registry.look()
+    fingerprint = registry.fingerprint()
     clock.now += 1
-    assert registry.look() != seen, "a watcher would never look again"
+    assert registry.fingerprint() != fingerprint, "a watcher would never retry"
     registry.refresh()
     assert answer(registry.slots["default"]) == [8.0] and not registry.failures
 
 
-def test_a_model_that_is_removed_goes_on_answering_until_another_takes_its_name(small):
-    registry = registry_of(small)
-    slot = registry.expect("default")
-    shutil.rmtree(small.root / "default")
+def test_a_removed_model_keeps_serving_until_its_name_is_reused(small_store):
+    registry = registry_of(small_store)
+    slot = registry.slot_for("default")
+    shutil.rmtree(small_store.root / "default")
     registry.refresh()
     assert answer(slot) == [7.0]
-    accept(small, "default", put(small, constant(8)))
+    accept(small_store, "default", put(small_store, constant(8)))
     registry.refresh()
     assert answer(slot) == [8.0] and slot.serving.version == "1"
 
 
-def test_a_model_that_was_never_active_answers_under_its_alias(small):
-    accept(small, "shadow", put(small, constant(9), "shadow"), active=False)
-    small.alias("shadow", "next", "1")
-    registry = registry_of(small)
+def test_a_never_active_model_answers_under_its_alias(small_store):
+    accept(small_store, "shadow", put(small_store, constant(9), "shadow"), active=False)
+    small_store.alias("shadow", "next", "1")
+    registry = registry_of(small_store)
     registry.refresh()
     slot = registry.slots["shadow"]
     predictor = slot.version("1")
@@ -241,16 +241,16 @@ def test_a_model_that_was_never_active_answers_under_its_alias(small):
         slot.predict([[0.5]])
 
 
-def test_one_change_at_a_time(small):
-    registry = registry_of(small)
-    with registry.changing(), pytest.raises(Busy), registry.changing():
+def test_a_concurrent_change_is_refused(small_store):
+    registry = registry_of(small_store)
+    with registry.exclusive_change(), pytest.raises(Busy), registry.exclusive_change():
         pass
-    with registry.changing():
+    with registry.exclusive_change():
         pass
 
 
-class ReadOnly(Disk):
-    """The disk of a folder that is mounted read-only, or of a user who may not write there."""
+class ReadOnlyDisk(Disk):
+    """A disk on which every write fails with this error number."""
 
     def __init__(self, number):
         self.number = number
@@ -262,50 +262,52 @@ class ReadOnly(Disk):
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-@pytest.mark.parametrize("tried", [True, False])
-def test_a_store_that_cannot_be_written_serves(small, trials, elsewhere, number, tried):
-    if not tried:
-        elsewhere()
-    before = (small.root / "default/state.json").read_bytes()
-    store = ModelStore(small.instance_path, ReadOnly(number))
-    assert [answer(registry_of(store).expect("default")) for _ in range(2)] == [[7.0], [7.0]]
-    assert len(trials.asked) == (0 if tried else 2)  # Where no verdict can be kept, each start tries anew.
-    assert (small.root / "default/state.json").read_bytes() == before
+@pytest.mark.parametrize("had_trial", [True, False])
+def test_a_read_only_store_is_served(small_store, trials, change_environment, number, had_trial):
+    if not had_trial:
+        change_environment()
+    before = (small_store.root / "default/state.json").read_bytes()
+    store = ModelStore(small_store.instance_path, ReadOnlyDisk(number))
+    assert [answer(registry_of(store).slot_for("default")) for _ in range(2)] == [[7.0], [7.0]]
+    assert len(trials.asked) == (
+        0 if had_trial else 2
+    )  # A verdict that cannot be stored is lost, so each start holds a trial.
+    assert (small_store.root / "default/state.json").read_bytes() == before
 
 
-def test_an_app_serves_from_a_folder_that_cannot_be_written(small, monkeypatch):
+def test_an_app_serves_from_a_read_only_folder(small_store, monkeypatch):
     for operation in ("make_directory", "lock", "create", "rename", "replace"):
-        monkeypatch.setattr(Disk, operation, ReadOnly(errno.EROFS)._refuse)
-    app = create_app({"INSTANCE_PATH": small.instance_path})
+        monkeypatch.setattr(Disk, operation, ReadOnlyDisk(errno.EROFS)._refuse)
+    app = create_app({"INSTANCE_PATH": small_store.instance_path})
     client = app.test_client()
     assert client.post("/predict", json={"x": 0.5}).json["prediction"] == 7.0
     assert client.get("/readyz").status_code == 200
     stop(app)
-    assert not (small.instance_path / "run").exists()
+    assert not (small_store.instance_path / "run").exists()
 
 
-def test_a_rejected_version_is_not_served_from_a_store_that_cannot_be_written(small, trials, elsewhere):
-    elsewhere()
+def test_a_rejected_version_is_not_served_from_a_read_only_store(small_store, trials, change_environment):
+    change_environment()
     trials.rejected.add("1")
-    slot = registry_of(ModelStore(small.instance_path, ReadOnly(errno.EROFS))).expect("default")
+    slot = registry_of(ModelStore(small_store.instance_path, ReadOnlyDisk(errno.EROFS))).slot_for("default")
     with pytest.raises(ModelUnavailable, match="rejected"):
         slot.predict([[0.5]])
 
 
 @pytest.mark.parametrize("file", ["model.joblib", "golden.json", "manifest.json", "manifest.sig", "../state.json"])
-def test_nothing_is_unpickled_from_a_store_that_was_changed(tmp_path, trials, elsewhere, file):
+def test_nothing_is_unpickled_from_a_tampered_store(tmp_path, trials, change_environment, file):
     store, nest = canary_store(tmp_path)
-    elsewhere()
+    change_environment()
     path = store.root / "default/1" / file
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    slot = registry_of(store).expect("default")
+    slot = registry_of(store).slot_for("default")
     with pytest.raises(ModelUnavailable, match=r"models/default/"):
         slot.predict([[0.5]])
     assert not nest.exists() and not trials.asked
 
 
-def test_the_canary_sings_from_a_store_that_was_not_changed(tmp_path, trials, elsewhere):
+def test_the_canary_is_unpickled_from_an_intact_store(tmp_path, trials, change_environment):
     store, nest = canary_store(tmp_path)
-    elsewhere()
-    registry_of(store).expect("default")
+    change_environment()
+    registry_of(store).slot_for("default")
     assert nest.exists() and trials.asked

@@ -1,4 +1,4 @@
-"""The registry against a small reference: any sequence of changes leaves what a plain description says."""
+"""The model store against a reference model: any sequence of changes leaves both in the same state (stateful tests)."""
 
 import os
 import tempfile
@@ -39,19 +39,21 @@ pytestmark = pytest.mark.thorough
 
 NAMES = st.sampled_from(["cats", "dogs"])
 ALIASES = st.sampled_from(["stable", "next"])
-PLACES = st.integers(0, 5)
-"""Picks a version of those there are, counted back from the newest, and now and then one that is not there."""
+POSITIONS = st.integers(0, 5)
+"""The position of a version, counted back from the newest. Some positions hold no version."""
 
 
 @dataclass
 class Model:
-    """What is promised of one model."""
+    """The expected state of one model. Versions are integers."""
 
     answers: dict = field(default_factory=dict)
-    """What each stored version answers."""
+    """The answer of each stored version."""
 
     accepted: set = field(default_factory=set)
     fresh: set = field(default_factory=set)
+    """Versions published too recently to be cleaned."""
+
     history: list = field(default_factory=list)
     aliases: dict = field(default_factory=dict)
     highest: int = 0
@@ -66,28 +68,28 @@ class Model:
 
     @property
     def former(self):
-        """What a rollback returns to, or None."""
+        """The version that a rollback would activate, or None."""
         others = (version for version in reversed(self.history) if version != self.active)
         return next((version for version in others if version in self.answers), None)
 
     @property
     def awaited(self):
-        """The versions that their publisher may be about to activate."""
+        """The versions whose publisher may still activate them."""
         return {version for version in self.fresh if version > (self.active or 0)}
 
-    def pick(self, place):
-        """The version at the place."""
+    def pick(self, position):
+        """Return the version at the position, or a version that does not exist."""
         versions = [*sorted(self.answers, reverse=True), self.highest + 1]
-        return versions[place % len(versions)]
+        return versions[position % len(versions)]
 
     def missing(self, version):
-        """Why there is no such version, or None."""
+        """Return the error for a version that is not stored, or None."""
         if version in self.answers:
             return None
         return VersionNotFound if self.highest else ModelNotFound
 
     def refusal(self, version):
-        """Why the version cannot become active, or None."""
+        """Return the error that activating the version must raise, or None."""
         return self.missing(version) or (None if version in self.accepted else VersionRejected)
 
 
@@ -132,11 +134,11 @@ class Machine(RuleBasedStateMachine):
             if active:
                 model.history.append(model.highest)
 
-    @rule(name=NAMES, place=PLACES)
-    def activate(self, name, place):
+    @rule(name=NAMES, position=POSITIONS)
+    def activate(self, name, position):
         model = self.models[name]
-        version = model.pick(place)
-        if self.expect(model.refusal(version), self.store.activate, name, str(version), "by hand"):
+        version = model.pick(position)
+        if self.call_succeeds(model.refusal(version), self.store.activate, name, str(version), "by hand"):
             model.history.append(version)
 
     @rule(name=NAMES)
@@ -144,7 +146,7 @@ class Machine(RuleBasedStateMachine):
         model = self.models[name]
         former = model.former
         refusal = model.refusal(former) if former else NothingToRollBackTo if model.answers else ModelNotFound
-        if self.expect(None if model.highest else ModelNotFound, self.store.state, name) and self.expect(
+        if self.call_succeeds(None if model.highest else ModelNotFound, self.store.state, name) and self.call_succeeds(
             refusal,
             lambda: self.store.activate(
                 name, self.store.state(name).previous(name, self.store.versions(name)), "rolled back"
@@ -152,19 +154,19 @@ class Machine(RuleBasedStateMachine):
         ):
             model.history.append(former)
 
-    @rule(name=NAMES, alias=ALIASES, place=PLACES)
-    def alias(self, name, alias, place):
+    @rule(name=NAMES, alias=ALIASES, position=POSITIONS)
+    def alias(self, name, alias, position):
         model = self.models[name]
-        version = model.pick(place)
-        if self.expect(model.missing(version), self.store.alias, name, alias, str(version)):
+        version = model.pick(position)
+        if self.call_succeeds(model.missing(version), self.store.alias, name, alias, str(version)):
             model.aliases[alias] = version
 
     @rule(name=NAMES, alias=ALIASES)
     def remove_alias(self, name, alias):
         model = self.models[name]
-        if self.expect(
+        if self.call_succeeds(
             None if model.highest else ModelNotFound,
-            lambda: self.store.change(name, lambda state: state.remove_alias(alias)),
+            lambda: self.store.change(name, lambda state: state.without_alias(alias)),
         ):
             model.aliases.pop(alias, None)
 
@@ -174,12 +176,12 @@ class Machine(RuleBasedStateMachine):
             os.utime(self.store.folder(name, str(version)), (0, 0))
         self.models[name].fresh.clear()
 
-    @rule(name=NAMES, place=PLACES)
-    def delete(self, name, place):
+    @rule(name=NAMES, position=POSITIONS)
+    def delete(self, name, position):
         model = self.models[name]
-        version = model.pick(place)
+        version = model.pick(position)
         refusal = VersionInUse if version in model.answers and version in model.served else None
-        if self.expect(refusal if model.highest else ModelNotFound, self.store.delete, name, str(version)):
+        if self.call_succeeds(refusal if model.highest else ModelNotFound, self.store.delete, name, str(version)):
             model.answers.pop(version, None)
             model.accepted.discard(version)
 
@@ -189,9 +191,9 @@ class Machine(RuleBasedStateMachine):
         model = self.models[name]
         if model.answers:
             self.store.clean(name, keep)
-            kept = {*sorted(model.answers)[-keep:], *model.served, model.former, *model.awaited}
-            model.answers = {version: answer for version, answer in model.answers.items() if version in kept}
-            model.accepted &= kept
+            retained = {*sorted(model.answers)[-keep:], *model.served, model.former, *model.awaited}
+            model.answers = {version: answer for version, answer in model.answers.items() if version in retained}
+            model.accepted &= retained
 
     @invariant()
     def agree(self):
@@ -205,7 +207,7 @@ class Machine(RuleBasedStateMachine):
                 self.agree_on_state(name, model)
                 assert self.answer(load_active(self.store, name)) == model.answers[model.active]
             else:
-                self.expect(NoActiveVersion, load_active, self.store, name)
+                self.call_succeeds(NoActiveVersion, load_active, self.store, name)
 
     def agree_on_state(self, name, model):
         state = self.store.state(name)
@@ -213,30 +215,30 @@ class Machine(RuleBasedStateMachine):
         assert [entry.version for entry in state.history] == [str(version) for version in model.history]
         assert state.aliases == {alias: str(version) for alias, version in model.aliases.items()}
         here = environment_key()
-        judged = {version for version, verdicts in state.verdicts.items() if verdicts[here].accepted}
-        assert judged == {str(version) for version in model.accepted}
+        accepted = {version for version, verdicts in state.verdicts.items() if verdicts[here].accepted}
+        assert accepted == {str(version) for version in model.accepted}
         assert state.generation >= self.generations[name]
         self.generations[name] = state.generation
 
-    def answer(self, bundle):
-        return bundle.estimator.predict([[0.0]])[0]
+    def answer(self, loaded):
+        return loaded.estimator.predict([[0.0]])[0]
 
-    def expect(self, refusal, call, *arguments):
-        """Makes the call and tells whether it was done; it must be refused with `refusal`, and only then."""
+    def call_succeeds(self, refusal, call, *arguments):
+        """Return whether the call succeeds, and assert that it raises `refusal` if that is an error type."""
         try:
             call(*arguments)
         except FlaskmlError as error:
             assert type(error) is refusal, f"{error!r} instead of {refusal}"
             return False
-        assert refusal is None, f"not refused with {refusal}"
+        assert refusal is None, f"{refusal} was not raised"
         return True
 
 
 @pytest.fixture(autouse=True)
-def asked_once(monkeypatch):
-    """What is installed is read from files each time it is asked for, which would take most of the time here."""
-    found = current_environment()
-    monkeypatch.setattr("flaskml.store.version_folder.current_environment", lambda: found)
+def cached_environment(monkeypatch):
+    """Cache the versions of installed packages: reading them at each call would take most of the test's time."""
+    environment = current_environment()
+    monkeypatch.setattr("flaskml.store.version_folder.current_environment", lambda: environment)
 
 
 def run(machine, examples, steps, **options):
@@ -254,7 +256,7 @@ def run(machine, examples, steps, **options):
     )
 
 
-def test_any_sequence_of_changes():
+def test_any_sequence_of_changes_agrees_with_the_reference():
     run(Machine, 25, 40)
 
 
@@ -263,8 +265,8 @@ def test_ten_times_as_many_and_longer_sequences():
     run(Machine, 250, 40)
 
 
-class Reusing(ModelStore):
-    """Gives out the number of a deleted version again."""
+class NumberReusingStore(ModelStore):
+    """A store with a fault: it reuses the number of a deleted version."""
 
     def delete(self, name, version):
         super().delete(name, version)
@@ -272,24 +274,24 @@ class Reusing(ModelStore):
             self.change(name, lambda state: state.model_copy(update={"highest": 0}))
 
 
-class Careless(ModelStore):
-    """Activates what was never accepted."""
+class UncheckedStore(ModelStore):
+    """A store with a fault: it activates versions that were never accepted."""
 
     def activate(self, name, version, reason, **_):
         self.manifest(name, version)
-        return self.change(name, lambda state: state.activate(version, reason))
+        return self.change(name, lambda state: state.with_active(version, reason))
 
 
-class Forgetful(ModelStore):
-    """Keeps changes in memory alone."""
+class VolatileStore(ModelStore):
+    """A store with a fault: it does not write aliases to disk."""
 
     def alias(self, name, alias, version):
         self.manifest(name, version)
-        return self.state(name).alias(alias, version)
+        return self.state(name).with_alias(alias, version)
 
 
-class Tidy(ModelStore):
-    """Cleans away what a rollback returns to."""
+class OvercleaningStore(ModelStore):
+    """A store with a fault: it deletes the version that a rollback would activate."""
 
     def clean(self, name, keep):
         needed = self.state(name).served() | set(self.versions(name)[-keep:])
@@ -297,8 +299,8 @@ class Tidy(ModelStore):
             self.delete(name, version)
 
 
-@pytest.mark.parametrize("faulty", [Reusing, Careless, Forgetful, Tidy])
-def test_a_store_with_a_fault_is_found_out(faulty):
+@pytest.mark.parametrize("faulty", [NumberReusingStore, UncheckedStore, VolatileStore, OvercleaningStore])
+def test_a_faulty_store_is_detected(faulty):
     machine = type("Machine", (Machine,), {"store_class": faulty})
     with pytest.raises((AssertionError, FlaskmlError)):
         run(machine, 1000, 40, phases=[Phase.generate], print_blob=False)

@@ -1,4 +1,4 @@
-"""The roster of live processes."""
+"""The roster of live processes, and the watcher that announces what a process serves."""
 
 import errno
 import os
@@ -29,82 +29,82 @@ def roster(tmp_path):
     roster.leave()
 
 
-def test_entering_twice_is_entering_once(roster):
+def test_entering_is_idempotent(roster):
     assert roster.enter() == roster.enter()
     assert roster.is_alive(roster.enter()) and not roster.is_alive("absent")
 
 
-def test_a_killed_process_is_dead_to_all(roster, tmp_path):
+def test_a_killed_process_is_dead_and_its_files_are_deleted(roster, tmp_path):
     command = [sys.executable, "-c", MEMBER, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=CHECKOUT, text=True, **pipes) as process:
         member = process.stdout.readline().strip()
-        left = tmp_path / "run" / f"{member}.upload.csv"
-        left.write_text("x")
+        leftover = tmp_path / "run" / f"{member}.upload.csv"
+        leftover.write_text("x")
         assert roster.is_alive(member)
         roster.enter()
-        assert left.exists()
+        assert leftover.exists()
         process.kill()
     assert not roster.is_alive(member)
     newcomer = Roster(tmp_path)
     newcomer.enter()
-    assert not left.exists() and roster.is_alive(roster.enter()) and newcomer.is_alive(roster.enter())
+    assert not leftover.exists() and roster.is_alive(roster.enter()) and newcomer.is_alive(roster.enter())
     newcomer.leave()
 
 
 class FullDisk(Disk):
-    """A disk on which no folder can be made."""
+    """A full disk: creating a folder fails."""
 
     def make_directory(self, path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def watcher_of(roster, marks):
-    return Watcher(roster, look=lambda: dict(marks), follow=lambda: dict(marks))
+def watcher_of(roster, revisions):
+    return Watcher(roster, fingerprint=lambda: dict(revisions), refresh=lambda: dict(revisions))
 
 
-def test_a_process_that_finds_the_disk_full_serves_without_being_in_the_roster(tmp_path):
+def test_a_process_on_a_full_disk_serves_without_the_roster(tmp_path):
     watcher = watcher_of(Roster(tmp_path, FullDisk()), {"default": "a"})
-    watcher.join()
+    watcher.ensure_started()
     watcher.stop()
     assert not (tmp_path / "run").exists()
 
 
-def test_what_could_not_be_told_is_told_at_the_next_look(roster, monkeypatch):
-    marks = {"default": "a"}
-    watcher = watcher_of(roster, marks)
+def test_a_failed_announcement_is_repeated_at_the_next_poll(roster, monkeypatch):
+    revisions = {"default": "a"}
+    watcher = watcher_of(roster, revisions)
     roster.enter()
-    watcher.compare(always=True)
+    watcher.sync(force=True)
 
     def fail(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    marks["default"] = "b"
+    revisions["default"] = "b"
     with monkeypatch.context() as patch:
-        patch.setattr(roster, "tell", fail)
-        watcher.compare()
+        patch.setattr(roster, "announce", fail)
+        watcher.sync()
     (member,) = roster.members()
     assert member.revisions == {"default": "a"}
-    watcher.compare()
+    watcher.sync()
     (member,) = roster.members()
     assert member.revisions == {"default": "b"}
 
 
-def test_a_process_lags_until_it_shows_the_state_or_a_later_one(roster):
+def test_a_process_lags_until_it_serves_the_state_or_a_later_one(roster):
     roster.enter()
-    for told, current, late in (
+    for announced, current, is_lagging in (
         ("a", "b", True),
         ("b", "b", False),
         ("c", "c", False),
         ("b", "c", False),
         ("a", "c", True),
     ):
-        roster.tell({"default": told})
-        found = roster.lagging("default", "b", lambda current=current: current, 0)
-        assert bool(found) is late, (told, current)
+        roster.announce({"default": announced})
+        lagging = roster.lagging("default", "b", lambda current=current: current, 0)
+        assert bool(lagging) is is_lagging, (announced, current)
 
 
-def test_leaving(roster):
+def test_a_process_that_leaves_is_not_alive(roster):
     member = roster.enter()
     roster.leave()
     assert not roster.is_alive(member)

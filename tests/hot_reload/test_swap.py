@@ -1,4 +1,4 @@
-"""Versions that change, or are broken, while clients ask without a pause."""
+"""Hot swaps under load: versions are activated, or rejected because they are broken, while clients send predictions."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ from flaskml.store.model_store import ModelStore
 from flaskml.store.signing import Signer
 from flaskml.store.version_folder import VersionContents
 from tests.support.checkout import CHECKOUT
-from tests.support.load import Activation, Answer, Load, activating, failed, mixed, stale
+from tests.support.load import Activation, Answer, Load, failed, mixed, record_activation, stale
 from tests.support.server_processes import Server
 from tests.support.stores import accept
 from tests.support.two_versions import OFFSETS
@@ -35,7 +35,7 @@ def instance(two_versions, tmp_path):
 
 
 def start(instance, *program, **variables):
-    """A server on the instance folder: waitress-serve unless told otherwise."""
+    """Start a server on the instance folder, by default waitress-serve."""
     command = [sys.executable, *(program or ("-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"))]
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **variables}
     return Server(command, cwd=CHECKOUT, env=variables)
@@ -51,8 +51,8 @@ def activate_from_a_shell(instance, version):
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
     done = subprocess.run(command, cwd=CHECKOUT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["active"], told["lagging"]) == (version, [])
+    report = json.loads(done.stdout)
+    assert (report["active"], report["lagging"]) == (version, [])
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def activate_from_a_shell(instance, version):
         pytest.param(200_000, 500, marks=pytest.mark.gauntlet),
     ],
 )
-def test_swaps_under_load(serve, instance, requests, count):
+def test_hot_swaps_under_load_mix_no_versions(serve, instance, requests, count):
     servers = [serve("waitress-serve"), serve("flask serve")]
     activations = [Activation("2", 0, 0)]
     with Load(server.port for server in servers) as load:
         for number in range(count):
             version = "2" if number % 2 else "1"
-            with activating(version, activations):
+            with record_activation(version, activations):
                 if number % 5 == 4:
                     activate_from_a_shell(instance, version)
                 else:
@@ -89,11 +89,11 @@ def answer_at(sent, version, *, received=None, prediction=None, status=200):
     return Answer(1, sent, received or sent + 0.1, 0.5, status, body)
 
 
-def test_the_checks_find_what_they_look_for():
+def test_the_checks_find_planted_faults():
     activations = [Activation("2", 0, 0), Activation("1", 10, 11), Activation("2", 20, 21)]
     good = [
         answer_at(5, "2"),
-        answer_at(9, "1", received=10.5),  # The process has it before all have.
+        answer_at(9, "1", received=10.5),  # One process has swapped before the others.
         answer_at(10.5, "2"),
         answer_at(10.5, "1"),
         answer_at(10.9, "2", received=15),  # It was sent before the acknowledgement.
@@ -110,7 +110,7 @@ def test_the_checks_find_what_they_look_for():
     assert failed([*good, lost]) == [lost]
 
 
-LYING = """
+LYING_SERVER = """
 from flaskml.hot_reload.registry import Registry
 from waitress.runner import run
 
@@ -120,15 +120,15 @@ def refresh(registry):
 Registry.refresh = refresh
 run(["waitress-serve", "--listen=127.0.0.1:0", "wsgi:app"])
 """
-"""A server that tells the roster that it serves what is active, and goes on with what it has."""
+"""A server with a fault: it announces the active version in the roster, and keeps serving the old one."""
 
 
-def test_a_process_that_only_says_that_it_swapped_is_found(instance):
-    server = start(instance, "-c", LYING)
+def test_a_process_that_announces_a_swap_without_swapping_is_detected(instance):
+    server = start(instance, "-c", LYING_SERVER)
     activations = [Activation("2", 0, 0)]
     try:
         with Load([server.port], clients=1) as load:
-            with activating("1", activations):
+            with record_activation("1", activations):
                 activate_over_http(server, "1")
             load.wait_for(len(load.answers) + 10)
     finally:
@@ -137,7 +137,7 @@ def test_a_process_that_only_says_that_it_swapped_is_found(instance):
     assert len(stale(load.answers, activations)) > 5
 
 
-LINE = """
+MODELS_SOURCE = """
 import ctypes, math, os, sys, time
 
 class Line:
@@ -154,22 +154,16 @@ class Picky(Line):
         self.error = error
 
     def predict(self, rows):
-        if ((rows > 450) & (rows < 550)).any():  # In the middle of the range, where no golden row is.
+        if ((rows > 450) & (rows < 550)).any():  # The middle of the range holds no golden row.
             raise self.error
         return super().predict(rows)
 
 """
-"""A good model that is as large as it is told to be, and the start of a module of broken ones."""
-
+"""The start of a module of broken models: a good model of a given size in bytes, and one that refuses some rows."""
 
 LOADING = "def __setstate__(self, state):"
-
-
 ANSWERING = "def predict(self, rows):"
-
-
 SLOW, DEAD = "longer than 3 seconds", "its process died .exit code"
-
 
 BROKEN = {
     "HangsLoading": (LOADING, "time.sleep(600)", SLOW),
@@ -185,16 +179,16 @@ BROKEN = {
     "ExitsAnswering": (ANSWERING, "sys.exit(0)", f"{DEAD} 0"),
     "RaisesAnswering": (ANSWERING, "raise ValueError(rows.tolist())", "it raised ValueError"),
     "GrowsAnswering": (ANSWERING, "held = bytearray(10 * self.size); return super().predict(rows)", "TRIAL_MEMORY"),
-    "AnswersOtherwise": (ANSWERING, "return super().predict(rows) + os.getpid()", "golden row 0 otherwise"),
+    "AnswersOtherwise": (ANSWERING, "return super().predict(rows) + os.getpid()", "golden row 0 differently"),
     "AnswersFew": (ANSWERING, "return super().predict(rows)[1:]", "it raised [A-Z]"),
-    "AnswersTexts": (ANSWERING, "return super().predict(rows).astype(str)", "golden row 0 otherwise"),
-    "AnswersNothing": (ANSWERING, "return super().predict(rows) * math.nan", "golden row 0 otherwise"),
-    "AnswersAloneOtherwise": (ANSWERING, "return rows[:, 0] + 999 + len(rows) // 32", "golden row 0 otherwise"),
-    "IsNoModel": ("predict = property()", "", "has no predict here"),
+    "AnswersTexts": (ANSWERING, "return super().predict(rows).astype(str)", "golden row 0 differently"),
+    "AnswersNothing": (ANSWERING, "return super().predict(rows) * math.nan", "golden row 0 differently"),
+    "AnswersAloneOtherwise": (ANSWERING, "return rows[:, 0] + 999 + len(rows) // 32", "golden row 0 differently"),
+    "IsNoModel": ("predict = property()", "", "has no method predict here"),
     "IsGone": ("", "", "does not load here .AttributeError"),
 }
-"""Classes of models that are broken everywhere but where they are published: what they do when they are loaded or asked
-for answers, and what the verdict says."""
+"""Classes of models that work only in the process that publishes them: the method that is broken, its body, and a
+pattern of the verdict's reason."""
 
 
 def cut(file):
@@ -208,11 +202,11 @@ def flip(file):
 
 
 def sign_elsewhere(file):
-    stranger = Signer(file.parents[3] / "other.key", Disk())
-    file.write_bytes(stranger.sign(file.with_name("manifest.json").read_bytes(), new_key=True))
+    foreign_signer = Signer(file.parents[3] / "other.key", Disk())
+    file.write_bytes(foreign_signer.sign(file.with_name("manifest.json").read_bytes(), new_key=True))
 
 
-def open_to_all(file):
+def make_world_writable(file):
     file.chmod(0o666)
 
 
@@ -221,58 +215,56 @@ DAMAGED = {
     "a flipped bit": (flip, "model.joblib", "SHA-256 is not the one"),
     "a lost model": (Path.unlink, "model.joblib", "cannot be read"),
     "other golden rows": (flip, "golden.json", "SHA-256 is not the one"),
-    "another manifest": (flip, "manifest.json", "signature is not by"),
-    "a foreign key": (sign_elsewhere, "manifest.sig", "signature is not by"),
+    "another manifest": (flip, "manifest.json", "signature does not match"),
+    "a foreign key": (sign_elsewhere, "manifest.sig", "signature does not match"),
     "no signature": (Path.unlink, "manifest.sig", "cannot be read"),
-    "a model for all to write": (open_to_all, "model.joblib", "others may write"),
+    "a world-writable model": (make_world_writable, "model.joblib", "others may write"),
 }
-"""What befalls the files of a good version, and what the answer to its activation says."""
+"""Damages to the files of a good version: the function, the file, and a pattern of the answer to the activation."""
 
 
-SIZE = 2**24
-"""Bytes of every candidate; ten times as many are more than the least TRIAL_MEMORY and four times the file allow."""
+MODEL_BYTES = 2**24
+"""Bytes of every published model. Ten times as many exceed the limit of a trial, 2**26 and four times the file."""
 
 
 @dataclass(frozen=True)
-class Offering:
-    """Two servers on one instance folder, the second of which waits only three seconds for a trial, and what offers
-    models to them.
-    """
+class TrialSite:
+    """Two servers on one instance folder, and the models to publish. The second server's TRIAL_TIMEOUT is 3 seconds."""
 
     store: ModelStore
     servers: list[Server]
     models: ModuleType
-    """A good model and the broken ones; the module that other processes import lacks `IsGone`."""
+    """The module of the good model and the broken ones. Other processes import it without `IsGone`."""
 
     def store_model(self, kind, *arguments):
-        """Stores a model as a version that claims to be version 2: with its features, and answers to golden rows."""
+        """Publish a model with the schema and the golden rows of version 2, and return its version."""
         manifest = self.store.manifest("default", "2")
         facts = VersionFacts(**{name: getattr(manifest, name) for name in VersionFacts.model_fields})
-        model = getattr(self.models, kind)(SIZE, *arguments)
-        return self.store.publish("default", facts, VersionContents(model, self.store.golden(manifest))).version
+        model = getattr(self.models, kind)(MODEL_BYTES, *arguments)
+        return self.store.publish("default", facts, VersionContents(model, self.store.golden_rows(manifest))).version
 
     def load(self):
-        """Clients that leave the trials some room."""
+        """Return clients that leave processor time to the trials."""
         return Load([server.port for server in self.servers], clients=2, pause=0.01)
 
-    def assert_nothing_happened(self, answers, history):
-        """Version 2 answered all that was asked, goes on answering, and nobody has told a value of a row."""
+    def assert_version_2_still_serves(self, answers, history):
+        """Assert that version 2 answered every request, is active, and that no value of a row leaked."""
         assert failed(answers) == mixed(answers, OFFSETS) == []
         assert {answer.version for answer in answers} == {"2"}
         assert self.store.state("default").history == history
-        golden = self.store.golden(self.store.manifest("default", "2"))
-        told = zip(golden.rows[1:-1], golden.answers[1:-1], strict=True)
-        values = {repr(value) for row, answer in told for value in (*row, answer)}
+        golden = self.store.golden_rows(self.store.manifest("default", "2"))
+        inner_rows = zip(golden.rows[1:-1], golden.answers[1:-1], strict=True)
+        values = {repr(value) for row, answer in inner_rows for value in (*row, answer)}
         for server in self.servers:
-            _, shown = server.json("GET", "/models/default")
-            assert (shown["active"], shown["serving"]) == ("2", "2")
-            told = json.dumps(shown) + server.log
-            assert len(values) == 60 and not [value for value in values if value in told]
+            _, summary = server.json("GET", "/models/default")
+            assert (summary["active"], summary["serving"]) == ("2", "2")
+            visible = json.dumps(summary) + server.log
+            assert len(values) == 60 and not [value for value in values if value in visible]
             assert peak_memory(server) < 2**29
 
 
 def peak_memory(server):
-    """Bytes that the server process has ever held at once."""
+    """Return the peak resident memory of the server process in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
@@ -280,33 +272,33 @@ def peak_memory(server):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     path = tmp_path_factory.mktemp("modules")
-    kinds = [(name, head, does) for name, (head, does, _) in BROKEN.items() if head]
-    classes = [f"class {name}(Line):\n    {head}\n        {does}\n" for name, head, does in kinds]
-    (path / "models_offered.py").write_text(LINE + "\n".join(classes))
+    kinds = [(name, head, body) for name, (head, body, _) in BROKEN.items() if head]
+    classes = [f"class {name}(Line):\n    {head}\n        {body}\n" for name, head, body in kinds]
+    (path / "published_models.py").write_text(MODELS_SOURCE + "\n".join(classes))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
-        module = importlib.import_module("models_offered")
+        module = importlib.import_module("published_models")
         module.IsGone = type("IsGone", (module.Line,), {"__module__": module.__name__})
         yield module
 
 
 @pytest.fixture(scope="module")
-def offering(two_versions, models, tmp_path_factory):
-    instance = shutil.copytree(two_versions, tmp_path_factory.mktemp("offering") / "instance")
+def trial_site(two_versions, models, tmp_path_factory):
+    instance = shutil.copytree(two_versions, tmp_path_factory.mktemp("trial_site") / "instance")
     variables = {"PYTHONPATH": str(Path(models.__file__).parent), "FLASKML_TRIAL_MEMORY": str(2**26)}
     with ExitStack() as running:
         servers = []
         for limits in ({}, {"FLASKML_TRIAL_TIMEOUT": "3"}):
             servers.append(start(instance, **variables, **limits))
             running.callback(servers[-1].stop)
-        yield Offering(ModelStore(instance), servers, models)
+        yield TrialSite(ModelStore(instance), servers, models)
 
 
-def test_the_model_that_the_broken_ones_are_made_of_is_good(offering):
-    version = offering.store_model("Line")
+def test_the_base_class_of_the_broken_models_is_accepted(trial_site):
+    version = trial_site.store_model("Line")
     for activated in (version, "2"):
-        activate_over_http(offering.servers[0], activated)
-        for server in offering.servers:
+        activate_over_http(trial_site.servers[0], activated)
+        for server in trial_site.servers:
             answer = server.json("POST", "/predict", {"x0": 0.5})[1]
             assert answer == {"prediction": pytest.approx(1000.5), "model": "default", "version": activated}
 
@@ -319,46 +311,46 @@ def test_the_model_that_the_broken_ones_are_made_of_is_good(offering):
     ],
     ids=["some", "all"],
 )
-def test_broken_models_offered_under_load(offering, kinds):
-    history, told = offering.store.state("default").history, {}
-    with offering.load() as load:
+def test_broken_models_are_rejected_under_load(trial_site, kinds):
+    history, outcomes = trial_site.store.state("default").history, {}
+    with trial_site.load() as load:
         for kind in kinds:
-            version = offering.store_model(kind)
-            server = offering.servers[BROKEN[kind][2] is SLOW]
+            version = trial_site.store_model(kind)
+            server = trial_site.servers[BROKEN[kind][2] is SLOW]
             status, answer = server.json("PUT", "/models/default/active", {"version": version})
-            _, shown = offering.servers[0].json("GET", "/models/default")
-            (verdict,) = shown["verdicts"][version].values()
-            told[kind] = (status, verdict["accepted"], verdict["reason"], answer.get("detail", ""))
+            _, summary = trial_site.servers[0].json("GET", "/models/default")
+            (verdict,) = summary["verdicts"][version].values()
+            outcomes[kind] = (status, verdict["accepted"], verdict["reason"], answer.get("detail", ""))
         load.wait_for(len(load.answers) + 100)
-    for kind, (status, accepted, reason, detail) in told.items():
-        assert (status, accepted) == (409, False) and re.search(BROKEN[kind][2], reason), (kind, told[kind])
+    for kind, (status, accepted, reason, detail) in outcomes.items():
+        assert (status, accepted) == (409, False) and re.search(BROKEN[kind][2], reason), (kind, outcomes[kind])
         assert reason in detail
-    offering.assert_nothing_happened(load.answers, history)
+    trial_site.assert_version_2_still_serves(load.answers, history)
 
 
-@pytest.mark.parametrize("tried", [False, True], ids=["never tried", "accepted before"])
-def test_damaged_versions_offered_under_load(offering, tried):
-    history, told = offering.store.state("default").history, {}
-    with offering.load() as load:
+@pytest.mark.parametrize("had_trial", [False, True], ids=["no trial", "accepted before"])
+def test_damaged_versions_are_refused_under_load(trial_site, had_trial):
+    history, outcomes = trial_site.store.state("default").history, {}
+    with trial_site.load() as load:
         for kind, (damage, file, _) in DAMAGED.items():
-            version = offering.store_model("Line")
-            if tried:
-                accept(offering.store, "default", version, active=False, mapped=True)
-            damage(offering.store.folder("default", version) / file)
-            told[kind] = offering.servers[0].json("PUT", "/models/default/active", {"version": version})
+            version = trial_site.store_model("Line")
+            if had_trial:
+                accept(trial_site.store, "default", version, active=False, mapped=True)
+            damage(trial_site.store.folder("default", version) / file)
+            outcomes[kind] = trial_site.servers[0].json("PUT", "/models/default/active", {"version": version})
         load.wait_for(len(load.answers) + 100)
-    for kind, (status, answer) in told.items():
+    for kind, (status, answer) in outcomes.items():
         assert status in (409, 503) and re.search(DAMAGED[kind][2], answer["detail"]), (kind, answer)
-    offering.assert_nothing_happened(load.answers, history)
+    trial_site.assert_version_2_still_serves(load.answers, history)
 
 
 @pytest.mark.parametrize("error", [KeyError, ValueError])
-def test_a_model_that_cannot_answer_a_row_that_is_made_up(offering, error):
-    """Its golden rows let it serve; the row that each process warms it with must not be the end of that."""
-    version = offering.store_model("Picky", error)
-    with offering.load() as load:
+def test_a_model_that_refuses_the_warm_up_rows_is_served(trial_site, error):
+    """A failed warm-up must not keep a model from serving that has answered its golden rows."""
+    version = trial_site.store_model("Picky", error)
+    with trial_site.load() as load:
         for activated in (version, "2"):
-            activate_over_http(offering.servers[0], activated)
+            activate_over_http(trial_site.servers[0], activated)
             load.wait_for(len(load.answers) + 20)
     assert failed(load.answers) == mixed(load.answers, {version: 1000, **OFFSETS}) == []
     assert {answer.version for answer in load.answers} == {"2", version}

@@ -1,4 +1,4 @@
-"""Many callers, one call."""
+"""Batching: concurrent callers share one call to the estimator, and each gets its own answer."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from flaskml.codecs.parser import Rows
+from flaskml.codecs.rows import Rows
 from flaskml.inference.batching import (
     MAX_BATCH_ROWS,
     MAX_BATCH_SECONDS,
@@ -25,7 +25,7 @@ TABLE_BUILDER = SchemaTableBuilder(
 
 
 class Estimator:
-    """Answers with twice the first column, and remembers how many rows it was asked about at a time."""
+    """An estimator that answers twice the first column, and records the number of rows of each call."""
 
     def __init__(self, seconds=0.0):
         self.seconds = seconds
@@ -49,47 +49,47 @@ def batcher_of(estimator):
     return Batcher(estimator.compute, TABLE_BUILDER.build, ["predict", "outputs", "short"])
 
 
-class Known:
-    """Costs that stay what they are said to be, whatever else the machine does."""
+class FixedCosts:
+    """Costs that do not depend on measurements, nor on other load on the machine."""
 
     def __init__(self, seconds):
         self.seconds = seconds
 
-    def note(self, rows, seconds):
+    def record(self, rows, seconds):
         pass
 
-    def of(self, rows):
+    def estimate(self, rows):
         return self.seconds
 
 
-def slow(batcher):
-    """Has threads queue for each other."""
-    batcher.costs = dict.fromkeys(batcher.costs, Known(2 * MIN_QUEUED_CALL_SECONDS))
+def make_slow(batcher):
+    """Set costs that make threads queue for a shared call."""
+    batcher.costs = dict.fromkeys(batcher.costs, FixedCosts(2 * MIN_QUEUED_CALL_SECONDS))
 
 
-def test_each_call_gets_its_own_rows():
+def test_each_call_gets_the_answer_to_its_own_rows():
     estimator = Estimator()
     batcher = batcher_of(estimator)
     calls = [Call(batcher, rows(*range(n, 2 * n)), "predict") for n in range(1, 6)]
-    batcher.together(calls)
+    batcher.compute_batch(calls)
     assert estimator.sizes == [15]
     for n, call in enumerate(calls, 1):
         assert call.result().tolist() == [2.0 * value for value in range(n, 2 * n)]
 
 
-def test_several_outputs_are_shared_out_one_by_one():
+def test_several_outputs_are_split_one_by_one():
     batcher = batcher_of(Estimator())
     calls = [Call(batcher, rows(1, 2), "outputs"), Call(batcher, rows(3), "outputs")]
-    batcher.together(calls)
+    batcher.compute_batch(calls)
     assert [part.tolist() for part in calls[1].result()] == [[6.0], [[3.0]]]
 
 
 @pytest.mark.parametrize("method", ["predict", "outputs"])
-def test_a_bad_row_harms_no_neighbour(method):
+def test_a_bad_row_fails_only_its_own_call(method):
     estimator = Estimator()
     batcher = batcher_of(estimator)
     calls = [Call(batcher, rows(1), method), Call(batcher, rows(2, b=-1), method), Call(batcher, rows(3), method)]
-    batcher.together(calls)
+    batcher.compute_batch(calls)
     assert estimator.sizes == [3, 1, 1, 1]
     with pytest.raises(ValueError, match="negative"):
         calls[1].result()
@@ -97,76 +97,80 @@ def test_a_bad_row_harms_no_neighbour(method):
         assert np.ravel(call.result()[0])[0] == value
 
 
-def test_an_estimator_that_answers_too_few_rows_is_asked_for_each_alone():
+def test_calls_are_computed_alone_if_the_shared_answer_has_too_few_rows():
     batcher = batcher_of(Estimator())
     calls = [Call(batcher, rows(1), "short"), Call(batcher, rows(2), "short")]
-    batcher.together(calls)
+    batcher.compute_batch(calls)
     assert [call.result().tolist() for call in calls] == [[1.0], [2.0]]
 
 
-def test_batches_keep_the_order_and_are_no_larger_than_pays():
+def test_batches_keep_the_order_and_are_limited_in_rows_and_seconds():
     batcher = batcher_of(Estimator())
     calls = [Call(batcher, rows(*range(MAX_BATCH_ROWS // 4)), "predict") for _ in range(9)]
     batches = batcher.batches(calls)
     assert [len(batch) for batch in batches] == [4, 4, 1] and [call for batch in batches for call in batch] == calls
-    batcher.costs["predict"].note(1, MAX_BATCH_SECONDS / 10)
-    batcher.costs["predict"].note(16, 2 * MAX_BATCH_SECONDS)
-    alone = [Call(batcher, rows(1), "predict") for _ in range(20)]
-    assert [len(batch) for batch in batcher.batches(alone)] == [8, 8, 4]
+    batcher.costs["predict"].record(1, MAX_BATCH_SECONDS / 10)
+    batcher.costs["predict"].record(16, 2 * MAX_BATCH_SECONDS)
+    single_rows = [Call(batcher, rows(1), "predict") for _ in range(20)]
+    assert [len(batch) for batch in batcher.batches(single_rows)] == [8, 8, 4]
 
 
-def test_costs_are_known_by_size_and_follow_what_they_see():
+def test_costs_are_estimated_by_size_and_follow_the_measurements():
     costs = CallCosts()
-    assert costs.of(1) is None
-    costs.note(4, 0.004)
-    assert costs.of(1) == costs.of(3) == 0.004 and costs.of(8) == 0.008 and costs.of(1000) == 0.004 * 256
-    costs.note(3, 0.002)
-    assert costs.of(4) == pytest.approx(0.003)
+    assert costs.estimate(1) is None
+    costs.record(4, 0.004)
+    assert (
+        costs.estimate(1) == costs.estimate(3) == 0.004
+        and costs.estimate(8) == 0.008
+        and costs.estimate(1000) == 0.004 * 256
+    )
+    costs.record(3, 0.002)
+    assert costs.estimate(4) == pytest.approx(0.003)
     for _ in range(1000):
-        costs.note(4, 0.02)
-    assert costs.of(4) == pytest.approx(0.02, rel=0.01)
+        costs.record(4, 0.02)
+    assert costs.estimate(4) == pytest.approx(0.02, rel=0.01)
 
 
 @pytest.mark.parametrize("method", ["predict", "outputs"])
-def test_what_holds_the_interpreter_is_computed_in_slices(method):
+def test_a_method_that_holds_the_gil_is_computed_in_slices(method):
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    batcher.slices[method] = 4
+    batcher.slice_rows[method] = 4
     calls = [Call(batcher, rows(*range(5)), method), Call(batcher, rows(*range(5, 11)), method)]
-    batcher.together(calls, in_slices=True)
+    batcher.compute_batch(calls, in_slices=True)
     assert estimator.sizes == [4, 4, 3]
     for call, values in zip(calls, (range(5), range(5, 11)), strict=True):
         answer = call.result()
         assert np.ravel(answer[0] if method == "outputs" else answer).tolist() == [2.0 * value for value in values]
     alone = Call(batcher, rows(*range(9)), method)
-    batcher.together([alone], in_slices=True)
+    batcher.compute_batch([alone], in_slices=True)
     assert estimator.sizes[3:] == [4, 4, 1]
 
 
-def test_nothing_is_sliced_unless_others_wait_beside_it():
+def test_rows_are_sliced_only_on_request():
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    batcher.slices["predict"] = 2
+    batcher.slice_rows["predict"] = 2
     for in_slices, sizes in ((False, [6]), (True, [2, 2, 2])):
-        batcher.together([Call(batcher, rows(*range(3)), "predict") for _ in range(2)], in_slices=in_slices)
+        batcher.compute_batch([Call(batcher, rows(*range(3)), "predict") for _ in range(2)], in_slices=in_slices)
         assert estimator.sizes == sizes
         estimator.sizes.clear()
-    batcher.together([Call(batcher, rows(1, 2), "predict")], in_slices=True)
+    batcher.compute_batch([Call(batcher, rows(1, 2), "predict")], in_slices=True)
     assert estimator.sizes == [2]
 
 
-def test_a_bad_row_in_a_slice_harms_no_neighbour():
+def test_a_bad_row_in_a_slice_fails_only_its_own_call():
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    batcher.slices["predict"] = 2
+    batcher.slice_rows["predict"] = 2
     calls = [Call(batcher, rows(*range(3)), "predict"), Call(batcher, rows(*range(3), b=-1), "predict")]
-    batcher.together(calls, in_slices=True)
+    batcher.compute_batch(calls, in_slices=True)
     assert calls[0].result().tolist() == [0.0, 2.0, 4.0]
     with pytest.raises(ValueError, match="negative"):
         calls[1].result()
 
 
-def test_answers_to_slices_are_one_answer():
+def test_answers_are_concatenated():
     assert concatenate_answers([np.array([1.0])]).tolist() == [1.0]
     assert concatenate_answers([np.array([1, 2]), np.array([3])]).tolist() == [1, 2, 3]
     outputs = concatenate_answers([[np.array([1]), np.array([[1.5]])], [np.array([2]), np.array([[2.5]])]])
@@ -174,19 +178,19 @@ def test_answers_to_slices_are_one_answer():
     assert concatenate_answers([np.array(["a"]), np.array(["long"])]).tolist() == ["a", "long"]
 
 
-def ask_from_threads(batcher, questions, method="predict"):
-    """The answers to questions that threads ask at once, errors among them."""
-    answers = [None] * len(questions)
-    start = threading.Barrier(len(questions))
+def ask_from_threads(batcher, requests, method="predict"):
+    """Return the answers or errors of concurrent requests, each from a thread of its own."""
+    answers = [None] * len(requests)
+    start = threading.Barrier(len(requests))
 
     def ask(index):
         start.wait()
         try:
-            answers[index] = batcher.ask(questions[index], method)
+            answers[index] = batcher.ask(requests[index], method)
         except Exception as error:
             answers[index] = error
 
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(questions))]
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(requests))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -195,29 +199,29 @@ def ask_from_threads(batcher, questions, method="predict"):
     return answers
 
 
-def test_threads_that_wait_are_answered_together():
+def test_waiting_threads_share_a_call():
     estimator = Estimator(0.02)
     batcher = batcher_of(estimator)
-    slow(batcher)
+    make_slow(batcher)
     answers = ask_from_threads(batcher, [rows(value) for value in range(16)])
     assert [answer.tolist() for answer in answers] == [[2.0 * value] for value in range(16)]
     assert sum(estimator.sizes) == 16 and len(estimator.sizes) < 16
 
 
-def test_threads_do_not_wait_for_what_is_cheap():
+def test_threads_do_not_queue_for_a_cheap_method():
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    batcher.costs = dict.fromkeys(batcher.costs, Known(MIN_QUEUED_CALL_SECONDS / 2))
+    batcher.costs = dict.fromkeys(batcher.costs, FixedCosts(MIN_QUEUED_CALL_SECONDS / 2))
     ask_from_threads(batcher, [rows(value) for value in range(16)])
     assert estimator.sizes == [1] * 16
 
 
-def test_in_any_mixture_every_thread_gets_its_own():
+def test_every_thread_gets_its_own_answer_or_error():
     batcher = batcher_of(Estimator(0.001))
-    slow(batcher)
+    make_slow(batcher)
     for turn in range(20):
-        questions = [rows(value, value + turn, b=-1 if value % 5 == 4 else 0) for value in range(12)]
-        for value, answer in enumerate(ask_from_threads(batcher, questions)):
+        requests = [rows(value, value + turn, b=-1 if value % 5 == 4 else 0) for value in range(12)]
+        for value, answer in enumerate(ask_from_threads(batcher, requests)):
             if value % 5 == 4:
                 assert isinstance(answer, ValueError)
             else:

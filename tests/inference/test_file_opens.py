@@ -1,6 +1,6 @@
-"""No prediction opens a file: counted by an audit hook in a fresh process, the first prediction included.
+"""No prediction opens a file: an audit hook counts in a fresh process, the first prediction included.
 
-What a process does once, with its first request of any kind, is to enter the roster; that is a file and no prediction.
+A process enters the roster with its first request of any kind. That opens a file once, before the count begins.
 """
 
 import json
@@ -23,7 +23,7 @@ from flaskml import create_app
 app = create_app({"INSTANCE_PATH": sys.argv[1], "MODEL_NAME": sys.argv[2]})
 slot, client = app.extensions["model"], app.test_client()
 row = slot.current.schema.example
-client.post("/nowhere", json=row)  # The process enters the roster, and the test client loads a codec.
+client.post("/nowhere", json=row)  # The process enters the roster; the test client loads a codec.
 opened, counting = [], False
 def hook(event, arguments):
     if counting and event == "open":
@@ -41,15 +41,16 @@ print(json.dumps([sorted(statuses), opened]))
 
 
 def count(instance, name, *options, times=98):
+    """Return the statuses of the predictions, and the files opened by them."""
     return json.loads(run_python(COUNT, instance, name, times, *options))
 
 
 @pytest.mark.parametrize(("name", "times"), [("default", 998), ("homes", 98)])
-def test_trained_models(instance, name, times):
+def test_predictions_open_no_file(instance, name, times):
     assert count(instance, name, times=times) == [[200], []]
 
 
-def test_a_file_that_is_opened_is_counted(instance):
+def test_the_count_finds_a_planted_open(instance):
     statuses, opened = count(instance, "default", "--planted")
     assert statuses == [200] and len(opened) == 1
 
@@ -69,15 +70,15 @@ def estimators():
 
 
 def named_estimators():
-    """Each with its name; one that is nested and one of each kind of parallelism come with every change."""
+    """Yield each estimator with its name. A nested one and one of each kind of parallelism run with `thorough`."""
     for name, estimator in estimators():
-        seldom = pytest.mark.gauntlet if name in ("forest", "stack", "boosting") else ()
-        yield pytest.param(name, estimator, id=name, marks=seldom)
+        marks = pytest.mark.gauntlet if name in ("forest", "stack", "boosting") else ()
+        yield pytest.param(name, estimator, id=name, marks=marks)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("name", "estimator"), list(named_estimators()))
-def test_estimators_that_would(tmp_path, name, estimator):
+def test_predictions_of_parallel_estimators_open_no_file(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
     schema, table = as_fitted(frame, {})
     estimator.fit(table, (frame.a > 0).to_numpy())

@@ -1,4 +1,4 @@
-"""Predictors and slots."""
+"""Predictors, slots, and the swap of a slot's predictor."""
 
 import dataclasses
 import gc
@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from flaskml.codecs.parser import Rows
+from flaskml.codecs.rows import Rows
 from flaskml.errors import InvalidInput, NoActiveVersion, RowsRefused, VersionNotServed
 from flaskml.inference.batching import Batcher
 from flaskml.inference.predictor import open_predictor
@@ -21,14 +21,14 @@ def slot(store):
     return ModelSlot("default", open_predictor(load_active(store, "default"), max_rows=10))
 
 
-def test_a_swap_replaces_what_the_next_reader_gets(slot, store):
+def test_a_swap_changes_the_slot_but_not_the_predictor_in_use(slot, store):
     old = slot.current
     slot.swap(open_predictor(load_active(store, "homes"), max_rows=10))
     assert slot.serving.model == "homes" and old.manifest.model == "default"
     assert old.predict(old.parser.parse_table([[0.5]])) == pytest.approx([20.8956816])
 
 
-def test_an_absent_model_answers_with_its_reason():
+def test_a_slot_without_a_model_raises_the_reason():
     slot = ModelSlot("nothing")
     assert isinstance(slot.current, NoPredictor) and slot.serving is None
     for call in (lambda: slot.predict([[1]]), lambda: slot.current.parse(b""), lambda: slot.current.manifest):
@@ -37,44 +37,41 @@ def test_an_absent_model_answers_with_its_reason():
     assert "no model" in describe_current(slot.current) and "no model" in repr(slot)
 
 
-def test_a_slot_refuses_wrong_rows(slot):
+def test_a_slot_refuses_invalid_rows(slot):
     with pytest.raises(InvalidInput, match='"feature"'):
         slot.predict({"feature": "x"})
 
 
-class Picky:
-    """A runtime whose estimator chokes on every row, and repeats it."""
+class LeakyRuntime:
+    """A runtime whose estimator raises for every row, with a value of the row in the message."""
 
     def compute(self, table, method):
         raise KeyError(f"no such city: {table[0][0]}")
 
 
-def test_an_estimator_that_raises_refuses_the_rows_and_repeats_none(slot, caplog):
-    slot.swap(
-        dataclasses.replace(
-            slot.current, batcher=Batcher(Picky().compute, slot.current.parser.table_builder.build, ["predict"])
-        )
-    )
+def test_an_estimator_that_raises_refuses_the_rows_and_leaks_no_value(slot, caplog):
+    build_table = slot.current.parser.table_builder.build
+    slot.swap(dataclasses.replace(slot.current, batcher=Batcher(LeakyRuntime().compute, build_table, ["predict"])))
     with pytest.raises(RowsRefused) as caught:
         slot.predict({"feature": 0.123456})
     assert caught.value.status == 422
     assert "KeyError" in caplog.text and "0.123456" not in caplog.text + caught.value.detail
 
 
-def test_versions_by_number(slot):
+def test_a_slot_finds_served_versions_by_number(slot):
     slot.swap(slot.current, {"1": slot.current})
     assert slot.version("1") is slot.current
     with pytest.raises(VersionNotServed, match="flask models alias default ALIAS 2"):
         slot.version("2")
 
 
-def test_an_old_version_is_freed_with_its_last_request(store):
-    bundle = load_active(store, "default")
-    estimator = weakref.ref(bundle.estimator)
-    slot = ModelSlot("default", open_predictor(bundle, max_rows=10))
+def test_an_old_version_is_freed_after_its_last_request(store):
+    loaded = load_active(store, "default")
+    estimator = weakref.ref(loaded.estimator)
+    slot = ModelSlot("default", open_predictor(loaded, max_rows=10))
     in_flight = slot.current
     slot.swap(open_predictor(load_active(store, "homes"), max_rows=10))
-    del bundle
+    del loaded
     gc.collect()
     assert estimator() is not None and in_flight.predict(in_flight.parser.parse_table([[0.5]])) is not None
     del in_flight
@@ -82,12 +79,12 @@ def test_an_old_version_is_freed_with_its_last_request(store):
     assert estimator() is None
 
 
-def test_description(slot):
+def test_the_description_names_version_and_score(slot):
     assert describe_current(slot.current) == "default version 1 (r2 1.0000)"
 
 
 @pytest.mark.parametrize(
-    ("predictions", "single", "written"),
+    ("predictions", "is_single", "expected"),
     [
         (np.array([1.5, 2.0]), False, [1.5, 2.0]),
         (np.array([1.5]), True, 1.5),
@@ -100,10 +97,10 @@ def test_description(slot):
         (np.array([0.1 + 0.2, 5e-324, 1.7976931348623157e308]), False, [0.1 + 0.2, 5e-324, 1.7976931348623157e308]),
     ],
 )
-def test_answers_are_strict_json(store, predictions, single, written):
+def test_answers_are_strict_json(store, predictions, is_single, expected):
     predictor = open_predictor(load_active(store, "default"), max_rows=1)
-    rows = Rows((), predictor.parser.table_builder, is_single=single)
-    body = predictor.answer(rows, predictor.values(predictions, "predict"))
+    rows = Rows((), predictor.parser.table_builder, is_single=is_single)
+    body = predictor.encode_answer(rows, predictor.json_values(predictions, "predict"))
     answer = json.loads(body, parse_constant=lambda token: pytest.fail(token))
-    key = "prediction" if single else "predictions"
-    assert answer == {key: written, "model": "default", "version": "1"}
+    key = "prediction" if is_single else "predictions"
+    assert answer == {key: expected, "model": "default", "version": "1"}

@@ -1,4 +1,4 @@
-"""What a predictor is found to cost before it serves."""
+"""Warm-up: the latencies measured before a predictor serves, and methods that hold the GIL."""
 
 import datetime as dt
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaskml.codecs.parser import Parser
-from flaskml.inference import warmup as warming
+from flaskml.inference import warmup
 from flaskml.inference.batching import Batcher
 from flaskml.inference.warmup import (
     EXAMPLE_ROWS,
@@ -43,7 +43,7 @@ SCHEMA = Schema(
 )
 
 
-def test_made_up_rows_are_taken_and_come_from_all_over_the_ranges():
+def test_example_rows_are_valid_and_cover_the_ranges():
     rows = example_rows(SCHEMA, EXAMPLE_ROWS)
     assert len(Parser(SCHEMA, max_rows=EXAMPLE_ROWS).parse_table(rows).values) == EXAMPLE_ROWS
     sizes = [row["size"] for row in rows]
@@ -62,39 +62,39 @@ def batcher_of(compute, methods=("predict",)):
     return Batcher(compute, TABLE_BUILDER.build, methods)
 
 
-def test_every_method_is_timed_with_more_and_more_rows():
-    asked = []
+def test_every_method_is_timed_with_growing_batches():
+    calls = []
 
     def compute(table, method):
-        asked.append((method, len(table)))
+        calls.append((method, len(table)))
         return table[:, 0]
 
     batcher = batcher_of(compute, ("predict", "transform"))
     warm_up(batcher, TABLE_BUILDER, [(0.5,), (1.5,)], ("predict", "transform"))
     for method in ("predict", "transform"):
-        sizes = [size for name, size in asked if name == method]
+        sizes = [size for name, size in calls if name == method]
         assert [size for size in sizes if size <= 2 ** (TIMED_BATCH_SIZES - 1)][::2] == [
             2**power for power in range(TIMED_BATCH_SIZES)
         ]
-        assert all(batcher.costs[method].of(2**power) is not None for power in range(TIMED_BATCH_SIZES))
-    assert max(size for _, size in asked) <= MAX_PROBE_ROWS
-    assert batcher.slices == {}
+        assert all(batcher.costs[method].estimate(2**power) is not None for power in range(TIMED_BATCH_SIZES))
+    assert max(size for _, size in calls) <= MAX_PROBE_ROWS
+    assert batcher.slice_rows == {}
 
 
-def test_what_is_slow_is_not_timed_with_many_rows():
-    asked = []
+def test_a_slow_method_is_not_timed_with_many_rows():
+    batch_sizes = []
 
     def compute(table, method):
-        asked.append(len(table))
+        batch_sizes.append(len(table))
         time.sleep(0.005 * len(table))
         return table[:, 0]
 
     batcher = batcher_of(compute)
     warm_up(batcher, TABLE_BUILDER, [(0.5,)], ("predict",))
-    assert max(asked) <= 8 and batcher.costs["predict"].of(1) >= 0.005
+    assert max(batch_sizes) <= 8 and batcher.costs["predict"].estimate(1) >= 0.005
 
 
-def test_what_the_estimator_raises_is_raised():
+def test_warm_up_raises_the_error_of_the_estimator():
     def compute(table, method):
         raise ZeroDivisionError
 
@@ -102,31 +102,31 @@ def test_what_the_estimator_raises_is_raised():
         warm_up(batcher_of(compute), TABLE_BUILDER, [(0.5,)], ("predict",))
 
 
-def held_at_once():
-    """One operation, on numbers of many digits, that lets nobody run beside it."""
+def hold_the_gil():
+    """Compute one operation on numbers of many digits, which never releases the GIL."""
     return pow(7, 10**1200, 10**1000 + 9)
 
 
-def test_what_holds_the_interpreter_is_told_from_what_does_not():
+def test_a_held_gil_is_distinguished_from_a_released_one():
     start = time.perf_counter()
-    held_at_once()
+    hold_the_gil()
     assert time.perf_counter() - start > 0.05
-    assert max(gil_held_share(held_at_once) for _ in range(3)) > GIL_HELD_SHARE
+    assert max(gil_held_share(hold_the_gil) for _ in range(3)) > GIL_HELD_SHARE
     content = bytes(2**27)
     assert min(gil_held_share(lambda: hashlib.sha256(content)) for _ in range(5)) < GIL_HELD_SHARE
     assert min(gil_held_share(lambda: time.sleep(0.1)) for _ in range(5)) < GIL_HELD_SHARE
 
 
-def test_the_watcher_leaves_no_thread():
+def test_the_probe_leaves_no_thread():
     before = threading.active_count()
     gil_held_share(lambda: time.sleep(0.01))
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize(("share", "sliced"), [(0.9, True), (0.1, False)])
-def test_what_holds_the_interpreter_is_sliced(monkeypatch, share, sliced):
-    """By what is measured; the measure itself has its own test."""
-    monkeypatch.setattr(warming, "gil_held_share", lambda call: call() is None or share)
+@pytest.mark.parametrize(("share", "is_sliced"), [(0.9, True), (0.1, False)])
+def test_a_method_that_holds_the_gil_gets_a_slice_size(monkeypatch, share, is_sliced):
+    """The measured share decides; the measurement itself has its own test."""
+    monkeypatch.setattr(warmup, "gil_held_share", lambda call: call() is None or share)
 
     def compute(table, method):
         time.sleep(len(table) * 2e-5)
@@ -134,8 +134,8 @@ def test_what_holds_the_interpreter_is_sliced(monkeypatch, share, sliced):
 
     batcher = batcher_of(compute)
     warm_up(batcher, TABLE_BUILDER, [(0.5,)], ("predict",))
-    assert (batcher.slices.keys() == {"predict"}) is sliced
-    if sliced:
-        size, costs = batcher.slices["predict"], batcher.costs["predict"]
-        limit = max(warming.MAX_SLICE_SECONDS, 2 * costs.of(1))
-        assert np.log2(size).is_integer() and costs.of(size) <= limit < costs.of(2 * size)
+    assert (batcher.slice_rows.keys() == {"predict"}) is is_sliced
+    if is_sliced:
+        size, costs = batcher.slice_rows["predict"], batcher.costs["predict"]
+        limit = max(warmup.MAX_SLICE_SECONDS, 2 * costs.estimate(1))
+        assert np.log2(size).is_integer() and costs.estimate(size) <= limit < costs.estimate(2 * size)

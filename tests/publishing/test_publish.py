@@ -1,4 +1,4 @@
-"""Estimators that people bring: each answers as it did where it was fitted."""
+"""`flaskml.publish` and `flask models add`: a version gives the answers of the estimator that was published."""
 
 import json
 import os
@@ -32,9 +32,6 @@ from flaskml.store.model_store import ModelStore, environment_key
 from tests.support.checkout import CHECKOUT
 from tests.support.stores import load_active, stop
 
-pytestmark = pytest.mark.thorough
-
-
 COUNT = 80
 RNG = np.random.default_rng(4)
 NUMBERS = RNG.normal(size=(COUNT, 3))
@@ -55,7 +52,7 @@ WORDS = np.array(
 
 
 def table():
-    """Numbers, strings and booleans, with gaps."""
+    """Return a DataFrame of numbers, strings and booleans, with missing values."""
     frame = pd.DataFrame(
         {
             "age": NUMBERS[:, 0] * 10 + 40,
@@ -90,27 +87,33 @@ def lightgbm():
     return pytest.importorskip("lightgbm")
 
 
-def brought(make, X, y=None, *, task="regression", score=None, layout="array", relative=1e-12, child=False):
-    """One kind of estimator: how it is made, its sample, and what the manifest has to say of it.
+def estimator_case(make, X, y=None, *, task="regression", score=None, layout="array", relative=1e-12, child=False):
+    """Return an estimator's factory, its sample, and the facts that its manifest must record.
 
-    With `child` it is tried in a child process as it would be, which takes a second or two.
+    With `child`, its trial runs in a child process, which takes a second or two.
     """
     facts = {"task": task, "score": score, "layout": layout}
     return SimpleNamespace(make=make, X=X, y=y, relative=relative, child=child, **facts)
 
 
-KINDS = {
-    "pipeline": brought(lambda: make_pipeline(StandardScaler(), LinearRegression()), NUMBERS, TARGET, score="r2"),
-    "columns": brought(
+CASES = {
+    "pipeline": estimator_case(
+        lambda: make_pipeline(StandardScaler(), LinearRegression()), NUMBERS, TARGET, score="r2"
+    ),
+    "columns": estimator_case(
         columns_pipeline, TABLE, LABELS, task="classification", score="accuracy", layout="frame", child=True
     ),
-    "search": brought(lambda: GridSearchCV(Ridge(), {"alpha": [0.1, 1]}), NUMBERS, TARGET, score="r2", child=True),
-    "labels": brought(LogisticRegression, NUMBERS, LABELS, task="classification", score="accuracy"),
-    "outputs": brought(lambda: RandomForestRegressor(5, random_state=0), NUMBERS, np.c_[TARGET, -TARGET], score="r2"),
-    "transformer": brought(lambda: PCA(2), NUMBERS, task="transformation"),
-    "clusterer": brought(lambda: KMeans(3, n_init=1, random_state=0), NUMBERS, task="clustering"),
-    "outliers": brought(lambda: IsolationForest(n_estimators=10, random_state=0), NUMBERS, task="outliers"),
-    "objects": brought(
+    "search": estimator_case(
+        lambda: GridSearchCV(Ridge(), {"alpha": [0.1, 1]}), NUMBERS, TARGET, score="r2", child=True
+    ),
+    "labels": estimator_case(LogisticRegression, NUMBERS, LABELS, task="classification", score="accuracy"),
+    "outputs": estimator_case(
+        lambda: RandomForestRegressor(5, random_state=0), NUMBERS, np.c_[TARGET, -TARGET], score="r2"
+    ),
+    "transformer": estimator_case(lambda: PCA(2), NUMBERS, task="transformation"),
+    "clusterer": estimator_case(lambda: KMeans(3, n_init=1, random_state=0), NUMBERS, task="clustering"),
+    "outliers": estimator_case(lambda: IsolationForest(n_estimators=10, random_state=0), NUMBERS, task="outliers"),
+    "objects": estimator_case(
         lambda: make_pipeline(OneHotEncoder(handle_unknown="ignore"), Ridge()),
         WORDS,
         TARGET,
@@ -118,8 +121,8 @@ KINDS = {
         layout="array",
         child=True,
     ),
-    "sparse answers": brought(OneHotEncoder, WORDS, task="transformation", layout="array"),
-    "xgboost classifier": brought(
+    "sparse answers": estimator_case(OneHotEncoder, WORDS, task="transformation", layout="array"),
+    "xgboost classifier": estimator_case(
         lambda: xgboost().XGBClassifier(n_estimators=5),
         NUMBERS,
         (TARGET > 0).astype(int),
@@ -128,7 +131,7 @@ KINDS = {
         relative=1e-6,
         child=True,
     ),
-    "xgboost regressor": brought(
+    "xgboost regressor": estimator_case(
         lambda: xgboost().XGBRegressor(n_estimators=5),
         TABLE[["age", "rooms", "member"]],
         TARGET,
@@ -136,7 +139,7 @@ KINDS = {
         layout="frame",
         relative=1e-6,
     ),
-    "lightgbm classifier": brought(
+    "lightgbm classifier": estimator_case(
         lambda: lightgbm().LGBMClassifier(n_estimators=5, verbose=-1),
         TABLE[["age", "rooms", "member"]],
         LABELS,
@@ -146,7 +149,7 @@ KINDS = {
         relative=1e-6,
         child=True,
     ),
-    "lightgbm regressor": brought(
+    "lightgbm regressor": estimator_case(
         lambda: lightgbm().LGBMRegressor(n_estimators=5, verbose=-1),
         NUMBERS,
         TARGET,
@@ -156,43 +159,43 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    """One kind of estimator, fitted."""
-    kind = KINDS[request.param]
-    estimator = kind.make()
-    estimator.fit(kind.X) if kind.y is None else estimator.fit(kind.X, kind.y)
-    return SimpleNamespace(**{**vars(kind), "estimator": estimator})
+@pytest.fixture(params=CASES)
+def case(request):
+    """Return a case of `CASES` with its fitted estimator."""
+    case = CASES[request.param]
+    estimator = case.make()
+    estimator.fit(case.X) if case.y is None else estimator.fit(case.X, case.y)
+    return SimpleNamespace(**{**vars(case), "estimator": estimator})
 
 
 @pytest.fixture
-def here(tmp_path):
+def instance_path(tmp_path):
     return tmp_path / "instance"
 
 
-def direct(kind):
-    """What the estimator answers to its sample when it is called itself."""
-    if hasattr(kind.estimator, "predict"):
-        return np.asarray(kind.estimator.predict(kind.X))
-    answers = kind.estimator.transform(kind.X)
+def estimator_answers(case):
+    """Return the answers of the estimator to its sample, called directly."""
+    if hasattr(case.estimator, "predict"):
+        return np.asarray(case.estimator.predict(case.X))
+    answers = case.estimator.transform(case.X)
     return np.asarray(answers.toarray() if hasattr(answers, "toarray") else answers)
 
 
-def in_json(X):
-    """The rows of a sample as a client sends them."""
+def json_rows(X):
+    """Return the rows of a sample as a client sends them in JSON."""
     rows = np.asarray(X, dtype=object).tolist()
     return [[None if value is None or value != value else value for value in row] for row in rows]
 
 
-def assert_same(answers, expected, relative):
+def assert_equal_answers(answers, expected, relative):
     if expected.dtype.kind == "f":
         np.testing.assert_allclose(np.array(answers), expected, rtol=relative, atol=0)
     else:
         assert answers == expected.tolist()
 
 
-def served(path, rows):
-    """What an app answers to the rows, in one request and alone."""
+def served_answers(path, rows):
+    """Return the answers of an app to all rows in one request, and to the first five rows in a request each."""
     app = create_app({"INSTANCE_PATH": path})
     try:
         client = app.test_client()
@@ -204,155 +207,163 @@ def served(path, rows):
         stop(app)
 
 
-def test_what_is_published_answers_as_before(kind, here, request):
-    if not kind.child:
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=pytest.mark.thorough) if CASES[name].child else name for name in CASES],
+    indirect=True,
+)
+def test_a_published_estimator_gives_the_same_answers(case, instance_path, request):
+    if not case.child:
         request.getfixturevalue("swift")
-    assert flaskml.publish(kind.estimator, kind.X, kind.y, instance_path=here) == "1"
-    expected, rows = direct(kind), in_json(kind.X)
-    answers, alone = served(here, rows)
-    assert_same(answers, expected, kind.relative)
-    assert_same(alone, expected[: len(alone)], kind.relative)
-    agree_on_manifest(kind, ModelStore(here))
-    agree_on_golden_rows(kind, here, rows, expected)
+    assert flaskml.publish(case.estimator, case.X, case.y, instance_path=instance_path) == "1"
+    expected, rows = estimator_answers(case), json_rows(case.X)
+    answers, alone = served_answers(instance_path, rows)
+    assert_equal_answers(answers, expected, case.relative)
+    assert_equal_answers(alone, expected[: len(alone)], case.relative)
+    check_manifest(case, ModelStore(instance_path))
+    check_golden_rows(case, instance_path, rows, expected)
 
 
-def agree_on_manifest(kind, store):
+def check_manifest(case, store):
     manifest = store.manifest("default", "1")
-    assert (manifest.task, manifest.schema_.layout, manifest.rows) == (kind.task, kind.layout, COUNT)
+    assert (manifest.task, manifest.schema_.layout, manifest.rows) == (case.task, case.layout, COUNT)
     score = manifest.score and (manifest.score.metric, manifest.score.on)
-    assert score == (kind.score and (kind.score, "the sample"))
+    assert score == (case.score and (case.score, "the sample"))
     state = store.state("default")
     assert state.verdict("1", environment_key()).accepted
     assert [entry.reason for entry in state.history] == ["published with a sample"]
 
 
-def agree_on_golden_rows(kind, here, rows, expected):
-    golden = json.loads((here / "models/default/1/golden.json").read_text())
+def check_golden_rows(case, instance_path, rows, expected):
+    golden = json.loads((instance_path / "models/default/1/golden.json").read_text())
     assert len(golden["rows"]) == len(golden["answers"]) == MAX_GOLDEN_ROWS == 32
-    places = [rows.index(row) for row in golden["rows"]]
-    assert_same(golden["answers"], expected[places], kind.relative)
+    positions = [rows.index(row) for row in golden["rows"]]
+    assert_equal_answers(golden["answers"], expected[positions], case.relative)
     assert golden["rows"][0] == rows[0] and golden["rows"][-1] == rows[-1]
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
-def test_the_library_of_an_estimator_belongs_to_the_environment(library, here, swift):
-    """Another version of it may answer otherwise, so the verdict on one says nothing of the other."""
-    kind = KINDS[f"{library} regressor"]
-    flaskml.publish(kind.make().fit(kind.X, kind.y), kind.X, instance_path=here)
-    recorded = ModelStore(here).manifest("default", "1").environment
+def test_the_environment_includes_the_library_of_the_estimator(library, instance_path, swift):
+    # Another version of the library may give other answers, so a verdict holds for one version only.
+    case = CASES[f"{library} regressor"]
+    flaskml.publish(case.make().fit(case.X, case.y), case.X, instance_path=instance_path)
+    recorded = ModelStore(instance_path).manifest("default", "1").environment
     assert [name for name in recorded if name.startswith(library)]
     assert library in environment_key()
 
 
-def test_a_file_that_is_added_answers_as_before(kind, here, swift, tmp_path, monkeypatch):
-    monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(here))
-    names = list(kind.X.columns) if isinstance(kind.X, pd.DataFrame) else ["first", "second column", "third"]
-    sample = pd.DataFrame(kind.X, columns=names).infer_objects()
+@pytest.mark.thorough
+def test_an_added_file_gives_the_same_answers(case, instance_path, swift, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance_path))
+    names = list(case.X.columns) if isinstance(case.X, pd.DataFrame) else ["first", "second column", "third"]
+    sample = pd.DataFrame(case.X, columns=names).infer_objects()
     options = []
-    if kind.y is not None and kind.y.ndim == 1:
-        sample = sample.assign(sold=kind.y)
+    if case.y is not None and case.y.ndim == 1:
+        sample = sample.assign(sold=case.y)
         options = ["--target", "sold"]
     sample.to_csv(tmp_path / "sample.csv", index=False)
-    joblib.dump(kind.estimator, tmp_path / "model.joblib")
+    joblib.dump(case.estimator, tmp_path / "model.joblib")
     files = [str(tmp_path / "model.joblib"), "--data", str(tmp_path / "sample.csv")]
     result = CliRunner().invoke(models, ["add", *files, *options, "--name", "default", "--trust"])
     assert result.exit_code == 0, result.output + repr(result.exception)
-    answers, _ = served(here, in_json(kind.X))
-    assert_same(answers, direct(kind), kind.relative)
-    manifest = ModelStore(here).manifest("default", "1")
+    answers, _ = served_answers(instance_path, json_rows(case.X))
+    assert_equal_answers(answers, estimator_answers(case), case.relative)
+    manifest = ModelStore(instance_path).manifest("default", "1")
     assert manifest.schema_.names == tuple(names) and manifest.data == "sample.csv"
     assert bool(manifest.score) == bool(options)
 
 
-def fitted():
+def fitted_line():
     return LinearRegression().fit(NUMBERS, TARGET)
 
 
-def test_the_score_is_the_estimators_own(here, swift):
-    flaskml.publish(fitted(), NUMBERS, TARGET, instance_path=here)
-    score = ModelStore(here).manifest("default", "1").score
-    assert score.value == fitted().score(NUMBERS, TARGET) and score.rows == COUNT
+def test_the_score_is_the_estimators_own(instance_path, swift):
+    flaskml.publish(fitted_line(), NUMBERS, TARGET, instance_path=instance_path)
+    score = ModelStore(instance_path).manifest("default", "1").score
+    assert score.value == fitted_line().score(NUMBERS, TARGET) and score.rows == COUNT
 
 
-def test_a_version_that_is_only_stored_leaves_the_active_one(here, swift):
-    flaskml.publish(fitted(), NUMBERS, instance_path=here, runtime="sklearn")
-    assert flaskml.publish(Ridge().fit(NUMBERS, TARGET), NUMBERS, activate=False, instance_path=here) == "2"
-    store = ModelStore(here)
+def test_without_activate_the_active_version_stays(instance_path, swift):
+    flaskml.publish(fitted_line(), NUMBERS, instance_path=instance_path, runtime="sklearn")
+    assert flaskml.publish(Ridge().fit(NUMBERS, TARGET), NUMBERS, activate=False, instance_path=instance_path) == "2"
+    store = ModelStore(instance_path)
     state = store.state("default")
     assert state.active == "1" and store.versions("default") == ["1", "2"]
     assert state.verdict("2", environment_key()).accepted
     assert type(load_active(store, "default").estimator) is LinearRegression
 
 
-def test_a_version_that_is_rejected_leaves_the_active_one(here, swift, monkeypatch):
-    flaskml.publish(fitted(), NUMBERS, instance_path=here)
+def test_after_a_rejection_the_active_version_stays(instance_path, swift, monkeypatch):
+    flaskml.publish(fitted_line(), NUMBERS, instance_path=instance_path)
     monkeypatch.setattr(LinearRegression, "predict", lambda self, X: np.full(len(X), np.random.random()))
-    with pytest.raises(VersionRejected, match="otherwise than in training"):
-        flaskml.publish(fitted(), NUMBERS, instance_path=here)
-    state = ModelStore(here).state("default")
+    with pytest.raises(VersionRejected, match="differently than in training"):
+        flaskml.publish(fitted_line(), NUMBERS, instance_path=instance_path)
+    state = ModelStore(instance_path).state("default")
     verdict = state.verdict("2", environment_key())
     assert state.active == "1" and (verdict.row, verdict.accepted) == (0, False)
     assert verdict.expected != verdict.answered
 
 
-def test_an_array_is_a_sample_for_an_estimator_of_named_columns(here, swift):
+def test_an_estimator_with_column_names_accepts_an_array_as_sample(instance_path, swift):
     estimator = LinearRegression().fit(FRAME, TARGET)
-    flaskml.publish(estimator, NUMBERS, TARGET, instance_path=here)
-    manifest = ModelStore(here).manifest("default", "1")
+    flaskml.publish(estimator, NUMBERS, TARGET, instance_path=instance_path)
+    manifest = ModelStore(instance_path).manifest("default", "1")
     assert manifest.schema_.names == ("a", "b", "c") and manifest.score.value == estimator.score(FRAME, TARGET)
 
 
-def test_a_frame_is_a_sample_for_an_estimator_of_arrays(here, swift):
-    flaskml.publish(fitted(), FRAME, TARGET, instance_path=here)
-    manifest = ModelStore(here).manifest("default", "1")
+def test_an_estimator_without_column_names_accepts_a_dataframe_as_sample(instance_path, swift):
+    flaskml.publish(fitted_line(), FRAME, TARGET, instance_path=instance_path)
+    manifest = ModelStore(instance_path).manifest("default", "1")
     assert manifest.schema_.names == ("a", "b", "c") and manifest.schema_.layout == "array"
 
 
-def test_names_are_kept_apart(here, swift):
-    flaskml.publish(fitted(), NUMBERS, name="a.b-c_1", instance_path=str(here))
-    assert ModelStore(here).names() == ["a.b-c_1"]
+def test_a_version_belongs_to_the_named_model(instance_path, swift):
+    flaskml.publish(fitted_line(), NUMBERS, name="a.b-c_1", instance_path=str(instance_path))
+    assert ModelStore(instance_path).names() == ["a.b-c_1"]
 
 
-def test_where_settings_say_how_many_versions_are_kept(here, swift, monkeypatch):
+def test_keep_versions_limits_the_stored_versions(instance_path, swift, monkeypatch):
     monkeypatch.setenv("FLASKML_KEEP_VERSIONS", "2")
     for _ in range(5):
-        flaskml.publish(fitted(), NUMBERS, instance_path=here)
-    assert ModelStore(here).versions("default") == ["4", "5"]
+        flaskml.publish(fitted_line(), NUMBERS, instance_path=instance_path)
+    assert ModelStore(instance_path).versions("default") == ["4", "5"]
 
 
 @pytest.mark.thorough
-def test_publishers_at_once_take_no_version_from_each_other(here, swift, monkeypatch):
+def test_concurrent_publishers_get_different_versions(instance_path, swift, monkeypatch):
     monkeypatch.setenv("FLASKML_KEEP_VERSIONS", "1")
     with ThreadPoolExecutor(4) as pool:
-        versions = list(pool.map(lambda _: flaskml.publish(fitted(), NUMBERS, instance_path=here), range(8)))
-    store = ModelStore(here)
+        versions = list(
+            pool.map(lambda _: flaskml.publish(fitted_line(), NUMBERS, instance_path=instance_path), range(8))
+        )
+    store = ModelStore(instance_path)
     assert sorted(versions, key=int) == [str(number) for number in range(1, 9)]
     assert store.state("default").active == "8"
     store.check("default", "8")
 
 
-def test_the_environment_says_where(here, swift, monkeypatch, tmp_path):
-    monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(here))
-    flaskml.publish(fitted(), NUMBERS)
-    flaskml.publish(fitted(), NUMBERS, instance_path=tmp_path / "other")
-    assert ModelStore(here).versions("default") == ModelStore(tmp_path / "other").versions("default") == ["1"]
+def test_the_instance_path_comes_from_the_argument_or_the_environment(instance_path, swift, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance_path))
+    flaskml.publish(fitted_line(), NUMBERS)
+    flaskml.publish(fitted_line(), NUMBERS, instance_path=tmp_path / "other")
+    assert ModelStore(instance_path).versions("default") == ModelStore(tmp_path / "other").versions("default") == ["1"]
 
 
-WRONG = {
-    "narrow": (fitted, NUMBERS[:, :2], "fitted on 3 features; the sample has 2 columns"),
-    "wide": (fitted, np.c_[NUMBERS, TARGET], "fitted on 3 features; the sample has 4 columns"),
-    "one row, flat": (fitted, NUMBERS[0], r"DataFrame or an array of shape \(rows, features\)"),
-    "deep": (fitted, NUMBERS[None], r"DataFrame or an array of shape \(rows, features\)"),
-    "empty": (fitted, NUMBERS[:0], "row"),
-    "nothing": (fitted, None, r"DataFrame or an array of shape \(rows, features\)"),
+REFUSED = {
+    "narrow": (fitted_line, NUMBERS[:, :2], "fitted on 3 features; the sample has 2 columns"),
+    "wide": (fitted_line, np.c_[NUMBERS, TARGET], "fitted on 3 features; the sample has 4 columns"),
+    "one row, flat": (fitted_line, NUMBERS[0], r"DataFrame or an array of shape \(rows, features\)"),
+    "three dimensions": (fitted_line, NUMBERS[None], r"DataFrame or an array of shape \(rows, features\)"),
+    "empty": (fitted_line, NUMBERS[:0], "row"),
+    "nothing": (fitted_line, None, r"DataFrame or an array of shape \(rows, features\)"),
     "other columns": (lambda: LinearRegression().fit(FRAME, TARGET), FRAME.rename(columns={"a": "z"}), "a, b, c"),
     "other order": (lambda: LinearRegression().fit(FRAME, TARGET), FRAME[["b", "a", "c"]], "a, b, c, in this order"),
     "more columns": (lambda: LinearRegression().fit(FRAME, TARGET), FRAME.assign(d=1), "a, b, c"),
     "no rows": (lambda: LinearRegression().fit(FRAME, TARGET), FRAME[:0], "row"),
-    "same columns": (fitted, FRAME.set_axis(["a", "a", "b"], axis=1), "same name|twice"),
-    "gaps it does not take": (fitted, np.where(NUMBERS > 1, np.nan, NUMBERS), "sample"),
+    "same columns": (fitted_line, FRAME.set_axis(["a", "a", "b"], axis=1), "same name|twice"),
+    "missing values": (fitted_line, np.where(NUMBERS > 1, np.nan, NUMBERS), "sample"),
     "not fitted": (LinearRegression, NUMBERS, "fitted"),
-    "neither": (lambda: DBSCAN().fit(NUMBERS), NUMBERS, "DBSCAN neither predicts nor transforms new rows"),
+    "no method": (lambda: DBSCAN().fit(NUMBERS), NUMBERS, "DBSCAN neither predicts nor transforms new rows"),
     "a class": (lambda: LinearRegression, NUMBERS, "class|instance"),
     "no estimator": (lambda: None, NUMBERS, "NoneType neither predicts nor transforms"),
     "lambda": (
@@ -365,43 +376,42 @@ WRONG = {
         NUMBERS,
         "<lambda> is defined in .* Move it into a module",
     ),
-    "a lock": (lambda: holding(sys.stdout), NUMBERS, "cannot be pickled"),
+    "a lock": (lambda: with_attribute(sys.stdout), NUMBERS, "cannot be pickled"),
 }
 
 
-def holding(value):
-    estimator = fitted()
+def with_attribute(value):
+    estimator = fitted_line()
     estimator.extra_ = value
     return estimator
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_published_is_refused_with_a_sentence_before_anything_is_stored(case, here):
-    make, sample, said = WRONG[case]
-    with pytest.raises(NotPublishable, match=said) as refused:
-        flaskml.publish(make(), sample, instance_path=here)
+@pytest.mark.parametrize(("make", "sample", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_unsuitable_estimator_or_sample_is_refused_before_it_is_stored(make, sample, message, instance_path):
+    with pytest.raises(NotPublishable, match=message) as refused:
+        flaskml.publish(make(), sample, instance_path=instance_path)
     assert refused.value.status == 422 and refused.value.detail.endswith((".", "?"))
-    assert not here.exists()
+    assert not instance_path.exists()
 
 
-def test_a_refusal_repeats_no_value_of_the_sample(here):
+def test_a_refusal_does_not_reveal_values_of_the_sample(instance_path):
     sample = np.where(NUMBERS > 1, "confidential", NUMBERS.astype(object))
     with pytest.raises(NotPublishable) as refused:
-        flaskml.publish(fitted(), sample, instance_path=here)
-    assert "confidential" not in refused.value.detail and not here.exists()
+        flaskml.publish(fitted_line(), sample, instance_path=instance_path)
+    assert "confidential" not in refused.value.detail and not instance_path.exists()
 
 
-def test_targets_of_other_rows_are_refused(here):
+def test_a_wrong_number_of_targets_is_refused(instance_path):
     with pytest.raises(NotPublishable, match="5"):
-        flaskml.publish(fitted(), NUMBERS, TARGET[:5], instance_path=here)
-    assert not here.exists()
+        flaskml.publish(fitted_line(), NUMBERS, TARGET[:5], instance_path=instance_path)
+    assert not instance_path.exists()
 
 
 @pytest.mark.parametrize("name", ["../x", "A b", "", "x/y", "é"])
-def test_a_name_that_cannot_be_one_is_refused(here, name):
+def test_an_invalid_name_is_refused(instance_path, name):
     with pytest.raises(FlaskmlError):
-        flaskml.publish(fitted(), NUMBERS, name=name, instance_path=here)
-    assert not here.exists()
+        flaskml.publish(fitted_line(), NUMBERS, name=name, instance_path=instance_path)
+    assert not instance_path.exists()
 
 
 SCRIPT = """
@@ -433,21 +443,23 @@ def run_script(folder, *arguments, **environment):
     (folder / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-W", "error", "script.py", *arguments]
     variables = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    result = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
 
 
-def test_what_a_script_defines_itself_is_refused_before_anything_is_stored(tmp_path, here):
-    told = run_script(tmp_path, FLASKML_INSTANCE_PATH=str(here))
-    for line, name in zip(told[:2], ("Mine", "double"), strict=True):
+@pytest.mark.thorough
+def test_definitions_of_a_script_are_refused_before_they_are_stored(tmp_path, instance_path):
+    printed = run_script(tmp_path, FLASKML_INSTANCE_PATH=str(instance_path))
+    for line, name in zip(printed[:2], ("Mine", "double"), strict=True):
         assert line.startswith(f"{name} is defined in a notebook or script")
         assert "Move it into a module that is installed or lies beside wsgi.py" in line
-    assert told[2] == "done" and not here.exists()
+    assert printed[2] == "done" and not instance_path.exists()
 
 
-def test_a_script_in_an_empty_folder_makes_the_instance_there(tmp_path):
-    """With the package as it lies where it is installed, away from its checkout."""
+@pytest.mark.thorough
+def test_a_script_in_an_empty_folder_creates_the_instance_folder_there(tmp_path):
+    """Copy the package out of the checkout first, so that it runs like an installed one."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "flaskml", tmp_path / "site/flaskml", ignore=ignored)
     folder = tmp_path / "empty"

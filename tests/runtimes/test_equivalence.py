@@ -1,4 +1,4 @@
-"""Rows that tell runtimes apart, and whether two answers are the same."""
+"""The comparison of runtimes, and the rows that it adds to the sample."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ def array(*values):
     return np.array(values)
 
 
-def step(place):
-    """Answers whether the first number is above a place."""
-    return lambda rows: rows[:, 0] > place
+def step(threshold):
+    """Return a classifier with a decision boundary at a threshold of the first feature."""
+    return lambda rows: rows[:, 0] > threshold
 
 
-def test_rows_at_changes_lie_on_both_sides_of_a_boundary():
+def test_bisection_finds_rows_on_both_sides_of_a_decision_boundary():
     table = np.random.default_rng(0).normal(size=(50, 2))
     rows = rows_at_decision_boundaries(step(0.123456789), table, schema("float", "float"))
     assert rows.shape == (2 * BOUNDARY_PAIRS, 2)
@@ -39,7 +39,7 @@ def test_rows_at_changes_lie_on_both_sides_of_a_boundary():
     assert near.sum() > 20 and set(answers[near]) == {True, False}
 
 
-def test_numbers_change_where_they_are_half():
+def test_the_boundary_of_a_regression_is_the_mean_of_both_answers():
     table = np.random.default_rng(0).normal(size=(50, 1))
     rows = rows_at_decision_boundaries(lambda rows: np.where(rows[:, 0] > 0.5, 9.0, 1.0), table, schema("float"))
     assert (np.abs(rows[:, 0] - 0.5) < 1e-8).sum() > 20
@@ -48,27 +48,27 @@ def test_numbers_change_where_they_are_half():
 @pytest.mark.parametrize(
     "answer", [lambda rows: [rows[:, 0] > 0, rows], lambda rows: np.c_[rows[:, 0] > 0, rows[:, 1]]]
 )
-def test_the_first_column_of_the_first_output_counts(answer):
+def test_bisection_uses_the_first_column_of_the_first_output(answer):
     table = np.random.default_rng(0).normal(size=(50, 2))
     assert (np.abs(rows_at_decision_boundaries(answer, table, schema("float", "float"))[:, 0]) < 1e-8).sum() > 20
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "float32", "float64"])
-def test_rows_keep_the_type_of_the_table_and_whole_numbers(dtype):
+def test_rows_keep_the_dtype_of_the_table_and_integers(dtype):
     kind = {"bool": "boolean", "float32": "float", "float64": "integer"}.get(dtype, "integer")
     table = np.array([[0, 1], [1, 0], [1, 1], [0, 0]]).astype(dtype)
-    asked = []
+    predicted = []
 
-    def ask(rows):
-        asked.append(rows)
+    def predict(rows):
+        predicted.append(rows)
         return rows[:, 0] > 0
 
-    sketch = schema(kind, kind, dtype=dtype)
+    table_schema = schema(kind, kind, dtype=dtype)
     for rows in (
-        rows_at_decision_boundaries(ask, table, sketch),
-        extrapolated_rows(table, sketch),
-        extreme_rows(table, sketch),
-        *asked,
+        rows_at_decision_boundaries(predict, table, table_schema),
+        extrapolated_rows(table, table_schema),
+        extreme_rows(table, table_schema),
+        *predicted,
     ):
         assert rows.dtype == table.dtype and rows.shape[1] == 2
         if dtype == "float64":
@@ -78,18 +78,18 @@ def test_rows_keep_the_type_of_the_table_and_whole_numbers(dtype):
 @pytest.mark.parametrize(
     ("dtype", "bounds"), [("int64", (-(2**63), 2**63 - 1)), ("uint64", (0, 2**64 - 1)), ("int8", (-128, 127))]
 )
-def test_the_largest_whole_numbers(dtype, bounds):
-    table, sketch = np.array([[3], [5]], dtype=dtype), schema("integer", dtype=dtype)
-    assert tuple(extreme_rows(table, sketch)[:, 0].tolist()) == bounds
+def test_the_largest_integers_stay_in_bounds(dtype, bounds):
+    table, table_schema = np.array([[3], [5]], dtype=dtype), schema("integer", dtype=dtype)
+    assert tuple(extreme_rows(table, table_schema)[:, 0].tolist()) == bounds
     huge = np.array([[bounds[0]], [bounds[1]]], dtype=dtype)
     for rows in (
-        extrapolated_rows(huge, sketch),
-        rows_at_decision_boundaries(lambda rows: rows[:, 0] > 9, huge, sketch),
+        extrapolated_rows(huge, table_schema),
+        rows_at_decision_boundaries(lambda rows: rows[:, 0] > 9, huge, table_schema),
     ):
         assert (rows >= bounds[0]).all() and (rows <= bounds[1]).all()
 
 
-def test_extreme_rows_keep_to_what_requests_may_send():
+def test_extreme_rows_stay_within_the_bounds_of_a_request():
     table = np.array([[0.0, 1.0]])
     assert extreme_rows(table, schema("float", "float")).tolist() == [
         [-LARGEST, 1.0], [LARGEST, 1.0], [0.0, -LARGEST], [0.0, LARGEST],
@@ -98,7 +98,7 @@ def test_extreme_rows_keep_to_what_requests_may_send():
     assert extreme_rows(table, schema("boolean", "boolean")).shape == (0, 2)
 
 
-def test_far_rows_go_beyond_the_sample_and_not_beyond_requests():
+def test_extrapolated_rows_leave_the_sample_but_not_the_bounds_of_a_request():
     table = np.array([[0.0, 1.0], [2.0, np.nan], [4.0, 0.0]])
     rows = extrapolated_rows(table, schema("float", "boolean", magnitude=1e5))
     assert len(rows) == 3 * len(EXTRAPOLATION_FACTORS)
@@ -109,8 +109,8 @@ def test_far_rows_go_beyond_the_sample_and_not_beyond_requests():
     }
 
 
-class Asked:
-    """Answers with the sum of each row, and remembers what it was asked."""
+class RecordingCompute:
+    """A compute function that returns the sum of each row, optionally changed, and records its tables."""
 
     def __init__(self, change=lambda table, answer: answer):
         self.change = change
@@ -121,48 +121,52 @@ class Asked:
         return self.change(table, table.sum(axis=1))
 
 
-def refuse(table, answer):
-    raise KeyError("nothing")
+def raise_error(table, answer):
+    raise KeyError("planted")
 
 
 def bounded(table, answer):
-    return answer if np.abs(table).max() < 50 else refuse(table, answer)
+    return answer if np.abs(table).max() < 50 else raise_error(table, answer)
 
 
 CHANGES = {
-    "in a batch": (lambda table, answer: answer + (len(table) > 1) * 1e-3, "answers otherwise than the estimator"),
-    "alone": (lambda table, answer: answer + (len(table) == 1 and table[0, 0] < 9) * 1e-3, "a row alone otherwise"),
-    "far away": (lambda table, answer: np.where(np.abs(table).max(axis=1) > 50, 0, answer), "answers otherwise"),
-    "at the extremes": (lambda table, answer: np.where(np.abs(table).max(axis=1) > 1e200, 0, answer), "otherwise"),
-    "by raising": (refuse, "raises, or does not"),
-    "by another type": (lambda table, answer: answer.astype(int), "answers otherwise"),
-    "by another shape": (lambda table, answer: answer.reshape(-1, 1), "answers otherwise"),
+    "in a batch": (lambda table, answer: answer + (len(table) > 1) * 1e-3, "differs from the estimator"),
+    "one row": (
+        lambda table, answer: answer + (len(table) == 1 and table[0, 0] < 9) * 1e-3,
+        "a single row another answer",
+    ),
+    "extrapolated": (lambda table, answer: np.where(np.abs(table).max(axis=1) > 50, 0, answer), "differs from"),
+    "extreme": (lambda table, answer: np.where(np.abs(table).max(axis=1) > 1e200, 0, answer), "differs from"),
+    "error": (raise_error, "raises an error"),
+    "another dtype": (lambda table, answer: answer.astype(int), "differs from"),
+    "another shape": (lambda table, answer: answer.reshape(-1, 1), "differs from"),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_differs_is_found(name):
-    change, said = CHANGES[name]
+def test_a_difference_is_found(name):
+    change, message = CHANGES[name]
     table = np.random.default_rng(0).normal(size=(50, 2))
     with np.errstate(all="ignore"):
-        comparison = Comparison(Asked(), ["predict"], schema("float", "float"), table)
-        assert comparison.difference(Asked(), ["predict"]) is None
-        found = comparison.difference(Asked(change), ["predict"])
-    assert found.startswith("predict ") and said in found
+        comparison = Comparison(RecordingCompute(), ["predict"], schema("float", "float"), table)
+        assert comparison.find_difference(RecordingCompute(), ["predict"]) is None
+        difference = comparison.find_difference(RecordingCompute(change), ["predict"])
+    assert difference.startswith("predict ") and message in difference
 
 
-def test_rows_that_the_estimator_refuses_have_to_be_refused():
+def test_errors_of_the_estimator_must_be_errors_of_the_runtime():
     table = np.random.default_rng(0).normal(size=(50, 2))
     with np.errstate(all="ignore"):
-        comparison = Comparison(Asked(bounded), ["predict"], schema("float", "float"), table)
-        assert comparison.difference(Asked(bounded), ["predict"]) is None
-        assert "raises, or does not" in comparison.difference(Asked(), ["predict"])
+        comparison = Comparison(RecordingCompute(bounded), ["predict"], schema("float", "float"), table)
+        assert comparison.find_difference(RecordingCompute(bounded), ["predict"]) is None
+        assert "raises an error" in comparison.find_difference(RecordingCompute(), ["predict"])
 
 
-def test_a_sample_of_one_row_and_one_of_many():
+def test_samples_of_one_row_and_of_many_rows_are_compared():
     for rows in (1, 10_000):
-        table, own, other = np.random.default_rng(0).normal(size=(rows, 2)), Asked(), Asked()
+        table = np.random.default_rng(0).normal(size=(rows, 2))
+        reference, other = RecordingCompute(), RecordingCompute()
         with np.errstate(all="ignore"):
-            comparison = Comparison(own, ["predict"], schema("float", "float"), table)
-            assert comparison.difference(other, ["predict"]) is None
+            comparison = Comparison(reference, ["predict"], schema("float", "float"), table)
+            assert comparison.find_difference(other, ["predict"]) is None
         assert max(map(len, other.tables)) <= 4_000

@@ -1,4 +1,4 @@
-"""Versions that are computed by graphs: what reaches them, what the estimator still answers, and their files."""
+"""The ONNX runtime: stored graphs, their input, damaged files, and methods that the estimator computes."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from flaskml.schema.features import Feature, Schema
 from flaskml.store.manifest import environment_key
 from flaskml.store.model_store import ModelStore
 from tests.support.checkout import BLOCKED, run_python
-from tests.support.numeric_cases import GAPS, QUANTITY, ROWS, THREE, case
+from tests.support.numeric_cases import ROWS, ROWS_WITH_NAN, TARGETS, THREE_CLASSES, numeric_case
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skl2onnx")
@@ -24,11 +24,11 @@ pytest.importorskip("skl2onnx")
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """An instance folder with a model that graphs answer alone, and one that needs its estimator too."""
+    """An instance folder with a model that graphs compute alone, and one that also needs its estimator."""
     path = tmp_path_factory.mktemp("onnx") / "instance"
-    made = case("forest, three")
-    flaskml.publish(made.estimator, made.X, instance_path=path, runtime="onnx")
-    bayes = GaussianNB().fit(ROWS, THREE)
+    case = numeric_case("forest of three classes")
+    flaskml.publish(case.estimator, case.X, instance_path=path, runtime="onnx")
+    bayes = GaussianNB().fit(ROWS, THREE_CLASSES)
     flaskml.publish(bayes, ROWS, name="bayes", instance_path=path, runtime="onnx")
     return path
 
@@ -40,27 +40,27 @@ def instance(published, tmp_path):
     return Path(copytree(published, tmp_path / "instance"))
 
 
-def test_what_is_stored(published):
+def test_a_version_stores_its_graphs(published):
     store = ModelStore(published)
     manifest = store.manifest("default", "1")
-    assert manifest.runtime == "onnx" and manifest.in_graphs
+    assert manifest.runtime == "onnx" and manifest.graphs_answer_all
     assert manifest.graphs == {"predict.onnx": ("predict", "predict_proba", "predict_log_proba")}
     assert {"model.joblib", "predict.onnx", "golden.json"} == set(manifest.files)
     assert "onnxruntime" in manifest.environment and "onnxruntime" in environment_key()
     assert store.load("default", "1").estimator is None
     bayes = store.manifest("bayes", "1")
-    assert "predict_log_proba" not in bayes.graphs["predict.onnx"] and not bayes.in_graphs
+    assert "predict_log_proba" not in bayes.graphs["predict.onnx"] and not bayes.graphs_answer_all
     assert store.load("bayes", "1").estimator is not None
 
 
-def test_methods_without_a_graph_are_answered_by_the_estimator(published):
+def test_the_estimator_computes_methods_without_a_graph(published):
     predictor = open_predictor(ModelStore(published).load("bayes", "1"), max_rows=100)
-    far = ROWS[:5] * 50  # Where probabilities are too small for a float, their logarithms are not.
+    far = ROWS[:5] * 50  # Too far for probabilities as floats, but not for their logarithms.
     rows = predictor.parser.parse_table(far)
-    expected = GaussianNB().fit(ROWS, THREE).predict_log_proba(far)
+    expected = GaussianNB().fit(ROWS, THREE_CLASSES).predict_log_proba(far)
     assert np.isfinite(expected).all() and expected.min() < -1000
     assert np.allclose(predictor.predict(rows, "predict_log_proba"), expected, rtol=1e-12)
-    assert np.array_equal(predictor.predict(rows), GaussianNB().fit(ROWS, THREE).predict(far))
+    assert np.array_equal(predictor.predict(rows), GaussianNB().fit(ROWS, THREE_CLASSES).predict(far))
 
 
 SERVED = """
@@ -70,7 +70,7 @@ app = create_app({"INSTANCE_PATH": sys.argv[1], "MODEL_NAME": sys.argv[2]})
 loaded = sorted({name.split(".")[0] for name in sys.modules} & {"sklearn", "joblib", "onnx", "skl2onnx", "pandas"})
 client, opened, counting = app.test_client(), [], False
 slot, row = app.extensions["model"], app.extensions["model"].current.schema.example
-client.post("/nowhere", json=row)  # The process enters the roster, and the test client loads a codec.
+client.post("/nowhere", json=row)  # The first request joins the roster, and loads a codec of the test client.
 def hook(event, arguments):
     if counting and event in ("open", "import"):
         opened.append(str(arguments[0]))
@@ -85,7 +85,7 @@ print(json.dumps([loaded, again, opened]))
 """
 
 
-def test_a_server_of_graphs_alone_imports_no_scikit_learn(published, tmp_path):
+def test_a_server_with_graphs_only_imports_no_scikit_learn(published, tmp_path):
     from shutil import copytree, rmtree
 
     alone = copytree(published, tmp_path / "alone")
@@ -93,7 +93,7 @@ def test_a_server_of_graphs_alone_imports_no_scikit_learn(published, tmp_path):
     assert json.loads(run_python(SERVED, alone, "default")) == [[], [], []]
 
 
-def test_an_estimator_that_is_needed_is_loaded_at_the_start(published):
+def test_a_required_estimator_is_loaded_at_start(published):
     loaded, again, opened = json.loads(run_python(SERVED, published, "bayes"))
     assert {"sklearn", "joblib"} <= set(loaded) and again == loaded and opened == []
 
@@ -110,14 +110,14 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["missing", "swapped", "changed", "shortened"])
-def test_a_damaged_graph_is_named_and_never_parsed(instance, monkeypatch, how):
+def test_a_damaged_graph_is_reported_and_never_parsed(instance, monkeypatch, how):
     damage(instance / "models/default/1/predict.onnx", how)
     monkeypatch.setattr("flaskml.runtimes.onnx.open_session", lambda graph: pytest.fail("it was parsed"))
     with pytest.raises(DamagedFile, match=r"models/default/1/predict\.onnx"):
         ModelStore(instance).load("default", "1")
 
 
-def test_a_server_with_a_damaged_graph_says_which(instance, make_app):
+def test_a_server_reports_the_file_of_a_damaged_graph(instance, make_app):
     damage(instance / "models/default/1/predict.onnx", "changed")
     client, row = make_app().test_client(), dict.fromkeys(["x0", "x1", "x2", "x3"], 0.0)
     answer = client.post("/predict", json=row)
@@ -125,7 +125,7 @@ def test_a_server_with_a_damaged_graph_says_which(instance, make_app):
     assert client.post("/models/bayes/predict", json=row).status_code == 200
 
 
-def test_a_server_without_onnxruntime_says_what_to_install(instance):
+def test_a_server_without_onnxruntime_reports_the_extra(instance):
     code = f"""{BLOCKED}
 from flaskml import create_app
 app = create_app({{"INSTANCE_PATH": sys.argv[2]}})
@@ -135,77 +135,79 @@ print(answer.status_code, answer.json["detail"])
     before = ModelStore(instance).state("default")
     answer = run_python(code, "onnxruntime", instance)
     assert answer.startswith("503 ") and "pip install 'flaskml[fast]'" in answer
-    assert ModelStore(instance).state("default").verdicts == before.verdicts  # It may be installed by the next start.
+    # There is no verdict, because onnxruntime may be installed before the next start.
+    assert ModelStore(instance).state("default").verdicts == before.verdicts
 
 
 def as_int(table):
     return np.round(table * 3).astype(np.int32)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, as_int], ids=["single", "double", "whole"])
-def test_a_row_reaches_the_graph_in_the_type_of_the_estimator(kind):
-    """A number that is rounded for the estimator is rounded for the graph, too."""
+@pytest.mark.parametrize("kind", [np.float32, np.float64, as_int], ids=["single", "double", "integer"])
+def test_a_row_is_rounded_to_the_dtype_of_the_estimator(kind):
+    """The graph and the estimator get the same numbers."""
     convert = kind if kind is as_int else lambda table: table.astype(kind)
     X = convert(ROWS)
     kind_of = "integer" if kind is as_int else "float"
     features = tuple(Feature(name=name, kind=kind_of, dtype=X.dtype.name) for name in "abcd")
     schema = Schema(features=features, layout="array", dtype=X.dtype.name)
-    asked = []
+    tables = []
 
     class Session:
-        def run(self, names, given):
-            asked.append(given["rows"])
-            return [given["rows"].sum(axis=1)]
+        def run(self, names, inputs):
+            tables.append(inputs["rows"])
+            return [inputs["rows"].sum(axis=1)]
 
     class Estimator:
         def compute(self, table, method):
-            asked.append(table)
+            tables.append(table)
             return table[:, 0]
 
     runtime = OnnxRuntime({"predict": Session()}, schema, Estimator())
     table = runtime.table_builder.build([[3 if kind is as_int else 0.1] * 4])
     runtime.compute(table, "predict")
     runtime.compute(table, "transform")
-    given, own = asked
-    assert given.dtype == np.float64 and own.dtype == X.dtype
-    assert np.array_equal(given, own) and given[0, 0] == X.dtype.type(3 if kind is as_int else 0.1)
+    graph_input, estimator_input = tables
+    assert graph_input.dtype == np.float64 and estimator_input.dtype == X.dtype
+    assert np.array_equal(graph_input, estimator_input)
+    assert graph_input[0, 0] == X.dtype.type(3 if kind is as_int else 0.1)
 
 
-def test_whole_numbers_beyond_a_float_reach_the_estimator_whole():
+def test_integers_beyond_double_precision_reach_the_estimator_exactly():
     schema = Schema(features=(Feature(name="a", kind="integer"),), layout="array", dtype="int64")
-    seen = []
+    computed = []
 
     class Estimator:
         def compute(self, table, method):
-            seen.append(int(table[0, 0]))
+            computed.append(int(table[0, 0]))
             return table[:, 0]
 
     runtime = OnnxRuntime({}, schema, Estimator())
     for number in (2**53 + 1, 2**63 - 1, -(2**63)):
         runtime.compute(runtime.table_builder.build([[number]]), "predict")
-    assert seen == [2**53 + 1, 2**63 - 1, -(2**63)]
+    assert computed == [2**53 + 1, 2**63 - 1, -(2**63)]
 
 
-def test_gaps_reach_the_graph(tmp_path):
-    made = case("gaps, classes")
-    flaskml.publish(made.estimator, made.X, instance_path=tmp_path, runtime="onnx", activate=False)
+def test_missing_values_reach_the_graph(tmp_path):
+    case = numeric_case("missing values, classifier")
+    flaskml.publish(case.estimator, case.X, instance_path=tmp_path, runtime="onnx", activate=False)
     predictor = open_predictor(ModelStore(tmp_path).load("default", "1"), max_rows=100)
-    rows = [[None if value != value else value for value in row] for row in GAPS[:20].tolist()]
+    rows = [[None if value != value else value for value in row] for row in ROWS_WITH_NAN[:20].tolist()]
     answer = predictor.predict(predictor.parse(json.dumps({"instances": rows}).encode()))
-    assert np.array_equal(answer, made.estimator.predict(GAPS[:20])) and any(None in row for row in rows)
+    assert np.array_equal(answer, case.estimator.predict(ROWS_WITH_NAN[:20])) and any(None in row for row in rows)
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", bytes(1000)])
-def test_what_is_no_graph_does_not_load(content):
+def test_invalid_content_does_not_load(content):
     with pytest.raises(NotPublishable, match="does not load"):
         open_session(content)
 
 
-def test_a_swap_from_graphs_to_an_estimator_and_back(instance, make_app):
-    linear, bayes = LinearRegression().fit(ROWS, QUANTITY), case("forest, three").estimator
+def test_a_hot_reload_switches_between_runtimes(instance, make_app):
+    linear, forest = LinearRegression().fit(ROWS, TARGETS), numeric_case("forest of three classes").estimator
     app = make_app()
     client, row = app.test_client(), dict(zip(["x0", "x1", "x2", "x3"], ROWS[0].tolist(), strict=True))
-    assert client.post("/predict", json=row).json["prediction"] == bayes.predict(ROWS[:1])[0]
+    assert client.post("/predict", json=row).json["prediction"] == forest.predict(ROWS[:1])[0]
     for version, runtime in (("2", "sklearn"), ("3", "onnx")):
         flaskml.publish(linear, ROWS, instance_path=instance, runtime=runtime)
         app.extensions["registry"].refresh()

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from flaskml.runtimes.sklearn import _parts, set_single_threaded, warm_up_sklearn
+from flaskml.runtimes.sklearn import _nested_estimators, set_single_threaded, warm_up_sklearn
 
 VALUES = np.random.default_rng(0).normal(size=(40, 3))
 LABELS = (VALUES[:, 0] > 0).astype(int)
@@ -30,25 +30,25 @@ def estimators():
 
 
 @pytest.mark.parametrize("estimator", list(estimators()), ids=lambda estimator: type(estimator).__name__)
-def test_everything_fitted_computes_in_one_thread(estimator):
-    for part in _parts(estimator, set()):
+def test_every_nested_estimator_gets_one_job(estimator):
+    for part in _nested_estimators(estimator, set()):
         if type(part).__name__ in ("FeatureUnion", "ColumnTransformer"):
             part.n_jobs = None
     estimator.fit(VALUES, LABELS)
     before = estimator.predict(VALUES)
     set_single_threaded(estimator)
-    assert {getattr(part, "n_jobs", 1) for part in _parts(estimator, set())} == {1}
+    assert {getattr(part, "n_jobs", 1) for part in _nested_estimators(estimator, set())} == {1}
     assert np.array_equal(estimator.predict(VALUES), before)
 
 
-def test_parts_of_what_refers_to_itself():
+def test_a_cycle_of_estimators_is_visited_once():
     estimator = StandardScaler()
     estimator.itself = [estimator]
-    assert list(_parts(estimator, set())) == [estimator]
+    assert list(_nested_estimators(estimator, set())) == [estimator]
 
 
 @pytest.mark.parametrize("layout", ["array", "frame"])
-def test_the_rehearsal_starts_no_thread(layout):
+def test_the_warm_up_starts_no_thread(layout):
     before = threading.active_count()
     warm_up_sklearn(layout)
     assert threading.active_count() == before

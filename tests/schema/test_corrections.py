@@ -1,4 +1,4 @@
-"""Correcting what was learnt: a right model, or a sentence that says why not."""
+"""Corrections of a learnt schema hold for requests, or are rejected with the reason."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ FRAME = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def estimator():
-    """One that takes unknown towns and looks at no date."""
+    """A classifier that accepts unknown towns and ignores the dates."""
     columns = make_column_transformer(
         ("passthrough", ["size", "rooms"]), (OneHotEncoder(handle_unknown="ignore"), ["town", "floor"])
     )
@@ -44,41 +44,41 @@ def feature(name, **changes):
     return {"features": [{"name": name, **changes}]}
 
 
-REFUSED = {
-    "a bound that is no datetime": (feature("sold", minimum="abc"), "minimum|ISO"),
+REJECTED = {
+    "a bound that is not a datetime": (feature("sold", minimum="abc"), "minimum|ISO"),
     "a bound with an offset": (feature("sold", minimum="2023-01-01T00:00:00Z"), "offset"),
     "a bound of a text": (feature("town", kind="text", minimum=1), "minimum"),
     "a bound of a category": (feature("town", minimum=1, maximum=2), "minimum"),
     "a bound beyond floats": (feature("size", maximum=10**400), "finite"),
-    "a bound that is no number": (feature("size", minimum=float("nan")), "finite"),
-    "an empty range": (feature("size", minimum=10, maximum=1), "not above"),
-    "no place for null": (feature("rooms", nullable=True), "cannot be null"),
-    "another kind": (feature("size", kind="text"), "cannot be a text"),
+    "a bound that is not a number": (feature("size", minimum=float("nan")), "finite"),
+    "an empty range": (feature("size", minimum=10, maximum=1), "must not be above"),
+    "null in a column of integers": (feature("rooms", nullable=True), "cannot be null"),
+    "another kind": (feature("size", kind="text"), "cannot be of kind text"),
     "numbers that are not whole": (feature("size", kind="integer"), '"size".*would not reach'),
-    "numbers that are no booleans": (feature("rooms", kind="boolean"), '"rooms".*would not reach'),
-    "an open set of pandas categories": (feature("floor", unknown="accept"), "pandas categories"),
+    "numbers that are not booleans": (feature("rooms", kind="boolean"), '"rooms".*would not reach'),
+    "unknown pandas categories that are accepted": (feature("floor", unknown="accept"), "pandas categories"),
     "pandas categories in another order": (feature("floor", categories=["low", "high"]), "pandas categories"),
     "pandas categories with an order": (feature("floor", ordered=True), "pandas categories"),
     "a category twice": (feature("town", categories=["Oslo", "Rome", "Oslo"]), "twice"),
-    "a category gone": (feature("town", categories=["Oslo"], unknown="refuse"), '"town"'),
-    "a range that leaves rows out": (
+    "a missing category": (feature("town", categories=["Oslo"], unknown="refuse"), '"town"'),
+    "a range that excludes rows of the sample": (
         {**feature("size", minimum=0, maximum=1), "out_of_range": "refuse"},
-        'does not take the values that the sample has of "size"',
+        'does not accept the values of "size" in the sample',
     ),
-    "unknown numbers": (feature("size", unknown="accept"), "only a category"),
+    "unknown categories of a number": (feature("size", unknown="accept"), "only a category"),
     "a feature twice": ({"features": [{"name": "size"}, {"name": "size"}]}, "more than once"),
     "a feature without a name": ({"features": [{"kind": "text"}]}, "name"),
-    "a feature that is none": (feature("sise"), 'did you mean "size"'),
-    "no list": ({"features": 5}, "list of objects"),
-    "no objects": ({"features": ["size"]}, "list of objects"),
+    "an unknown feature": (feature("sise"), 'did you mean "size"'),
+    "features that are not a list": ({"features": 5}, "list of objects"),
+    "features that are not objects": ({"features": ["size"]}, "list of objects"),
     "an unknown key": ({"colour": "red"}, "colour"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_and_nothing_is_stored(publish, tmp_path, case):
-    changes, said = REFUSED[case]
-    with pytest.raises(FlaskmlError, match=said) as caught:
+@pytest.mark.parametrize("case", REJECTED)
+def test_an_invalid_correction_is_rejected_and_stores_nothing(publish, tmp_path, case):
+    changes, message = REJECTED[case]
+    with pytest.raises(FlaskmlError, match=message) as caught:
         publish(**changes)
     assert not ModelStore(tmp_path).names()
     assert not any(value in caught.value.detail for value in ("Rome", "9.5", "9.26"))
@@ -88,21 +88,21 @@ ROW = {"size": 5.0, "rooms": 2, "town": "Oslo", "floor": "low", "sold": "2024-01
 
 ACCEPTED = {
     "one bound": ({**feature("size", maximum=None, minimum=0), "out_of_range": "refuse"}, {"size": -1}, 422),
-    "one bound, the other side": (
+    "one bound, a value beyond the other side": (
         {**feature("size", maximum=None, minimum=0), "out_of_range": "refuse"},
         {"size": 1e9},
         200,
     ),
-    "a warning at one bound": (feature("size", minimum=None, maximum=20), {"size": 21}, "warned"),
-    "no warning at the other": (feature("size", minimum=None, maximum=20), {"size": -21}, 200),
-    "dates in a range": ({"out_of_range": "refuse"}, {"sold": "2025-01-01"}, 422),
-    "whole numbers as a set": (feature("rooms", kind="category", categories=[0, 1, 2, 3, 4]), {"rooms": 4}, 200),
-    "more of the set": (feature("town", categories=["Oslo", "Rome", "Bern"]), {"town": "Bern"}, 200),
-    "a closed set": (feature("town", unknown="refuse"), {"town": "Bern"}, 422),
-    "an open set": (feature("town", unknown="accept"), {"town": "Bern"}, "warned"),
+    "one bound, with a warning": (feature("size", minimum=None, maximum=20), {"size": 21}, "warned"),
+    "one bound, no warning on the other side": (feature("size", minimum=None, maximum=20), {"size": -21}, 200),
+    "dates outside a range": ({"out_of_range": "refuse"}, {"sold": "2025-01-01"}, 422),
+    "integers as categories": (feature("rooms", kind="category", categories=[0, 1, 2, 3, 4]), {"rooms": 4}, 200),
+    "an added category": (feature("town", categories=["Oslo", "Rome", "Bern"]), {"town": "Bern"}, 200),
+    "an unknown category that is refused": (feature("town", unknown="refuse"), {"town": "Bern"}, 422),
+    "an unknown category that is accepted": (feature("town", unknown="accept"), {"town": "Bern"}, "warned"),
     "any text": (feature("town", kind="text"), {"town": "Bern"}, 200),
-    "more than there are features": ({"extra": "ignore"}, {"colour": "red"}, 200),
-    "the largest number in the set": (
+    "a field that is ignored": ({"extra": "ignore"}, {"colour": "red"}, 200),
+    "the largest integer as a category": (
         feature("rooms", kind="category", categories=[0, 1, 2, 3, 4, 2**63 - 1]),
         {"rooms": 2**63 - 1},
         200,
@@ -111,7 +111,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_what_can_be_holds_for_requests(publish, tmp_path, case):
+def test_a_valid_correction_holds_for_requests(publish, tmp_path, case):
     changes, row, expected = ACCEPTED[case]
     publish(**changes)
     app = create_app({"INSTANCE_PATH": tmp_path})
@@ -126,7 +126,7 @@ def test_what_can_be_holds_for_requests(publish, tmp_path, case):
         stop(app)
 
 
-def test_forms_may_have_fields_beside_the_features_where_these_are_ignored(publish, tmp_path):
+def test_a_form_may_have_extra_fields_if_they_are_ignored(publish, tmp_path):
     publish(extra="ignore")
     app = create_app({"INSTANCE_PATH": tmp_path})
     try:

@@ -1,4 +1,4 @@
-"""What a feature and a schema say."""
+"""Features and schemas: validation, messages, examples and bounds."""
 
 import math
 
@@ -17,7 +17,7 @@ from flaskml.schema.features import MAX_FLOAT, Feature, Schema
         {"features": (Feature(name="a", kind="float"), Feature(name="a", kind="text"))},
     ],
 )
-def test_schemas_that_are_none(wrong):
+def test_an_invalid_schema_is_rejected(wrong):
     with pytest.raises(ValidationError):
         Schema(layout="frame", **wrong)
 
@@ -48,18 +48,19 @@ def test_schemas_that_are_none(wrong):
         {"kind": "float", "ordered": True},
     ],
 )
-def test_features_that_are_none(wrong):
+def test_an_invalid_feature_is_rejected(wrong):
     with pytest.raises(ValidationError):
         Feature(name="a", **wrong)
 
 
-def test_long_sets_are_listed_in_part():
+def test_a_message_lists_at_most_ten_categories():
     feature = Feature(name="a", kind="category", categories=tuple(f"c{i}" for i in range(30)))
-    assert feature.wanted.endswith("… (30 in all)") and '"c9"' in feature.wanted and '"c10"' not in feature.wanted
+    text = feature.expectation
+    assert text.endswith("… (30 in all)") and '"c9"' in text and '"c10"' not in text
 
 
 @pytest.mark.parametrize(
-    ("feature", "wanted"),
+    ("feature", "expectation"),
     [
         ({"kind": "float", "nullable": True}, "a finite number or null"),
         ({"kind": "category", "categories": (3, 5)}, "one of 3, 5"),
@@ -67,8 +68,8 @@ def test_long_sets_are_listed_in_part():
         ({"kind": "datetime", "dtype": "datetime64[us, UTC]"}, "2024-01-31T12:00:00+01:00, with an offset"),
     ],
 )
-def test_what_is_wanted(feature, wanted):
-    assert Feature(name="a", **feature).wanted.endswith(wanted)
+def test_the_expectation_describes_valid_values(feature, expectation):
+    assert Feature(name="a", **feature).expectation.endswith(expectation)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +116,12 @@ def test_the_example_is_made_up_and_accepted(feature, example):
         ({"kind": "integer", "minimum": 1, "maximum": 8}, {"out_of_range": "refuse"}, (1, 8)),
     ],
 )
-def test_the_numbers_that_a_request_may_send(feature, options, bounds):
+def test_bounds_of_numbers_in_requests(feature, options, bounds):
     schema = Schema(features=(Feature(name="a", **feature),), layout="frame", **options)
     assert schema.bounds(schema.features[0]) == bounds
 
 
-def test_a_number_that_the_estimator_does_not_take_is_refused_with_its_bounds():
+def test_a_number_beyond_the_magnitude_is_rejected_with_its_bounds():
     schema = Schema(features=(Feature(name="a", kind="float"),), layout="frame", magnitude=1e15)
     parser = Parser(schema, max_rows=1)
     assert parser.parse_table({"a": -1e15}).is_single
@@ -129,7 +130,7 @@ def test_a_number_that_the_estimator_does_not_take_is_refused_with_its_bounds():
             parser.parse_table({"a": number})
 
 
-def test_a_schema_without_a_magnitude_takes_every_number():
+def test_a_schema_without_a_magnitude_accepts_every_number():
     stored = Schema(features=(Feature(name="a", kind="float"),), layout="frame").model_dump()
     del stored["magnitude"]
     assert Schema.model_validate(stored).magnitude == MAX_FLOAT

@@ -1,4 +1,4 @@
-"""Learning a schema from a sample, and correcting it."""
+"""Learning a schema from a sample; casting and correcting it."""
 
 import datetime as dt
 from decimal import Decimal
@@ -21,7 +21,7 @@ def frame():
     return mixed_table().drop(columns=["empty", "sold"])
 
 
-def test_kinds(frame):
+def test_kinds_and_statistics_are_learnt(frame):
     features = {feature.name: feature for feature in schema_from_frame(frame).features}
     kinds = {name: (feature.kind, feature.nullable) for name, feature in features.items()}
     assert kinds == {
@@ -59,31 +59,31 @@ def test_kinds(frame):
          "datetime64[ns, Europe/Oslo]", "NaT"),
     ],
 )  # fmt: skip
-def test_what_a_column_is_made_of(column, kind, dtype, missing):
+def test_kind_dtype_and_missing_marker_of_a_column(column, kind, dtype, missing):
     feature = schema_from_frame(pd.DataFrame({"a": column})).features[0]
     assert (feature.kind, feature.dtype, feature.missing) == (kind, dtype, missing)
 
 
-def test_numbers_as_far_apart_as_numbers_can_be():
+def test_quantiles_of_huge_numbers_do_not_overflow():
     feature = schema_from_frame(pd.DataFrame({"a": [-1.7e308, 1.7e308] * 2})).features[0]
     assert Feature.model_validate_json(feature.model_dump_json()) == feature
     assert feature.quantiles[2] == 0 and feature.minimum <= feature.quantiles[0] < feature.quantiles[4] <= 1.7e308
 
 
 @pytest.mark.parametrize("dtype", ["float32", "Float32", "float16"])
-def test_short_numbers_lie_in_their_range_however_they_are_written(dtype):
+def test_low_precision_floats_are_in_range_as_decimal_or_exact_value(dtype):
     column = pd.Series([0.1, 0.3], dtype=dtype)
     feature = schema_from_frame(pd.DataFrame({"a": column})).features[0]
     for number in (0.1, 0.3, *map(float, column)):
         assert feature.minimum <= number <= feature.maximum
 
 
-def test_moments_from_before_there_were_time_zones():
-    moments = pd.Series(pd.to_datetime(["1850-01-01", "1851-07-02"])).dt.tz_localize("Europe/Amsterdam")
-    schema = schema_from_frame(pd.DataFrame({"a": moments}))
-    rows = json_rows(schema, pd.DataFrame({"a": moments}))
-    made = Parser(schema, max_rows=2).parse_table([*rows, schema.example]).table
-    assert made["a"][:2].tolist() == moments.tolist() and made["a"].dtype == moments.dtype
+def test_datetimes_with_offsets_in_seconds_survive_a_request():
+    datetimes = pd.Series(pd.to_datetime(["1850-01-01", "1851-07-02"])).dt.tz_localize("Europe/Amsterdam")
+    schema = schema_from_frame(pd.DataFrame({"a": datetimes}))
+    rows = json_rows(schema, pd.DataFrame({"a": datetimes}))
+    table = Parser(schema, max_rows=2).parse_table([*rows, schema.example]).table
+    assert table["a"][:2].tolist() == datetimes.tolist() and table["a"].dtype == datetimes.dtype
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_moments_from_before_there_were_time_zones():
     ],
     ids=repr,
 )
-def test_columns_that_no_request_could_fill(values):
+def test_a_column_that_cannot_be_a_feature_is_rejected(values):
     with pytest.raises(InvalidSchema, match='"odd one"'):
         schema_from_frame(pd.DataFrame({"odd one": values}))
 
@@ -120,11 +120,11 @@ def test_columns_that_no_request_could_fill(values):
         ([np.nan, "a"], "text"),
     ],
 )
-def test_a_closed_set_is_one_whose_values_come_again(values, kind):
+def test_strings_that_repeat_are_a_category(values, kind):
     assert schema_from_frame(pd.DataFrame({"a": pd.Series(values, dtype=object)})).features[0].kind == kind
 
 
-def test_an_array_has_one_type():
+def test_an_array_has_one_dtype():
     schema = with_array_layout(schema_from_frame(pd.DataFrame({"a": [1, 2], "b": [0.5, None]})), "float64")
     assert [(feature.kind, feature.dtype) for feature in schema.features] == [
         ("integer", "float64"),
@@ -132,7 +132,7 @@ def test_an_array_has_one_type():
     ]
 
 
-def test_corrections(frame):
+def test_corrections_replace_parts_of_the_schema(frame):
     schema = apply_corrections(
         schema_from_frame(frame),
         {
@@ -155,22 +155,22 @@ def test_corrections(frame):
 
 
 @pytest.mark.parametrize(
-    ("correction", "said"),
+    ("correction", "message"),
     [
         ({"features": [{"name": "ages"}]}, 'no feature "ages"; did you mean "age"'),
-        ({"features": [{"name": "age", "kind": "text"}]}, "cannot be a text"),
+        ({"features": [{"name": "age", "kind": "text"}]}, "cannot be of kind text"),
         ({"features": [{"name": "age", "kind": "colour"}]}, 'Feature "age": kind'),
         ({"features": [{"name": "age", "colour": 1}]}, "colour"),
         ({"features": [{"name": "rooms", "nullable": True}]}, "cannot be null"),
-        ({"features": [{"name": "rooms", "kind": "category"}]}, "a category has categories"),
+        ({"features": [{"name": "rooms", "kind": "category"}]}, "a feature of kind category needs categories"),
         ({"features": {"age": {}}}, "must be a list"),
         ({"features": ["age"]}, "must be a list"),
         ({"colour": 1}, "colour"),
         ({"extra": "maybe"}, "extra"),
     ],
 )
-def test_corrections_that_are_none(frame, correction, said):
-    with pytest.raises(InvalidSchema, match=said):
+def test_an_invalid_correction_is_rejected(frame, correction, message):
+    with pytest.raises(InvalidSchema, match=message):
         apply_corrections(schema_from_frame(frame), correction)
 
 
@@ -188,7 +188,7 @@ def test_corrections_that_are_none(frame, correction, said):
         ([1, 0], "boolean", "bool"),
     ],
 )
-def test_columns_of_a_training_table_take_the_kind_that_is_said(values, kind, dtype):
+def test_a_column_is_cast_to_the_corrected_kind(values, kind, dtype):
     table = cast_columns(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
     assert str(table["a"].dtype).startswith(dtype)
 
@@ -196,8 +196,8 @@ def test_columns_of_a_training_table_take_the_kind_that_is_said(values, kind, dt
 @pytest.mark.parametrize(
     ("values", "kind"), [(["x"], "datetime"), (["x"], "float"), ([2], "boolean"), (["x"], "integer")]
 )
-def test_values_that_are_not_of_the_kind_that_is_said(values, kind):
-    with pytest.raises(InvalidSchema, match=f'"a" holds values that are no {kind}'):
+def test_values_of_another_kind_are_not_cast(values, kind):
+    with pytest.raises(InvalidSchema, match=f'"a" holds values that are not of kind {kind}'):
         cast_columns(pd.DataFrame({"a": values}), {"features": [{"name": "a", "kind": kind}]})
 
 
@@ -214,6 +214,6 @@ def test_values_that_are_not_of_the_kind_that_is_said(values, kind):
         ([None], False),
     ],
 )
-def test_strings_that_are_all_dates_are_dates(values, are_dates):
-    read = parse_date_column(pd.Series(values, dtype=object))
-    assert str(read.dtype).startswith("datetime64") is are_dates
+def test_a_column_of_dates_becomes_datetimes(values, are_dates):
+    column = parse_date_column(pd.Series(values, dtype=object))
+    assert str(column.dtype).startswith("datetime64") is are_dates

@@ -1,4 +1,4 @@
-"""What belongs to a call stays with it where many calls take turns on one thread."""
+"""Isolation of request contexts and context variables between calls that take turns on one thread."""
 
 import threading
 from contextlib import closing
@@ -9,25 +9,30 @@ import pytest
 from flask import Flask, current_app, g, request, stream_with_context
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from flaskml.codecs.parser import Rows
+from flaskml.codecs.rows import Rows
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
-from tests.support.in_process_servers import IN_THREADS
+from tests.support.in_process_servers import SERVERS_IN_THREADS
 
 TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
-OWN = ContextVar("own", default=None)
+MARK = ContextVar("mark", default=None)
+"""A context variable that each call sets to the mark of its request."""
+
 BATCHER = Batcher(lambda table, _: table[:, 0] * 2, TABLE_BUILDER.build, ["predict"])
 
 
-def give_way():
-    """Lets others run, in each way that there is; on threads it does what it may."""
+def yield_to_others():
+    """Let other calls run: wait for a prediction, then for a thread. On waitress's threads it waits as well."""
     assert BATCHER.ask(Rows([(4.0,)], TABLE_BUILDER, is_single=True), "predict").tolist() == [8.0]
     lane.get().apart(lambda: None)
 
 
-def named(name, is_clean):
-    """An app that gives way wherever a call comes by, and looks whether all is as it was and, if so told, as new."""
+def checking_app(name, is_isolated):
+    """Return an app that yields to other calls in each hook and checks that its contexts stay its own.
+
+    With `is_isolated`, each call must begin with an empty context.
+    """
     app = Flask(name)
 
     def check():
@@ -35,24 +40,24 @@ def named(name, is_clean):
             mark = request.headers["Mark"]
             assert current_app.name == name and request.path == f"/{mark}" and request.script_root == f"/{name}"
             assert request.get_data() == mark.encode()
-            assert (g.mark, OWN.get()) == (mark, mark)
-            give_way()
+            assert (g.mark, MARK.get()) == (mark, mark)
+            yield_to_others()
 
     @app.before_request
     def begin():
-        before = OWN.get()
-        assert before is None or not is_clean, "what the call before it left is seen"
-        give_way()
-        assert OWN.get() == before and "mark" not in g, "what another call has is seen"
+        before = MARK.get()
+        assert before is None or not is_isolated, "the context of an earlier call leaked"
+        yield_to_others()
+        assert MARK.get() == before and "mark" not in g, "the context of another call leaked"
         g.mark = request.headers["Mark"]
-        OWN.set(g.mark)
+        MARK.set(g.mark)
         check()
 
     @app.post("/<mark>")
     def view(mark):
         check()
-        apart = lane.get().apart(lambda: (g.mark, request.headers["Mark"], current_app.name, OWN.get()))
-        assert apart == (mark, mark, name, mark), "a thread of its own does not see what the call has"
+        seen_in_thread = lane.get().apart(lambda: (g.mark, request.headers["Mark"], current_app.name, MARK.get()))
+        assert seen_in_thread == (mark, mark, name, mark), "the context is not passed to the thread"
 
         def parts():
             for number in range(3):
@@ -76,60 +81,60 @@ def named(name, is_clean):
     return app
 
 
-@pytest.mark.parametrize("server_name", IN_THREADS)
-def test_calls_that_give_way_everywhere_keep_to_themselves(server_name):
-    is_clean = server_name == "flask serve"  # The threads of waitress each keep one context for all their calls.
-    apps = {name: named(name, is_clean) for name in ("one", "two")}
-    asked, wrong = {name: [] for name in apps}, []
+@pytest.mark.parametrize("server_name", SERVERS_IN_THREADS)
+def test_concurrent_calls_keep_their_own_contexts(server_name):
+    is_isolated = server_name == "flask serve"  # Each thread of waitress has one context for all its calls.
+    apps = {name: checking_app(name, is_isolated) for name in ("one", "two")}
+    sent, wrong = {name: [] for name in apps}, []
 
-    def ask(port, client):
+    def send_requests(port, client):
         with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
             for turn in range(15):
                 name, mark = list(apps)[(client + turn) % 2], f"{client}-{turn}"
                 connection.request("POST", f"/{name}/{mark}", mark, {"Mark": mark})
-                answer = connection.getresponse()
-                got = answer.status, answer.headers["Mark"], answer.read().decode()
-                if got != (200, mark, "".join(f"{name} {mark} {number};" for number in range(3))):
-                    wrong.append((name, mark, got))
-                asked[name].append(mark)
+                response = connection.getresponse()
+                received = response.status, response.headers["Mark"], response.read().decode()
+                if received != (200, mark, "".join(f"{name} {mark} {number};" for number in range(3))):
+                    wrong.append((name, mark, received))
+                sent[name].append(mark)
 
     mounts = {f"/{name}": app for name, app in apps.items()}
-    with IN_THREADS[server_name](DispatcherMiddleware(Flask("none"), mounts)) as port:
-        clients = [threading.Thread(target=ask, args=(port, client)) for client in range(16)]
+    with SERVERS_IN_THREADS[server_name](DispatcherMiddleware(Flask("none"), mounts)) as port:
+        clients = [threading.Thread(target=send_requests, args=(port, client)) for client in range(16)]
         for client in clients:
             client.start()
         for client in clients:
             client.join()
     assert wrong == []
     for name, app in apps.items():
-        assert app.extensions["ended"] == set(asked[name])
+        assert app.extensions["ended"] == set(sent[name])
 
 
 @pytest.mark.parametrize(("server_name", "seen"), [("waitress-serve", "first"), ("flask serve", "second")])
-def test_a_local_of_a_thread_is_shared_by_the_calls_on_it(server_name, seen):
+def test_calls_on_one_thread_share_its_thread_locals(server_name, seen):
     app, local, release = Flask("local"), threading.local(), threading.Event()
 
     @app.get("/<name>")
     def view(name):
         local.name = name
         if name == "first":
-            waits.set()
+            is_waiting.set()
             lane.get().apart(lambda: release.wait(20))
         else:
             release.set()
         return local.name
 
-    waits, answers = threading.Event(), {}
+    is_waiting, responses = threading.Event(), {}
 
-    def ask(name):
+    def send_request(name):
         with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
             connection.request("GET", f"/{name}")
-            answers[name] = connection.getresponse().read().decode()
+            responses[name] = connection.getresponse().read().decode()
 
-    with IN_THREADS[server_name](app) as port:
-        first = threading.Thread(target=ask, args=("first",))
+    with SERVERS_IN_THREADS[server_name](app) as port:
+        first = threading.Thread(target=send_request, args=("first",))
         first.start()
-        assert waits.wait(20)
-        ask("second")
+        assert is_waiting.wait(20)
+        send_request("second")
         first.join(20)
-    assert answers == {"first": seen, "second": "second"}
+    assert responses == {"first": seen, "second": "second"}

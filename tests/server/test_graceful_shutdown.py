@@ -1,4 +1,4 @@
-"""The engine told to stop under load: what was accepted is answered."""
+"""Graceful shutdown of the event loop: every accepted request is answered."""
 
 import socket
 import threading
@@ -9,8 +9,8 @@ from http.client import HTTPConnection, HTTPException
 import pytest
 from flask import Flask, request
 
-from flaskml.server.engine import build_server
 from flaskml.server.policy import ENVIRON_KEY, ServerPolicy
+from flaskml.server.setup import build_server
 from flaskml.web.lean import may_block
 
 pytest.importorskip("greenlet")
@@ -33,32 +33,32 @@ def make_app():
 
     @app.get("/state")
     def state():
-        return str(request.environ[ENVIRON_KEY].draining)
+        return str(request.environ[ENVIRON_KEY].is_draining)
 
     return app
 
 
-class Engine:
-    """An engine in a thread."""
+class ServerThread:
+    """An event-loop server in a thread, which a test stops."""
 
-    def __init__(self, **given):
+    def __init__(self, **options):
         ready = threading.Event()
 
         def run():
-            self.made = build_server(make_app(), port=0, **given)
+            self.server = build_server(make_app(), port=0, **options)
             ready.set()
-            self.made.run()
+            self.server.run()
 
         self.thread = threading.Thread(target=run)
         self.thread.start()
         ready.wait(10)
-        self.port = int(self.made.effective_port)
+        self.port = int(self.server.effective_port)
 
     def connect(self):
         return closing(HTTPConnection("127.0.0.1", self.port, timeout=20))
 
     def stop(self):
-        self.made.stop()
+        self.server.stop()
 
     def join(self):
         self.thread.join(30)
@@ -66,118 +66,119 @@ class Engine:
 
 
 class Client(threading.Thread):
-    """Asks again and again on one connection, until it is told that an answer was the last, or refused."""
+    """A client that sends requests on one keep-alive connection, until a response closes it or a request is lost."""
 
-    def __init__(self, engine, path):
+    def __init__(self, server, path):
         super().__init__()
-        self.engine, self.path = engine, path
-        self.answers, self.lost, self.told_to_close = 0, 0, False
+        self.server, self.path = server, path
+        self.answered, self.lost, self.is_closed = 0, 0, False
 
     def run(self):
-        with self.engine.connect() as connection:
-            while not self.told_to_close:
+        with self.server.connect() as connection:
+            while not self.is_closed:
                 try:
                     connection.request("GET", self.path)
-                    answer = connection.getresponse()
-                    assert answer.read().decode() == self.path.strip("/")
+                    response = connection.getresponse()
+                    assert response.read().decode() == self.path.strip("/")
                 except (OSError, HTTPException):
                     self.lost += 1
                     return
-                self.answers += 1
-                self.told_to_close = answer.headers.get("Connection") == "close"
+                self.answered += 1
+                self.is_closed = response.headers.get("Connection") == "close"
 
 
-def stop_under_load(pause, **given):
-    engine = Engine(**given)
-    clients = [Client(engine, "/slow" if number % 2 else "/quick") for number in range(CLIENTS)]
+def stop_under_load(delay, **options):
+    """Stop a server after `delay` seconds of load; return its clients."""
+    server = ServerThread(**options)
+    clients = [Client(server, "/slow" if number % 2 else "/quick") for number in range(CLIENTS)]
     for client in clients:
         client.start()
-    time.sleep(pause)
-    engine.stop()
+    time.sleep(delay)
+    server.stop()
     for client in clients:
         client.join()
-    engine.join()
+    server.join()
     return clients
 
 
-@pytest.mark.parametrize("pause", [0.3, 0.43])
-def test_nothing_that_was_accepted_is_lost(pause):
-    clients = stop_under_load(pause)
+@pytest.mark.parametrize("delay", [0.3, 0.43])
+def test_a_graceful_shutdown_loses_no_request(delay):
+    clients = stop_under_load(delay)
     assert sum(client.lost for client in clients) == 0
-    assert all(client.answers and client.told_to_close for client in clients)
+    assert all(client.answered and client.is_closed for client in clients)
 
 
-def test_without_patience_there_are_losses():
-    clients = stop_under_load(0.3, policy=ServerPolicy(patience=0))
+def test_without_drain_time_requests_are_lost():
+    clients = stop_under_load(0.3, policy=ServerPolicy(drain_seconds=0))
     assert sum(client.lost for client in clients) > 0
 
 
-def test_idle_connections_get_one_more_answer_and_then_are_closed():
-    engine = Engine()
-    with engine.connect() as waiting, engine.connect() as asking:
-        for connection in (waiting, asking):
+def test_idle_connections_get_one_more_response_and_are_then_closed():
+    server = ServerThread()
+    with server.connect() as idle, server.connect() as active:
+        for connection in (idle, active):
             connection.request("GET", "/state")
             assert connection.getresponse().read() == b"False"
-        engine.stop()
+        server.stop()
         time.sleep(0.3)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", engine.port))
-        asking.request("GET", "/state")
-        answer = asking.getresponse()
-        assert (answer.read(), answer.headers["Connection"]) == (b"True", "close")
-        assert asking.sock is None
-        assert waiting.sock.recv(1) == b""
-    engine.join()
+            socket.create_connection(("127.0.0.1", server.port))
+        active.request("GET", "/state")
+        response = active.getresponse()
+        assert (response.read(), response.headers["Connection"]) == (b"True", "close")
+        assert active.sock is None
+        assert idle.sock.recv(1) == b""
+    server.join()
 
 
-def test_who_is_refused_then_is_told_that_it_was_the_last_answer():
-    engine = Engine(policy=ServerPolicy(queue_limit=1))
-    with engine.connect() as served, engine.connect() as refused:
+def test_a_refusal_during_the_drain_closes_the_connection():
+    server = ServerThread(policy=ServerPolicy(queue_limit=1))
+    with server.connect() as served, server.connect() as refused:
         for connection in (served, refused):
             connection.request("GET", "/quick")
             assert connection.getresponse().read() == b"quick"
         served.request("GET", "/slow")
         time.sleep(0.05)
-        engine.stop()
+        server.stop()
         time.sleep(0.05)
         refused.request("GET", "/quick")
-        answer = refused.getresponse()
-        assert (answer.status, answer.headers["Connection"]) == (503, "close")
+        response = refused.getresponse()
+        assert (response.status, response.headers["Connection"]) == (503, "close")
         assert served.getresponse().read() == b"slow"
-    engine.join()
+    server.join()
 
 
-def test_requests_behind_one_another_are_all_answered():
-    engine = Engine()
-    with closing(socket.create_connection(("127.0.0.1", engine.port))) as client:
+def test_pipelined_requests_are_all_answered():
+    server = ServerThread()
+    with closing(socket.create_connection(("127.0.0.1", server.port))) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
         time.sleep(0.1)
-        engine.stop()
+        server.stop()
         with client.makefile("rb") as file:
             received = file.read()
     assert received.count(b"HTTP/1.1 200 OK") == 3 and received.count(b"Connection: close") == 1
-    engine.join()
+    server.join()
 
 
-def test_half_a_request_is_waited_for():
-    engine = Engine()
-    with closing(socket.create_connection(("127.0.0.1", engine.port))) as client:
+def test_a_partly_received_request_is_completed_and_answered():
+    server = ServerThread()
+    with closing(socket.create_connection(("127.0.0.1", server.port))) as client:
         client.sendall(b"GET /quick HTTP/1.1\r\nHo")
         time.sleep(0.1)
-        engine.stop()
+        server.stop()
         time.sleep(1.5)
         client.sendall(b"st: x\r\n\r\n")
         with client.makefile("rb") as file:
             assert b"quick" in file.read()
-    engine.join()
+    server.join()
 
 
-def test_a_second_word_ends_it_at_once():
-    engine = Engine()
-    with closing(socket.create_connection(("127.0.0.1", engine.port))) as client:
+def test_a_second_stop_ends_the_loop_at_once():
+    server = ServerThread()
+    with closing(socket.create_connection(("127.0.0.1", server.port))) as client:
         client.sendall(b"GET /qui")
         time.sleep(0.1)
-        engine.stop()
-        engine.stop()
-        engine.join()
+        server.stop()
+        server.stop()
+        server.join()
         assert client.recv(10) == b""

@@ -1,4 +1,4 @@
-"""More requests than can be answered, and requests that nobody waits for any more."""
+"""Load shedding: requests above the queue limit, and requests whose client timeout has passed, get 503."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from flaskml.web.lean import may_block
-from tests.support.in_process_servers import serving
+from tests.support.in_process_servers import event_loop_server
 
 pytest.importorskip("greenlet")
 
@@ -21,6 +21,7 @@ from flaskml.server.policy import ServerPolicy
 
 @pytest.fixture
 def app():
+    """Yield an app; `app.begun` counts its started requests, and `app.gate` lets `/gated` return."""
     app = Flask(__name__)
     app.begun = []
     app.gate = threading.Event()
@@ -46,33 +47,34 @@ def app():
     app.gate.set()
 
 
-def ask(port, path, **headers):
+def get(port, path, **headers):
     with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
         connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read(), answer.headers
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers
 
 
-def many(port, path, count, **headers):
-    answers = []
-    threads = [threading.Thread(target=lambda: answers.append(ask(port, path, **headers))) for _ in range(count)]
+def start_requests(port, path, count, **headers):
+    """Send requests in threads; return a list that receives the responses, and the threads."""
+    responses = []
+    threads = [threading.Thread(target=lambda: responses.append(get(port, path, **headers))) for _ in range(count)]
     for thread in threads:
         thread.start()
-    return answers, threads
+    return responses, threads
 
 
-def test_above_the_limit_requests_are_refused_at_once_and_health_is_not(app):
-    with serving(app, policy=ServerPolicy(queue_limit=3, first=frozenset({"/livez"}))) as port:
-        answers, threads = many(port, "/gated", 3)
+def test_requests_above_the_queue_limit_are_refused_but_health_checks_are_not(app):
+    with event_loop_server(app, policy=ServerPolicy(queue_limit=3, priority_paths=frozenset({"/livez"}))) as port:
+        responses, threads = start_requests(port, "/gated", 3)
         while len(app.begun) < 3:
             time.sleep(0.01)
         with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-            for _ in range(3):  # On one connection, which stays open.
+            for _ in range(3):  # The connection stays open.
                 connection.request("GET", "/gated")
-                answer = connection.getresponse()
-                problem = json.loads(answer.read())
-                assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-                assert answer.headers["Content-Type"] == "application/problem+json"
+                response = connection.getresponse()
+                problem = json.loads(response.read())
+                assert (response.status, response.headers["Retry-After"]) == (503, "1")
+                assert response.headers["Content-Type"] == "application/problem+json"
                 assert problem["title"] == "Overloaded" and problem["status"] == 503
             connection.request("GET", "/livez")
             assert connection.getresponse().read() == b"live"
@@ -80,38 +82,38 @@ def test_above_the_limit_requests_are_refused_at_once_and_health_is_not(app):
         app.gate.set()
         for thread in threads:
             thread.join()
-        assert [status for status, _, _ in answers] == [200] * 3
-        assert ask(port, "/gated")[0] == 200
+        assert [status for status, _, _ in responses] == [200] * 3
+        assert get(port, "/gated")[0] == 200
 
 
-def test_those_who_are_refused_take_no_place_of_others(app):
-    """Many ask again at once when they are refused; as many as there is room for are served all the same."""
+def test_clients_that_retry_at_once_do_not_displace_served_requests(app):
+    """Refused clients retry without a pause; the server still fills its queue with other requests."""
     app.gate.set()
-    served, stopped = [], threading.Event()
+    statuses, stopped = [], threading.Event()
 
-    def ask_on(port):
+    def send_requests(port):
         with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
             while not stopped.is_set():
                 connection.request("GET", "/gated")
-                answer = connection.getresponse()
-                answer.read()
-                served.append(answer.status)
+                response = connection.getresponse()
+                response.read()
+                statuses.append(response.status)
 
-    with serving(app, policy=ServerPolicy(queue_limit=4)) as port:
-        threads = [threading.Thread(target=ask_on, args=(port,)) for _ in range(40)]
+    with event_loop_server(app, policy=ServerPolicy(queue_limit=4)) as port:
+        threads = [threading.Thread(target=send_requests, args=(port,)) for _ in range(40)]
         for thread in threads:
             thread.start()
         time.sleep(3)
         stopped.set()
         for thread in threads:
             thread.join()
-    assert set(served) == {200, 503}
-    assert served.count(200) > served.count(503) / 20
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) > statuses.count(503) / 20
 
 
 def test_a_refusal_of_a_head_request_has_no_body(app):
     with (
-        serving(app, policy=ServerPolicy(queue_limit=0)) as port,
+        event_loop_server(app, policy=ServerPolicy(queue_limit=0)) as port,
         closing(socket.create_connection(("127.0.0.1", port))) as c,
     ):
         c.sendall(b"HEAD /gated HTTP/1.1\r\nHost: h\r\n\r\nGET /gated HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -121,21 +123,21 @@ def test_a_refusal_of_a_head_request_has_no_body(app):
     assert received.count(b'"title": "Overloaded"') == 1
 
 
-def test_work_that_is_late_is_not_begun(app):
-    with serving(app) as port:
-        answers, threads = many(port, "/busy", 6, **{"X-Envoy-Expected-Rq-Timeout-Ms": "150"})
+def test_a_request_whose_client_timeout_passed_is_not_started(app):
+    with event_loop_server(app) as port:
+        responses, threads = start_requests(port, "/busy", 6, **{"X-Envoy-Expected-Rq-Timeout-Ms": "150"})
         for thread in threads:
             thread.join()
-        late = [json.loads(body)["title"] for status, body, _ in answers if status == 503]
-        assert late and set(late) == {"Too late"}
-        assert len(app.begun) == len(answers) - len(late) >= 1
-        assert ask(port, "/busy", **{"X-Envoy-Expected-Rq-Timeout-Ms": "5000"})[0] == 200
+        refused = [json.loads(body)["title"] for status, body, _ in responses if status == 503]
+        assert refused and set(refused) == {"Client timeout passed"}
+        assert len(app.begun) == len(responses) - len(refused) >= 1
+        assert get(port, "/busy", **{"X-Envoy-Expected-Rq-Timeout-Ms": "5000"})[0] == 200
 
 
-def test_refused_and_served_requests_alternate_on_one_connection(app):
+def test_sequential_requests_stay_below_a_queue_limit_of_one(app):
     app.gate.set()
     with (
-        serving(app, policy=ServerPolicy(queue_limit=1)) as port,
+        event_loop_server(app, policy=ServerPolicy(queue_limit=1)) as port,
         closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection,
     ):
         for _ in range(5):
@@ -147,5 +149,5 @@ def test_refused_and_served_requests_alternate_on_one_connection(app):
     ("sent", "seconds"),
     [("250", 0.25), ("0", 0.0), ("", None), ("-1", None), ("1.5", None), ("٣", None), ("9" * 10, None)],
 )
-def test_budgets(sent, seconds):
+def test_client_timeouts_are_whole_milliseconds(sent, seconds):
     assert client_timeout_seconds({"X_ENVOY_EXPECTED_RQ_TIMEOUT_MS": sent}) == seconds

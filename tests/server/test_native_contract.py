@@ -1,4 +1,4 @@
-"""The native contract against real servers, `waitress-serve wsgi:app` and `flask serve`."""
+"""The native contract on real servers, `waitress-serve wsgi:app` and `flask serve`."""
 
 import json
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture(scope="module")
 def running(trained, tmp_path_factory):
-    """Each server, by its name, for those who only ask."""
+    """Yield each server by its name, for tests that change no state."""
     names = [name for name in COMMANDS if name != "flask serve" or find_spec("greenlet")]
     with ExitStack() as stack:
         folders = {name: tmp_path_factory.mktemp("running") for name in names}
@@ -27,20 +27,20 @@ def running(trained, tmp_path_factory):
 
 @pytest.fixture
 def server(running, server_name):
-    command_of(server_name)  # Or the test is skipped.
+    command_of(server_name)  # Skips the test if the server cannot run.
     return running[server_name]
 
 
-def test_start_line_says_model_version_score_and_address(server):
+def test_the_startup_log_names_model_version_score_and_address(server):
     assert f"Serving default version 1 (r2 1.0000) on http://127.0.0.1:{server.port}" in server.log
 
 
 @pytest.mark.parametrize(
     "body",
     [b'{"feature": 0.5}', b"feature=0.5", b' \n{"feature": 0.5}'],
-    ids=["what curl -d sends", "form", "space before"],
+    ids=["JSON from curl -d", "form", "JSON after white space"],
 )
-def test_bare_curl(server, body):
+def test_a_form_content_type_accepts_json_and_forms(server, body):
     status, headers, content = server.request(
         "POST", "/predict", body, {"Content-Type": "application/x-www-form-urlencoded"}
     )
@@ -51,7 +51,7 @@ def test_bare_curl(server, body):
     assert {"model": "default", "version": "1"}.items() <= answer.items()
 
 
-def test_rows(server):
+def test_several_rows_in_one_request(server):
     for body in ([{"feature": 0.5}, {"feature": 1}], {"instances": [[0.5], [1]]}):
         status, answer = server.json("POST", "/predict", body)
         assert status == 200 and len(answer["predictions"]) == 2 and list(answer) == ["predictions", "model", "version"]
@@ -60,15 +60,15 @@ def test_rows(server):
 
 def test_mixed_table_equals_the_estimator(server, store):
     rows = [HOME, HOME | {"age": None, "home city": None}, HOME | {"note": None, "member": False, "rooms": 7.0}]
-    bundle = load_active(store, "homes")
-    table = SchemaTableBuilder(bundle.manifest.schema_).build([tuple(row.values()) for row in rows])
-    expected = bundle.estimator.predict(table).tolist()
+    loaded = load_active(store, "homes")
+    table = SchemaTableBuilder(loaded.manifest.schema_).build([tuple(row.values()) for row in rows])
+    expected = loaded.estimator.predict(table).tolist()
     assert server.json("POST", "/models/homes/predict", rows)[1]["predictions"] == expected
     assert [server.json("POST", "/models/homes/predict", row)[1]["prediction"] for row in rows] == expected
 
 
 @pytest.mark.contract("waitress-serve")
-def test_training_swaps_the_new_version_in(serve):
+def test_training_activates_the_new_version(serve):
     server = serve()
     status, headers, content = server.request(
         "POST", "/train", b'{"data": "diabetes"}', {"Content-Type": "application/json"}
@@ -83,7 +83,7 @@ def test_training_swaps_the_new_version_in(serve):
 
 @pytest.mark.thorough
 @pytest.mark.contract("flask serve")
-def test_training_from_a_file(serve, mixed_csv):
+def test_training_from_an_uploaded_file(serve, mixed_csv):
     server = serve()
     boundary = "frontier"
     body = b"".join(
@@ -107,7 +107,7 @@ def part(boundary, disposition, content):
 
 
 def wait_for(server, path):
-    """Polls a job until it has ended."""
+    """Poll a job until it has ended; return it."""
     while True:
         job = server.json("GET", path)[1]
         if job["status"] not in ("queued", "running"):
@@ -116,7 +116,7 @@ def wait_for(server, path):
 
 
 @pytest.mark.contract("waitress-serve")
-def test_a_restart_tells_the_truth_about_a_running_job(serve, tmp_path):
+def test_a_job_of_a_killed_server_is_interrupted(serve, tmp_path):
     slow = tmp_path / "slow.csv"
     slow.write_text("a,b\n" + "".join(f"{i % 97},{i % 89}.5\n" for i in range(400_000)))
     first = serve()
@@ -134,7 +134,7 @@ def test_a_restart_tells_the_truth_about_a_running_job(serve, tmp_path):
 
 
 @pytest.mark.contract("waitress-serve")
-def test_a_version_trained_elsewhere_is_there_after_a_restart(serve, instance):
+def test_a_version_published_by_another_process_is_served_after_a_restart(serve, instance):
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "1"
     train_into(instance)
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "2"
@@ -149,7 +149,7 @@ def test_a_version_trained_elsewhere_is_there_after_a_restart(serve, instance):
         *(pytest.param(name, marks=pytest.mark.gauntlet) for name in ("truncated", "foreign")),
     ],
 )
-def test_damaged_store(serve, instance, damage):
+def test_a_damaged_store_answers_503_and_names_the_file(serve, instance, damage):
     model = instance / "models/default/1/model.joblib"
     content = model.read_bytes()
     damaged = {"truncated": content[:-9], "altered": content[:50] + b"!" + content[51:], "foreign": b"PK\x03\x04"}
@@ -166,7 +166,7 @@ def test_damaged_store(serve, instance, damage):
     assert server.json("GET", "/livez")[0] == 200
 
 
-def test_empty_store(serve, instance):
+def test_a_store_without_the_default_model_answers_503(serve, instance):
     (instance / "models/default").rename(instance / "models/other")
     server = serve()
     status, problem = server.json("POST", "/predict", {"feature": 1})

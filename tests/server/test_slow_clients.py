@@ -1,4 +1,4 @@
-"""Clients that send slowly, or nothing, or do not read: they lose their connection, and nobody else notices them."""
+"""Slow clients (slowloris) lose their connection and delay no other client."""
 
 import os
 import re
@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import run_python
-from tests.support.in_process_servers import plainly_serving, serving
+from tests.support.in_process_servers import event_loop_server, waitress_server
 
 pytest.importorskip("greenlet")
 
 from flaskml.server.connection import Connection
-from flaskml.server.deadlines import Deadlines
-from flaskml.server.policy import ServerPolicy
+from flaskml.server.policy import Deadlines, ServerPolicy
 
 PART = bytes(2**20)
 
@@ -26,16 +25,16 @@ SLOW = {
     "headers": b"GET /a HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 10_000,
     "a body": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 10000\r\n\r\n" + b"a" * 10_000,
     "chunks": b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 10_000,
-    "line ends": b"\r\n" * 10_000,
+    "empty lines": b"\r\n" * 10_000,
 }
-"""What never comes to its end."""
+"""Requests that never end; a slow client sends them byte by byte."""
 
 
-class Large:
-    """An app that answers with as much as is asked for, and counts whom it could not tell all."""
+class LargeApp:
+    """An app with a response of 64 MiB at `/large`; `aborted` is released for each one that is not read to its end."""
 
     def __init__(self):
-        self.left = threading.Semaphore(0)
+        self.aborted = threading.Semaphore(0)
 
     def __call__(self, environ, start_response):
         environ["wsgi.input"].read()
@@ -52,13 +51,13 @@ class Large:
             for _ in range(64):
                 yield PART
         except GeneratorExit:
-            self.left.release()
+            self.aborted.release()
             raise
 
 
-def within(**seconds):
-    """What gives an engine other deadlines."""
-    return {"policy": ServerPolicy(deadlines=Deadlines(**seconds))}
+def deadlines(**limits):
+    """Return the options of an event-loop server with other deadlines."""
+    return {"policy": ServerPolicy(deadlines=Deadlines(**limits))}
 
 
 def connect(port, timeout=10):
@@ -67,14 +66,15 @@ def connect(port, timeout=10):
     return client
 
 
-def ask(port, timeout=10):
-    """A request of its own connection, answered rightly."""
+def send_request(port, timeout=10):
+    """Send a request on a new connection, and check the response."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
         connection.request("GET", "/a")
         assert connection.getresponse().read() == b"yes"
 
 
-def all_of(client):
+def read_all(client):
+    """Return all bytes until the server closes or resets the connection."""
     received = b""
     with suppress(ConnectionError):
         while part := client.recv(2**20):
@@ -83,18 +83,18 @@ def all_of(client):
 
 
 def drip(client, content):
-    """Sends byte by byte until the other side has closed."""
+    """Send byte by byte until the server closes the connection."""
     with suppress(OSError):
         for byte in content:
             client.sendall(bytes([byte]))
             time.sleep(0.02)
 
 
-class Crowd:
-    """Many clients that send what never ends byte by byte, or do not read; those that were closed come again."""
+class SlowClients:
+    """Many clients that send endless requests byte by byte, or do not read; they reconnect when they are closed."""
 
     def __init__(self, port, count):
-        self.port, self.opened, self._stop = port, 0, threading.Event()
+        self.port, self.opened, self._stopped = port, 0, threading.Event()
         self._thread = threading.Thread(target=self._run, args=(count,))
 
     def __enter__(self):
@@ -103,14 +103,14 @@ class Crowd:
         return self
 
     def __exit__(self, *_):
-        self._stop.set()
+        self._stopped.set()
         self._thread.join(30)
 
     def _run(self, count):
         clients = [None] * count
         contents = [*SLOW.values(), b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n"]
         position = 0
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
             for index, client in enumerate(clients):
                 content = contents[index % len(contents)]
                 try:
@@ -141,76 +141,82 @@ class Crowd:
         return client
 
 
-def serves_in_a_crowd(port, *, clients=200, requests=60, timeout=5):
-    """Whether honest clients are answered, each in time, among many that are slow."""
-    with Crowd(port, clients) as crowd:
+def serves_beside_slow_clients(port, *, clients=200, requests=60, timeout=5):
+    """Return whether each normal request is answered in time while many slow clients are connected."""
+    with SlowClients(port, clients) as slow_clients:
         try:
             for _ in range(requests):
-                ask(port, timeout)
+                send_request(port, timeout)
                 time.sleep(0.03)
         except TimeoutError:
             return False
-    assert crowd.opened >= clients
+    assert slow_clients.opened >= clients
     return True
 
 
-def test_honest_clients_are_served_beside_200_slow_ones():
-    with serving(Large(), **within(request=1, answer=1)) as port:
-        assert serves_in_a_crowd(port)
+def test_normal_clients_are_served_beside_200_slow_clients():
+    with event_loop_server(LargeApp(), **deadlines(request_seconds=1, response_seconds=1)) as port:
+        assert serves_beside_slow_clients(port)
 
 
 @pytest.fixture
 def descriptors():
-    """As many as this process may have, which must be enough for both ends of thousands of connections."""
+    """Raise the limit of descriptors, for both ends of thousands of connections; skip the test if it is too low."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limits[1] < 4_500:
-        pytest.skip("this process may not have as many descriptors")
+        pytest.skip("the hard limit of descriptors is below 4500")
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.gauntlet
-def test_honest_clients_are_served_beside_2000_slow_ones(descriptors):
-    with serving(Large(), **within(request=3, answer=3)) as port:
-        assert serves_in_a_crowd(port, clients=2_000, requests=300)
+def test_normal_clients_are_served_beside_2000_slow_clients(descriptors):
+    with event_loop_server(LargeApp(), **deadlines(request_seconds=3, response_seconds=3)) as port:
+        assert serves_beside_slow_clients(port, clients=2_000, requests=300)
 
 
-def test_at_the_limit_of_connections_the_slowest_make_room():
-    with serving(Large(), **within(grace=0.1), connection_limit=100) as port:
-        assert serves_in_a_crowd(port, requests=15)
+def test_at_the_connection_limit_slow_clients_are_disconnected():
+    with event_loop_server(LargeApp(), **deadlines(grace_seconds=0.1), connection_limit=100) as port:
+        assert serves_beside_slow_clients(port, requests=15)
 
 
-def test_on_waitress_alone_they_keep_honest_clients_out():
-    with plainly_serving(Large(), connection_limit=100, threads=8) as port:
-        assert not serves_in_a_crowd(port, timeout=2)
+def test_plain_waitress_does_not_serve_beside_slow_clients():
+    with waitress_server(LargeApp(), connection_limit=100, threads=8) as port:
+        assert not serves_beside_slow_clients(port, timeout=2)
 
 
 @pytest.mark.parametrize("name", ["headers", "a body", "chunks"])
-def test_what_does_not_come_to_its_end_is_answered_and_closed(name):
-    with serving(Large(), **within(request=0.5)) as port, closing(connect(port)) as client:
-        ask(port)
+def test_an_endless_request_gets_408_and_is_closed(name):
+    with (
+        event_loop_server(LargeApp(), **deadlines(request_seconds=0.5)) as port,
+        closing(connect(port)) as client,
+    ):
+        send_request(port)
         sender = threading.Thread(target=drip, args=(client, SLOW[name]))
         sender.start()
-        received = all_of(client)
+        received = read_all(client)
         sender.join(20)
         assert received.startswith(b"HTTP/1.") and b" 408 Request Timeout\r\n" in received
         assert b"connection: close" in received.lower() and received.count(b"HTTP/1.") == 1
-        ask(port)
+        send_request(port)
 
 
-def test_what_came_before_is_answered_first():
-    with serving(Large(), **within(request=0.5)) as port, closing(connect(port)) as client:
+def test_a_complete_request_is_answered_before_the_timeout_of_the_next():
+    with (
+        event_loop_server(LargeApp(), **deadlines(request_seconds=0.5)) as port,
+        closing(connect(port)) as client,
+    ):
         client.sendall(b"GET /stall HTTP/1.1\r\nHost: h\r\n\r\nGET /a HTTP/1.1\r\nHo")
-        received = all_of(client)
+        received = read_all(client)
         assert re.findall(rb"HTTP/1\.. (\d+)", received) == [b"200", b"408"]
 
 
-def test_a_body_that_comes_at_a_good_rate_has_more_time():
+def test_a_large_body_extends_the_deadline():
     with (
-        serving(Large(), **within(request=0.5, rate=100)) as port,
+        event_loop_server(LargeApp(), **deadlines(request_seconds=0.5, body_bytes_per_second=100)) as port,
         closing(connect(port)) as client,
     ):
         client.sendall(
@@ -218,14 +224,14 @@ def test_a_body_that_comes_at_a_good_rate_has_more_time():
         )
         time.sleep(1.8)
         client.sendall(b"a")
-        assert all_of(client).endswith(b"\r\n\r\nyes")
+        assert read_all(client).endswith(b"\r\n\r\nyes")
 
 
-def test_what_came_while_the_loop_was_held_up_is_not_late(monkeypatch):
+def test_a_blocked_loop_extends_the_deadlines(monkeypatch):
     monkeypatch.setattr("flaskml.server.loop.STALL_SECONDS", 1.2)
     body = bytes(2**19)
     with (
-        serving(Large(), **within(request=1, rate=1e9)) as port,
+        event_loop_server(LargeApp(), **deadlines(request_seconds=1, body_bytes_per_second=1e9)) as port,
         closing(connect(port)) as client,
     ):
         client.sendall(b"POST /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -233,35 +239,39 @@ def test_what_came_while_the_loop_was_held_up_is_not_late(monkeypatch):
         with closing(connect(port)) as other:
             other.sendall(b"GET /stall HTTP/1.1\r\nHost: h\r\n\r\n")
             client.sendall(body)
-            assert all_of(client).endswith(b"\r\n\r\nyes")
+            assert read_all(client).endswith(b"\r\n\r\nyes")
 
 
-@pytest.mark.parametrize("first", [b"", b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"])
-@pytest.mark.parametrize("content", [b"", b"\r\n", SLOW["line ends"]])
-def test_idle_connections_are_closed(first, content):
-    with serving(Large(), channel_timeout=1) as port, closing(connect(port)) as client:
-        client.sendall(first)
-        if first:
+@pytest.mark.parametrize("first_request", [b"", b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"])
+@pytest.mark.parametrize("content", [b"", b"\r\n", SLOW["empty lines"]])
+def test_idle_connections_are_closed(first_request, content):
+    with event_loop_server(LargeApp(), channel_timeout=1) as port, closing(connect(port)) as client:
+        client.sendall(first_request)
+        if first_request:
             assert client.recv(2**16).endswith(b"yes")
         sender = threading.Thread(target=drip, args=(client, content))
         sender.start()
-        assert all_of(client)[:12] == (b"HTTP/1.0 400" if content == SLOW["line ends"] else b"")  # Not so many of them.
+        is_refused = content == SLOW["empty lines"]  # More of them than are accepted before a request.
+        assert read_all(client)[:12] == (b"HTTP/1.0 400" if is_refused else b"")
         sender.join(20)
 
 
-def test_who_does_not_read_loses_the_connection():
-    app = Large()
-    with serving(app, **within(answer=0.5)) as port, ExitStack() as held:
+def test_a_client_that_does_not_read_is_disconnected():
+    app = LargeApp()
+    with event_loop_server(app, **deadlines(response_seconds=0.5)) as port, ExitStack() as held:
         for _ in range(5):
             client = held.enter_context(closing(connect(port)))
             client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
         for _ in range(5):
-            assert app.left.acquire(timeout=10), "what makes the parts is told that nobody wants them"
-        ask(port)
+            assert app.aborted.acquire(timeout=10), "the generator of the response is closed"
+        send_request(port)
 
 
-def test_who_reads_slowly_but_steadily_gets_all():
-    with serving(Large(), **within(answer=1)) as port, closing(connect(port)) as client:
+def test_a_client_that_reads_slowly_but_steadily_gets_the_whole_response():
+    with (
+        event_loop_server(LargeApp(), **deadlines(response_seconds=1)) as port,
+        closing(connect(port)) as client,
+    ):
         client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         received = 0
         while part := client.recv(2**20):
@@ -270,12 +280,12 @@ def test_who_reads_slowly_but_steadily_gets_all():
         assert received > 64 * len(PART)
 
 
-def test_who_is_waited_for_longest_makes_room():
+def test_the_connection_that_has_waited_longest_is_closed_first():
     with (
-        serving(Large(), **within(grace=0.1), connection_limit=6) as port,
+        event_loop_server(LargeApp(), **deadlines(grace_seconds=0.1), connection_limit=6) as port,
         ExitStack() as held,
     ):
-        # Two of them are the socket that listens and the trigger, and one is for who comes next.
+        # Of the 6 descriptors, two are the listening socket and the trigger, and one stays free for a new connection.
         first, second, third = (held.enter_context(closing(connect(port))) for _ in range(3))
         for client in (second, third):
             client.sendall(b"GET /a HT")
@@ -283,41 +293,41 @@ def test_who_is_waited_for_longest_makes_room():
             time.sleep(0.2)
             client.sendall(b"TP/1.1\r\nHost: h\r\n\r\n" if client is third else b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
             assert client.recv(2**16).endswith(b"yes")
-        for gone in (second, first, third):
+        for evicted in (second, first, third):
             time.sleep(0.2)
-            newcomer = held.enter_context(closing(connect(port)))
-            newcomer.sendall(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
-            assert newcomer.recv(2**16).endswith(b"yes")
-            assert all_of(gone) == b""
+            new_client = held.enter_context(closing(connect(port)))
+            new_client.sendall(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert new_client.recv(2**16).endswith(b"yes")
+            assert read_all(evicted) == b""
 
 
-def test_more_connections_than_select_can_bear(descriptors):
-    with serving(Large()) as port, ExitStack() as held:
+def test_more_connections_than_select_supports(descriptors):
+    with event_loop_server(LargeApp()) as port, ExitStack() as held:
         for _ in range(1_100):
             held.enter_context(closing(connect(port)))
         assert max(map(int, os.listdir("/proc/self/fd"))) > 2_000
         for _ in range(20):
-            ask(port)
+            send_request(port)
 
 
-def test_when_there_are_no_descriptors_those_who_wait_are_accepted_later():
+def test_without_free_descriptors_connections_are_accepted_later():
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with serving(Large()) as port, ExitStack() as held:
-        ask(port)
+    with event_loop_server(LargeApp()) as port, ExitStack() as held:
+        send_request(port)
         client = held.enter_context(closing(socket.socket()))
         taken = [held.enter_context(Path("/dev/null").open()) for _ in range(20)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, limits[1]))
         try:
-            with suppress(OSError):  # Fills the gaps below the limit.
+            with suppress(OSError):  # Use up the free descriptors below the limit.
                 while True:
                     taken.append(held.enter_context(Path("/dev/null").open()))
             client.connect(("127.0.0.1", port))
             client.sendall(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
             used = time.process_time()
             time.sleep(1)
-            assert time.process_time() - used < 0.5, "it does not try without a pause"
+            assert time.process_time() - used < 0.5, "the loop pauses between attempts to accept"
             for file in taken:
                 file.close()
             client.settimeout(10)
@@ -327,61 +337,61 @@ def test_when_there_are_no_descriptors_those_who_wait_are_accepted_later():
 
 
 REFUSED = {
-    "a length of its own kind": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: +9\r\n\r\n",
-    "more than is read": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n",
+    "invalid length": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: +9\r\n\r\n",
+    "large body": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_who_is_refused_while_sending_can_read_why(name):
-    with serving(Large(), max_request_body_size=1000) as port:
+def test_a_refused_client_that_still_sends_can_read_the_response(name):
+    with event_loop_server(LargeApp(), max_request_body_size=1000) as port:
         for _ in range(20):
             with closing(connect(port)) as client:
                 client.sendall(REFUSED[name])
-                for _ in range(8):  # Closed as a whole, the connection would be reset by this, and the answer be lost.
+                for _ in range(8):  # Without a lingering close, this would reset the connection.
                     client.sendall(bytes(2**16))
-                received = all_of(client)
+                received = read_all(client)
                 assert re.match(rb"HTTP/1\.[01] 4\d\d ", received) and b"Connection: close" in received
 
 
-def test_who_goes_on_sending_after_a_refusal_is_cut_off():
-    with serving(Large()) as port, closing(connect(port)) as client:
-        client.sendall(REFUSED["a length of its own kind"])
+def test_a_lingering_close_ends_if_the_client_goes_on_sending():
+    with event_loop_server(LargeApp()) as port, closing(connect(port)) as client:
+        client.sendall(REFUSED["invalid length"])
         begun = time.monotonic()
         with pytest.raises(OSError):
             while time.monotonic() < begun + 20:
                 client.sendall(b"a")
                 time.sleep(0.05)
         assert 1 < time.monotonic() - begun < 10
-        ask(port)
+        send_request(port)
 
 
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1])))
-from flaskml.server.engine import max_connections
+from flaskml.server.setup import max_connections
 print(max_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
 @pytest.mark.parametrize(("hard", "connections"), [(256, 128), (1_024, 768), (12_000, 10_000)])
-def test_connections_are_as_many_as_descriptors_allow(hard, connections):
+def test_the_descriptor_limit_bounds_connections(hard, connections):
     assert run_python(LIMITED, hard).split() == [str(connections), str(hard), str(hard)]
 
 
-def test_the_server_takes_all_descriptors_it_may_have(serve):
-    engine = serve("flask serve")
-    limits = Path(f"/proc/{engine.process.pid}/limits").read_text()
+def test_the_server_raises_its_descriptor_limit(serve):
+    server = serve("flask serve")
+    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
     soft, hard = re.search(r"Max open files +(\d+) +(\d+)", limits).groups()
     assert soft == hard
 
 
-def test_without_deadlines_they_stay(monkeypatch):
-    """What makes the tests above red."""
-    monkeypatch.setattr(Connection, "look_at_clock", lambda *_: None)
-    app = Large()
+def test_without_deadlines_slow_clients_stay_connected(monkeypatch):
+    """Show with a planted fault that the tests above can fail: no deadline is checked."""
+    monkeypatch.setattr(Connection, "check_deadlines", lambda *_: None)
+    app = LargeApp()
     with (
-        serving(app, **within(request=0.5, answer=0.5), channel_timeout=1) as port,
+        event_loop_server(app, **deadlines(request_seconds=0.5, response_seconds=0.5), channel_timeout=1) as port,
         ExitStack() as held,
     ):
         clients = [held.enter_context(closing(connect(port, timeout=2.5))) for _ in range(3)]
@@ -394,4 +404,4 @@ def test_without_deadlines_they_stay(monkeypatch):
             client.setblocking(False)
             with pytest.raises(BlockingIOError):
                 client.recv(1)
-        assert not app.left.acquire(timeout=0)
+        assert not app.aborted.acquire(timeout=0)

@@ -1,16 +1,18 @@
-"""Many requests of many sizes at once, to two models whose versions change, each answer held against its estimator.
+"""Soak test: concurrent requests of many sizes while versions change; each answer is compared with the estimator's.
 
-A batch mixes what many ask for. So each question has an answer of its own, by each version another one.
+A batch combines rows of many requests. The requests differ in their answers, and so do the versions, so that an answer
+to another request or by another version is detected.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import random
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import takewhile
 
 import numpy as np
 import pytest
@@ -26,31 +28,31 @@ from tests.support.answers import by_class, differs, largest, plain
 from tests.support.checkout import CHECKOUT
 from tests.support.in_process_servers import command_of
 from tests.support.server_processes import Server
-from tests.support.stores import replayed
+from tests.support.stores import run_trial_in_process
 
 CONNECTIONS = 64
 
 THREADS = 32
-"""Threads of `waitress-serve`: as many calls may share a batch there."""
+"""Threads of `waitress-serve`, and so the largest number of calls in a batch there."""
 
-MOST_ROWS = 50
+MAX_ROWS = 50
 
-PATIENCE = 30
+REQUEST_TIMEOUT_SECONDS = 30
 """Seconds after which a request counts as lost."""
 
-NEAR = 1e-6
-"""How far a number may be off: whose it is is what is asked here, and no other's is as near."""
+TOLERANCE = 1e-6
+"""Relative error of a number in an answer; the answers to other requests differ by more."""
 
 VERSIONS = ("1", "2")
 
 METHODS = {"line": ("predict", "predict_proba", "decision_function"), "forest": ("predict",)}
-"""Two models and what they are asked: one too cheap to wait for on threads, one that may be too slow for a loop."""
+"""Methods by model: `line` is too cheap to batch on threads, and `forest` may be too slow for the event loop."""
 
 ROWS = np.random.default_rng(7).normal(size=(400, 4))
 
 
 def fitted(name, version):
-    """An estimator none of whose answers another version gives."""
+    """Return an estimator whose answers all differ from those of the other version."""
     if name == "line":
         level = np.digitize(ROWS @ [1, -2, 3, int(version)], [-2, 2])
         labels = np.char.add(f"{version} ", level.astype(str))
@@ -60,8 +62,8 @@ def fitted(name, version):
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request, and how its rows are answered by each version that may answer it."""
+class Case:
+    """A request, and the expected answers by each version that may serve it."""
 
     model: str
     version: str | None
@@ -69,28 +71,31 @@ class Question:
     expected: dict
 
 
-def questions_about(estimators, number):
-    """So many questions of every kind, of 1 to `MOST_ROWS` rows."""
-    draw = random.Random(number)
-    for _ in range(number):
+def random_cases(estimators, count):
+    """Yield `count` cases of every kind, with 1 to `MAX_ROWS` rows."""
+    draw = random.Random(count)
+    for _ in range(count):
         name = draw.choice(["forest", *["line"] * 15])
         method, version = draw.choice(METHODS[name]), draw.choice([None, None, *VERSIONS])
-        start = draw.randrange(len(ROWS) - MOST_ROWS)
-        rows = ROWS[start : start + draw.choice([1, 1, 1, draw.randint(1, MOST_ROWS)])]
+        start = draw.randrange(len(ROWS) - MAX_ROWS)
+        rows = ROWS[start : start + draw.choice([1, 1, 1, draw.randint(1, MAX_ROWS)])]
         path = f"/models/{name}" + (f"/versions/{version}" if version else "")
-        may_answer = [version] if version else VERSIONS
-        expected = {one: answers(estimators[name, one], method, rows) for one in may_answer}
+        versions = [version] if version else VERSIONS
+        expected = {one: predictions_of(estimators[name, one], method, rows) for one in versions}
         content = request("POST", f"{path}/predict?method={method}", body_of(rows, draw))
-        yield Question(name, version, content, expected)
+        yield Case(name, version, content, expected)
 
 
-def answers(estimator, method, rows):
-    found = [plain(answer) for answer in getattr(estimator, method)(rows)]
-    return [by_class(estimator.classes_, row) for row in found] if method == "predict_proba" else found
+def predictions_of(estimator, method, rows):
+    """Return the predictions for the rows in the form of the JSON answer."""
+    predictions = [plain(prediction) for prediction in getattr(estimator, method)(rows)]
+    if method == "predict_proba":
+        return [by_class(estimator.classes_, row) for row in predictions]
+    return predictions
 
 
 def body_of(rows, draw):
-    """The rows in one of the forms that JSON has for them."""
+    """Return the rows in one of the JSON forms of the native contract."""
     objects = [{f"x{number}": value for number, value in enumerate(row)} for row in rows.tolist()]
     if len(rows) == 1:
         return draw.choice(objects)
@@ -109,18 +114,18 @@ def estimators():
 
 
 @pytest.fixture(scope="module")
-def questions(estimators):
-    return list(questions_about(estimators, 800))
+def cases(estimators):
+    return list(random_cases(estimators, 800))
 
 
 @pytest.fixture(scope="module")
 def instance(estimators, tmp_path_factory):
-    """A store of both versions of both models, each of which can be asked for by its number."""
+    """Return an instance folder with both versions of both models; an alias lets requests name each version."""
     path = tmp_path_factory.mktemp("soak") / "instance"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "run_trial", replayed)
+        patch.setattr(trial, "run_trial", run_trial_in_process)
         for (name, version), estimator in estimators.items():
-            runtime = "sklearn" if version == "1" else None  # What is slow shares calls on threads too.
+            runtime = "sklearn" if version == "1" else None  # Slow models share batches on threads too.
             assert flaskml.publish(estimator, ROWS, name=name, instance_path=path, runtime=runtime) == version
             ModelStore(path).alias(name, f"number-{version}", version)
     return path
@@ -128,31 +133,31 @@ def instance(estimators, tmp_path_factory):
 
 VERSION = re.compile(rb'"version":"(\d+)"')
 
-MOST_SWAPS = 60
-"""Changes of versions after which nothing more is asked."""
+MAX_SWAPS = 60
+"""Version swaps after which the clients stop waiting for a model and version to answer."""
 
 
 @dataclass
 class Outcome:
-    """What was answered, and how often: number of the question, status and body. Status 0 is no answer."""
+    """The answers of a run, counted by index of the case, status and body. Status 0 means that none arrived."""
 
     answers: Counter = field(default_factory=Counter)
     swaps: list = field(default_factory=list)
     active: set = field(default_factory=set)
-    """Which version of which model answered questions that name none."""
+    """The models and versions that answered requests without a version."""
 
 
 class Connection:
-    """A connection that is kept alive."""
+    """A keep-alive connection."""
 
     def __init__(self, port):
         self.port = port
         self.streams = None
 
-    async def ask(self, content):
-        """Status and body of the answer."""
+    async def send(self, content):
+        """Send a request; return the status and the body of the response."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 if self.streams is None:
                     self.streams = await asyncio.open_connection("127.0.0.1", self.port)
                 reader, writer = self.streams
@@ -170,156 +175,157 @@ class Connection:
         self.streams = None
 
 
-async def ask_all(port, questions, number, wanted):
-    """Asks so many questions from `CONNECTIONS` connections, while versions change every second.
+async def send_all(port, cases, count, wanted):
+    """Send `count` random requests over `CONNECTIONS` connections, while versions are swapped every second.
 
-    It asks more if of the models and versions `wanted` some have not answered, but not for ever.
+    Send more until all `wanted` models and versions have answered, but stop after `MAX_SWAPS` swaps.
     """
-    outcome, over = Outcome(), asyncio.Event()
-    draw, asked = random.Random(number), count()
+    outcome, stopped = Outcome(), asyncio.Event()
+    draw, sent = random.Random(count), itertools.count()
 
     def goes_on(_):
-        waits = not wanted <= outcome.active and len(outcome.swaps) < MOST_SWAPS and not swapping.done()
-        return next(asked) < number or waits
+        waits = not wanted <= outcome.active and len(outcome.swaps) < MAX_SWAPS and not swapping.done()
+        return next(sent) < count or waits
 
-    indices = takewhile(goes_on, iter(lambda: draw.randrange(len(questions)), None))
+    indices = takewhile(goes_on, iter(lambda: draw.randrange(len(cases)), None))
 
-    async def ask_in_turn():
+    async def send_in_turn():
         connection = Connection(port)
         for index in indices:
-            answer = await connection.ask(questions[index].content)
+            answer = await connection.send(cases[index].content)
             outcome.answers[index, *answer] += 1
-            if questions[index].version is None and (version := VERSION.search(answer[1])):
-                outcome.active.add((questions[index].model, version[1].decode()))
+            if cases[index].version is None and (version := VERSION.search(answer[1])):
+                outcome.active.add((cases[index].model, version[1].decode()))
             if answer[0] == 0:
-                break  # A server that is gone is not asked thousands of times.
+                break  # The server may be gone.
         connection.close()
 
     async def swap():
         connection = Connection(port)
-        for turn in count():
+        for turn in itertools.count():
             await asyncio.sleep(0 if turn == 0 else 1)
-            if over.is_set():
+            if stopped.is_set():
                 break
             name, version = sorted(METHODS)[turn % 2], VERSIONS[turn // 2 % 2]
-            body = {"version": version}
-            outcome.swaps.append((name, version, *await connection.ask(request("PUT", f"/models/{name}/active", body))))
+            activation = request("PUT", f"/models/{name}/active", {"version": version})
+            outcome.swaps.append((name, version, *await connection.send(activation)))
         connection.close()
 
     swapping = asyncio.create_task(swap())
-    await asyncio.gather(*[ask_in_turn() for _ in range(CONNECTIONS)])
-    over.set()
+    await asyncio.gather(*[send_in_turn() for _ in range(CONNECTIONS)])
+    stopped.set()
     await swapping
     return outcome
 
 
-def fault(question, status, body):
-    """What is wrong with an answer, in a word; None for a good one."""
+def fault(case, status, body):
+    """Return "lost", "mixed" or "wrong" for a faulty answer, None for a correct one."""
     if status != 200:
         return "lost"
-    told = json.loads(body)
-    got = told["predictions"] if "predictions" in told else [told["prediction"]]
-    if told["model"] != question.model or told["version"] not in question.expected:
+    answer = json.loads(body)
+    predictions = answer["predictions"] if "predictions" in answer else [answer["prediction"]]
+    if answer["model"] != case.model or answer["version"] not in case.expected:
         return "wrong"
-    if same(question.expected[told["version"]], got):
+    if same(case.expected[answer["version"]], predictions):
         return None
-    each = zip(*question.expected.values(), strict=True)
-    if len(got) == len(next(iter(question.expected.values()))) and all(
-        any(same([answer], [row]) for answer in by_version) for by_version, row in zip(each, got, strict=True)
+    rows = zip(*case.expected.values(), strict=True)
+    if len(predictions) == len(next(iter(case.expected.values()))) and all(
+        any(same([expected], [prediction]) for expected in by_version)
+        for by_version, prediction in zip(rows, predictions, strict=True)
     ):
         return "mixed"
     return "wrong"
 
 
-def same(wanted, got):
-    return not differs(wanted, got, NEAR, largest(wanted))
+def same(expected, predictions):
+    return not differs(expected, predictions, TOLERANCE, largest(expected))
 
 
-def faults(questions, outcome):
-    """How many answers are wrong, mixed or lost."""
-    found = Counter()
+def faults(cases, outcome):
+    """Return the numbers of wrong, mixed and lost answers."""
+    counts = Counter()
     for (index, status, body), times in outcome.answers.items():
-        if (word := fault(questions[index], status, body)) is not None:
-            found[word] += times
-    return found
+        if (kind := fault(cases[index], status, body)) is not None:
+            counts[kind] += times
+    return counts
 
 
 @pytest.fixture
-def run(instance, questions, server_name):
-    """Starts the server and asks it so many questions."""
+def run(instance, cases, server_name):
+    """Return a function that starts the server and sends it `count` requests; `script` may replace its start."""
 
-    def ask(number, *, plant=None, wanted=frozenset()):
+    def start_and_send(count, *, script=None, wanted=frozenset()):
         command = list(command_of(server_name))
         if server_name == "waitress-serve":
             command.insert(-1, f"--threads={THREADS}")
-        if plant is not None:
-            command[1:2] = ["-c", plant]
+        if script is not None:
+            command[1:2] = ["-c", script]
         variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
         server = Server(command, cwd=CHECKOUT, env=variables)
         try:
-            return asyncio.run(ask_all(server.port, questions, number, wanted))
+            return asyncio.run(send_all(server.port, cases, count, wanted))
         finally:
             server.stop()
 
-    return ask
+    return start_and_send
 
 
 @pytest.mark.contract
 @pytest.mark.parametrize(
-    "number",
+    "count",
     [
         pytest.param(5_000, marks=pytest.mark.thorough),
         pytest.param(200_000, marks=pytest.mark.gauntlet),
     ],
 )
-def test_every_answer_under_load_is_the_estimators_own(run, questions, number):
+def test_every_answer_under_load_equals_the_estimators(run, cases, count):
     wanted = {(name, version) for name in METHODS for version in VERSIONS}
-    outcome = run(number, wanted=wanted)
-    assert faults(questions, outcome) == {}
-    assert outcome.answers.total() >= number
+    outcome = run(count, wanted=wanted)
+    assert faults(cases, outcome) == {}
+    assert outcome.answers.total() >= count
     assert {status for *_, status, _ in outcome.swaps} <= {200, 202}, outcome.swaps
     assert outcome.active == wanted
 
 
-SWAPPING = """
+EXCHANGED_ANSWERS = """
 import runpy, sys
 from flaskml.inference.batching import Batcher
 
-together = Batcher.together
+compute_batch = Batcher.compute_batch
 
-def confused(batcher, calls):
-    together(batcher, calls)
+def with_exchanged_answers(batcher, calls, **options):
+    compute_batch(batcher, calls, **options)
     if len(calls) > 1:
         calls[0].answer, calls[1].answer = calls[1].answer, calls[0].answer
 
-Batcher.together = confused
+Batcher.compute_batch = with_exchanged_answers
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
-"""A server that gives two of a batch each other's answers."""
+"""A planted fault: the server exchanges the answers of two calls in a batch."""
 
 
 @pytest.mark.thorough
 @pytest.mark.contract
-def test_answers_that_are_exchanged_in_a_batch_are_found(run, questions):
-    assert faults(questions, run(1_000, plant=SWAPPING))["wrong"] > 0
+def test_exchanged_answers_in_a_batch_are_detected(run, cases):
+    assert faults(cases, run(1_000, script=EXCHANGED_ANSWERS))["wrong"] > 0
 
 
-def test_every_fault_is_found(estimators):
-    questions = [question for question in questions_about(estimators, 50) if question.version is None]
+def test_every_kind_of_fault_is_detected(estimators):
+    cases = [case for case in random_cases(estimators, 50) if case.version is None]
 
-    def told(question, predictions, version="1", model=None):
-        return json.dumps({"predictions": predictions, "model": model or question.model, "version": version})
+    def body_of_answer(case, predictions, version="1", model=None):
+        return json.dumps({"predictions": predictions, "model": model or case.model, "version": version})
 
-    for question in questions:
-        one, two = question.expected["1"], question.expected["2"]
-        assert fault(question, 200, told(question, one)) is None
-        assert fault(question, 200, told(question, two, "2")) is None
-        assert fault(question, 200, told(question, [two[0], *one[1:]])) == "mixed"
-        assert fault(question, 200, told(question, one, "2")) == "mixed"
-        assert fault(question, 200, told(question, one[1:])) == "wrong"
-        assert fault(question, 200, told(question, one, "3")) == "wrong"
-        assert fault(question, 200, told(question, one, model="other")) == "wrong"
-        assert fault(question, 503, told(question, one)) == fault(question, 0, b"") == "lost"
-    long = next(question for question in questions if len(question.expected["1"]) > 1 and question.model == "forest")
-    assert fault(long, 200, told(long, long.expected["1"][::-1])) == "wrong"
+    for case in cases:
+        one, two = case.expected["1"], case.expected["2"]
+        assert fault(case, 200, body_of_answer(case, one)) is None
+        assert fault(case, 200, body_of_answer(case, two, "2")) is None
+        assert fault(case, 200, body_of_answer(case, [two[0], *one[1:]])) == "mixed"
+        assert fault(case, 200, body_of_answer(case, one, "2")) == "mixed"
+        assert fault(case, 200, body_of_answer(case, one[1:])) == "wrong"
+        assert fault(case, 200, body_of_answer(case, one, "3")) == "wrong"
+        assert fault(case, 200, body_of_answer(case, one, model="other")) == "wrong"
+        assert fault(case, 503, body_of_answer(case, one)) == fault(case, 0, b"") == "lost"
+    long_case = next(case for case in cases if len(case.expected["1"]) > 1 and case.model == "forest")
+    assert fault(long_case, 200, body_of_answer(long_case, long_case.expected["1"][::-1])) == "wrong"

@@ -1,4 +1,4 @@
-"""Several workers: spread, replaced, and stopped without a loss."""
+"""Supervisor and workers: load balancing, restarts of dead workers, rolling restarts and graceful shutdown."""
 
 import collections
 import os
@@ -30,106 +30,108 @@ APP = """
 import os, signal, sys, time
 from pathlib import Path
 from flask import Flask
-from flaskml.server.engine import build_server
+from flaskml.server.setup import build_server
 from flaskml.server.supervisor import Supervisor, open_listening_sockets
 from flaskml.web.lean import may_block
 
-word = Path(sys.argv[1])
+word_file = Path(sys.argv[1])
 
 def load():
-    said = word.read_text()
-    if said == "broken":
-        raise ValueError(said)
+    word = word_file.read_text()
+    if word == "broken":
+        raise ValueError(word)
     app = Flask(__name__)
 
     @app.get("/")
-    def who():
-        return f"{os.getpid()} {said}"
+    def pid_and_word():
+        return f"{os.getpid()} {word}"
 
     @app.get("/slow")
     @may_block
     def slow():
         time.sleep(0.2)
-        return f"{os.getpid()} {said}"
+        return f"{os.getpid()} {word}"
 
     def work(sock, ready):
-        if said == "fails":
+        if word == "fails":
             raise SystemExit(3)
-        engine = build_server(app, listening=sock)
-        signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-        signal.signal(signal.SIGINT, lambda *_: engine.stop())
+        server = build_server(app, listening_socket=sock)
+        signal.signal(signal.SIGTERM, lambda *_: server.stop())
+        signal.signal(signal.SIGINT, lambda *_: server.stop())
         ready()
-        engine.run()
+        server.run()
 
     return work
 
 sockets = open_listening_sockets(int(sys.argv[2]), "127.0.0.1", 0, 1024)
 print(sockets[0].getsockname()[1], flush=True)
-Supervisor(load, sockets, patience=10).run()
+Supervisor(load, sockets, drain_seconds=10).run()
 """
+"""A supervisor whose workers answer with their process id and the word of a file, which SIGHUP reads again."""
 
 
 class Service:
-    """A supervisor with its workers."""
+    """A supervisor process with its workers, and requests to them."""
 
     def __init__(self, folder, workers=2, word="first"):
-        self.word = folder / "word"
-        self.say(word)
+        self.word_file = folder / "word"
+        self.set_word(word)
         script = folder / "served.py"
         script.write_text(APP)
         environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-        command = [sys.executable, str(script), str(self.word), str(workers)]
+        command = [sys.executable, str(script), str(self.word_file), str(workers)]
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environ)
         self.port = int(self.process.stdout.readline())
 
-    def say(self, word):
-        """Has the next app that is loaded answer with the word."""
-        new = self.word.with_suffix(".new")
-        new.write_text(word)
-        new.replace(self.word)
+    def set_word(self, word):
+        """Replace the word file atomically; workers of the next rolling restart answer with the new word."""
+        new_file = self.word_file.with_suffix(".new")
+        new_file.write_text(word)
+        new_file.replace(self.word_file)
 
-    def ask(self, path="/", timeout=10):
+    def get(self, path="/", timeout=10):
+        """Return the process id of a worker and its word."""
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout)) as connection:
             connection.request("GET", path)
             pid, word = connection.getresponse().read().decode().split()
             return int(pid), word
 
     def workers(self):
-        pid = self.process.pid
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(child) for child in file.read().split()]
+        """Return the process ids of the workers."""
+        return sorted(children(self.process.pid))
 
-    def said(self):
+    def log_text(self):
         self.log.seek(0)
         return self.log.read()
 
 
 @pytest.fixture
 def service(tmp_path):
-    made = []
+    """Yield a function that starts a supervisor."""
+    services = []
 
-    def start(**given):
-        made.append(Service(tmp_path, **given))
-        return made[-1]
+    def start(**options):
+        services.append(Service(tmp_path, **options))
+        return services[-1]
 
     yield start
-    for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.wait()
-        one.process.stdout.close()
-        one.log.close()
+    for running in services:
+        if running.process.poll() is None:
+            running.process.kill()
+        running.process.wait()
+        running.process.stdout.close()
+        running.log.close()
 
 
 class Load:
-    """Clients that ask again and again, each on a connection of its own until it is told that it was the last."""
+    """Client threads that send requests without a pause, each on a keep-alive connection until the server closes it."""
 
     def __init__(self, service, clients=8, path="/slow"):
         self.service, self.path = service, path
-        self.answers, self.refused = collections.Counter(), 0
+        self.answered, self.refused = collections.Counter(), 0
         self.lost = []
-        """For each request that got no answer, the worker that had answered on its connection before, if any had."""
+        """The worker of each request without a response, known by earlier responses on the connection, else None."""
 
         self.stopped = threading.Event()
         self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
@@ -148,13 +150,13 @@ class Load:
                 while not self.stopped.is_set():
                     try:
                         connection.request("GET", self.path)
-                        answer = connection.getresponse()
-                        pid, word = answer.read().decode().split()
-                        self.answers[pid, word] += 1
+                        response = connection.getresponse()
+                        pid, word = response.read().decode().split()
+                        self.answered[pid, word] += 1
                     except (OSError, HTTPException):
                         self.lost.append(pid)
                         break
-                    if answer.headers.get("Connection") == "close":
+                    if response.headers.get("Connection") == "close":
                         break
 
     def stop(self):
@@ -165,7 +167,7 @@ class Load:
 
 def test_a_burst_is_spread_over_the_workers(service):
     running = service()
-    wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
+    wait_until(lambda: len({running.get()[0] for _ in range(20)}) == 2)
     for _ in range(3):
         sockets = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(32)]
         pids = collections.Counter()
@@ -177,43 +179,43 @@ def test_a_burst_is_spread_over_the_workers(service):
         assert len(pids) == 2 and min(pids.values()) >= 4
 
 
-def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_own(service):
+def test_a_killed_worker_loses_only_its_own_requests(service):
     running = service()
     load = Load(running)
-    wait_until(lambda: sum(load.answers.values()) > 20)
+    wait_until(lambda: sum(load.answered.values()) > 20)
     killed = random.choice(running.workers())
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: len(running.workers()) == 2 and killed not in running.workers(), 2)
-    seen = sum(load.answers.values())
-    wait_until(lambda: sum(load.answers.values()) > seen + 40)
+    seen = sum(load.answered.values())
+    wait_until(lambda: sum(load.answered.values()) > seen + 40)
     load.stop()
     assert set(load.lost) <= {str(killed), None} and not load.refused
-    assert re.search(r"ended with signal 9; replaced 1 times so far", running.said())
+    assert re.search(r"ended with signal 9; workers replaced so far: 1", running.log_text())
 
 
 @pytest.mark.gauntlet
-def test_workers_that_are_killed_again_and_again_are_replaced(service, times=200):
+def test_repeatedly_killed_workers_are_replaced(service, times=200):
     running = service()
     load = Load(running)
     killed = []
     for _ in range(times):
-        seen = sum(load.answers.values())
-        wait_until(lambda seen=seen: sum(load.answers.values()) > seen + 20)
+        seen = sum(load.answered.values())
+        wait_until(lambda seen=seen: sum(load.answered.values()) > seen + 20)
         killed.append(random.choice(running.workers()))
         os.kill(killed[-1], signal.SIGKILL)
         wait_until(lambda: len(running.workers()) == 2 and killed[-1] not in running.workers(), 2)
     load.stop()
     assert set(load.lost) <= {*map(str, killed), None} and not load.refused
-    assert f"replaced {times} times so far" in running.said()
+    assert f"workers replaced so far: {times}" in running.log_text()
 
 
-def test_connections_that_wait_for_a_dead_worker_are_served_by_the_next(service):
+def test_connections_in_the_backlog_of_a_dead_worker_are_served_by_its_successor(service):
     running = service(workers=1)
-    running.ask()
+    running.get()
     (worker,) = running.workers()
     os.kill(worker, signal.SIGSTOP)
     answers = []
-    threads = [threading.Thread(target=lambda: answers.append(running.ask(timeout=20))) for _ in range(10)]
+    threads = [threading.Thread(target=lambda: answers.append(running.get(timeout=20))) for _ in range(10)]
     for thread in threads:
         thread.start()
     time.sleep(0.3)
@@ -223,44 +225,44 @@ def test_connections_that_wait_for_a_dead_worker_are_served_by_the_next(service)
     assert len(answers) == 10 and worker not in {pid for pid, _ in answers}
 
 
-def test_all_are_replaced_one_by_one_without_a_loss(service):
+def test_a_rolling_restart_loses_no_request(service):
     running = service()
     load = Load(running)
-    wait_until(lambda: sum(load.answers.values()) > 20)
+    wait_until(lambda: sum(load.answered.values()) > 20)
     before = set(running.workers())
-    running.say("second")
+    running.set_word("second")
     running.process.send_signal(signal.SIGHUP)
     wait_until(lambda: not before & set(running.workers()), 20)
-    assert {running.ask()[1] for _ in range(10)} == {"second"}
+    assert {running.get()[1] for _ in range(10)} == {"second"}
     load.stop()
     assert not load.lost and not load.refused
 
 
 @pytest.mark.gauntlet
-def test_all_are_replaced_again_and_again_without_a_loss(service, times=50):
+def test_repeated_rolling_restarts_lose_no_request(service, times=50):
     running = service()
     wait_until(lambda: len(running.workers()) == 2)
     load = Load(running, clients=16)
     for number in range(times):
         before = set(running.workers())
-        running.say(f"word{number}")
+        running.set_word(f"word{number}")
         running.process.send_signal(signal.SIGHUP)
         wait_until(lambda before=before: len(running.workers()) == 2 and not before & set(running.workers()), 30)
     load.stop()
     assert not load.lost and not load.refused
-    assert len({word for _, word in load.answers}) >= 4
+    assert len({word for _, word in load.answered}) >= 4
 
 
-def test_what_does_not_load_or_start_replaces_nothing(service):
+def test_a_failed_rolling_restart_keeps_the_workers(service):
     running = service()
-    wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
+    wait_until(lambda: len({running.get()[0] for _ in range(20)}) == 2)
     before = set(running.workers())
-    for word, told in (("broken", "does not load"), ("fails", "does not start")):
-        running.say(word)
+    for word, message in (("broken", "do not load"), ("fails", "does not start")):
+        running.set_word(word)
         running.process.send_signal(signal.SIGHUP)
-        wait_until(lambda told=told: told in running.said())
+        wait_until(lambda message=message: message in running.log_text())
         wait_until(lambda: set(running.workers()) == before)
-        assert running.ask()[1] == "first"
+        assert running.get()[1] == "first"
 
 
 @pytest.mark.parametrize(
@@ -271,40 +273,40 @@ def test_what_does_not_load_or_start_replaces_nothing(service):
         pytest.param(200, marks=pytest.mark.gauntlet),
     ],
 )
-def test_it_stops_with_its_workers_and_loses_nothing(service, times):
+def test_a_graceful_shutdown_loses_no_request(service, times):
     for number in range(times):
         running = service()
         load = Load(running)
-        wait_until(lambda load=load: sum(load.answers.values()) > 10)
+        wait_until(lambda load=load: sum(load.answered.values()) > 10)
         time.sleep(0.026 * (number % 8))
         running.process.terminate()
         assert running.process.wait(20) == 0
         load.stop()
         assert not load.lost
         with pytest.raises(ConnectionRefusedError):
-            running.ask()
+            running.get()
 
 
-def test_workers_do_not_outlive_a_supervisor_that_is_killed(service):
+def test_workers_stop_when_the_supervisor_is_killed(service):
     running = service()
-    wait_until(lambda: len({running.ask()[0] for _ in range(20)}) == 2)
+    wait_until(lambda: len({running.get()[0] for _ in range(20)}) == 2)
     workers = running.workers()
     running.process.kill()
     running.process.wait()
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
     with pytest.raises(ConnectionRefusedError):
-        running.ask()
+        running.get()
 
 
-def test_a_worker_that_cannot_start_is_tried_less_and_less_often(service):
+def test_a_worker_that_fails_at_its_start_is_restarted_with_back_off(service):
     running = service(workers=1, word="fails")
     time.sleep(2.5)
-    assert 3 <= running.said().count("ended with code 1") <= 6
+    assert 3 <= running.log_text().count("ended with code 1") <= 6
     running.process.terminate()
     assert running.process.wait(10) == 0
 
 
-def test_the_command_serves_with_workers_that_share_the_model(serve):
+def test_flask_serve_with_two_workers(serve):
     server = serve("flask serve", "--workers", "2")
     assert server.json("POST", "/predict", {"feature": 0.5})[0] == 200
     status, answer = server.json("PUT", "/models/default/active", {"version": "1"})
@@ -313,8 +315,8 @@ def test_the_command_serves_with_workers_that_share_the_model(serve):
     assert server.process.wait(20) == 0
 
 
-def test_the_supervisor_has_no_thread_that_its_workers_would_miss(serve, store):
-    """What is loaded before workers are forked starts none, graphs included."""
+def test_loading_before_the_fork_starts_no_thread(serve, store):
+    """Threads do not survive a fork, so loading a model starts none in the supervisor, ONNX graphs included."""
     ramp = np.linspace(0, 1, 40)[:, None]
     publish(LinearRegression().fit(ramp, ramp[:, 0]), ramp, name="line", instance_path=store.instance_path)
     server = serve("flask serve", "--workers", "2")
@@ -323,33 +325,34 @@ def test_the_supervisor_has_no_thread_that_its_workers_would_miss(serve, store):
     assert len(children(server.process.pid)) == 2
 
 
-def large(rng, offset):
+def large_model(rng, offset):
+    """Return an estimator above `LARGE_VERSION_BYTES`, and a sample of its rows."""
     table = rng.normal(size=(260_000, 8))
     return KNeighborsRegressor(1, algorithm="brute").fit(table, table[:, 0] + offset), table[:40]
 
 
 @pytest.mark.thorough
-def test_a_large_version_comes_with_new_workers_that_share_it(serve, store):
+def test_a_new_large_version_starts_a_rolling_restart(serve, store):
     rng = np.random.default_rng(0)
-    estimator, sample = large(rng, 0)
+    estimator, sample = large_model(rng, 0)
     publish(estimator, sample, name="large", instance_path=store.instance_path, runtime="sklearn")
     assert store.size("large", "1") >= LARGE_VERSION_BYTES
     server = serve("flask serve", "--workers", "2")
     before = children(server.process.pid)
     row = {f"x{index}": float(value) for index, value in enumerate(sample[0])}
     assert server.json("POST", "/models/large/predict", row)[1]["version"] == "1"
-    estimator, _ = large(rng, 100)
+    estimator, _ = large_model(rng, 100)
     publish(estimator, sample, name="large", instance_path=store.instance_path, runtime="sklearn")
     answers = []
 
-    def all_new():
+    def all_replaced():
         status, answer = server.json("POST", "/models/large/predict", row)
         answers.append((status, answer.get("version")))
         return not before & children(server.process.pid) and answer["version"] == "2"
 
-    wait_until(all_new, 60)
+    wait_until(all_replaced, 60)
     assert set(answers) == {(200, "1"), (200, "2")}
-    # Small ones are still swapped within the workers.
+    # Small versions are swapped within the workers.
     now = children(server.process.pid)
     assert server.json("PUT", "/models/default/active", {"version": "1"})[0] == 200
     assert children(server.process.pid) == now

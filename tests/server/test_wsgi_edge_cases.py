@@ -1,4 +1,4 @@
-"""What is hard for a server, of both servers: each does the same."""
+"""Edge cases of WSGI that both servers handle alike: failures, slow clients, large bodies, pipelining."""
 
 import hashlib
 import socket
@@ -10,11 +10,11 @@ from http.client import HTTPConnection
 import pytest
 from flask import Flask, request
 
-from flaskml.codecs.parser import Rows
+from flaskml.codecs.rows import Rows
 from flaskml.inference.batching import Batcher, lane
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
-from tests.support.in_process_servers import IN_THREADS, serving
+from tests.support.in_process_servers import SERVERS_IN_THREADS, event_loop_server
 
 TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 
@@ -22,16 +22,18 @@ LARGE = bytes(range(256)) * 2**13
 """2 MiB."""
 
 PARTS = [bytes([number]) * 2**20 for number in range(40)]
-"""More than the high watermark of waitress, 16 MiB, and what sockets hold."""
+"""40 MiB: more than waitress's high watermark of 16 MiB and the socket buffers together."""
 
 
-class Hard:
-    """An app, and what tests have to see of it."""
+class EdgeCaseApp:
+    """An app with a view per edge case, and what its views record."""
 
     def __init__(self):
         self.app = Flask(__name__)
         self.sizes = []
-        self.made = 0
+        self.yielded = 0
+        """Number of parts that `large` has yielded."""
+
         self.batcher = Batcher(self.double, TABLE_BUILDER.build, ["predict"])
         self.begun, self.release, self.closed = threading.Event(), threading.Event(), threading.Event()
         for path in ("healthy", "twice", "stall", "wait", "large", "parts", "fail", "fail-late", "fail-in-parts"):
@@ -45,7 +47,7 @@ class Hard:
         return table[:, 0] * 2
 
     def twice(self, value=None):
-        """What is asked for, in whatever batch; a number below zero is refused."""
+        """Return the prediction for the value; the estimator raises for a negative value."""
         value = float(request.args["of"]) if value is None else value
         return f"{self.batcher.ask(Rows([(value,)], TABLE_BUILDER, is_single=True), 'predict')[0]} "
 
@@ -56,19 +58,19 @@ class Hard:
         return self.twice(2.0) + hashlib.sha256(request.get_data()).hexdigest()
 
     def stall(self):
-        """Holds up its thread."""
+        """Block the thread."""
         self.begun.set()
         return str(self.release.wait(20))
 
     def wait(self):
-        """Waits without holding up anybody."""
+        """Wait in a thread of its own."""
         self.begun.set()
         return str(lane.get().apart(lambda: self.release.wait(20)))
 
     def large(self):
         try:
             for part in PARTS:
-                self.made += 1
+                self.yielded += 1
                 yield part
         finally:
             self.closed.set()
@@ -93,17 +95,17 @@ class Hard:
 
 
 @pytest.fixture
-def hard():
-    found = Hard()
-    yield found
-    found.release.set()
+def edge_cases():
+    app = EdgeCaseApp()
+    yield app
+    app.release.set()
 
 
-@pytest.fixture(params=IN_THREADS)
-def port(request, hard):
-    with IN_THREADS[request.param](hard.app) as port:
+@pytest.fixture(params=SERVERS_IN_THREADS)
+def port(request, edge_cases):
+    with SERVERS_IN_THREADS[request.param](edge_cases.app) as port:
         yield port
-        hard.release.set()
+        edge_cases.release.set()
 
 
 def connect(port):
@@ -112,12 +114,12 @@ def connect(port):
     return closing(connection)
 
 
-def line(path, method="GET", *, body=b"", version="1.1"):
+def request_bytes(path, method="GET", *, body=b"", version="1.1"):
     return f"{method} {path} HTTP/{version}\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def all_of(client):
-    """What comes until the server closes."""
+def read_all(client):
+    """Return all bytes until the server closes the connection."""
     received = bytearray()
     while part := client.recv(2**20):
         received += part
@@ -127,11 +129,12 @@ def all_of(client):
 def get(port, path):
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
-def is_well(port):
+def is_healthy(port):
+    """Return whether the server answers a health check and a prediction."""
     return get(port, "/healthy") == (200, b"yes") and get(port, "/twice?of=3") == (200, b"6.0 ")
 
 
@@ -139,10 +142,10 @@ DIGEST = b"4.0 " + hashlib.sha256(LARGE).hexdigest().encode()
 IN_PARTS = b"0.0 2.0 4.0 6.0 8.0 "
 
 
-def test_one_connection_is_answered_in_order_whatever_it_asks(port):
+def test_requests_on_one_connection_are_answered_in_order(port):
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         for _ in range(3):
-            for method, path, body, wanted in (
+            for method, path, body, expected in (
                 ("GET", "/twice?of=3", None, (200, b"6.0 ")),
                 ("POST", "/digest", LARGE, (200, DIGEST)),
                 ("GET", "/fail", None, (500, None)),
@@ -153,92 +156,94 @@ def test_one_connection_is_answered_in_order_whatever_it_asks(port):
                 ("GET", "/healthy", None, (200, b"yes")),
             ):
                 connection.request(method, path, body)
-                answer = connection.getresponse()
-                status, content = answer.status, answer.read()
-                assert (status, content if wanted[1] else None) == wanted, path
+                response = connection.getresponse()
+                status, content = response.status, response.read()
+                assert (status, content if expected[1] else None) == expected, path
 
 
-def test_all_of_it_in_one_packet_is_answered_in_order(port):
-    asked = [line(f"/twice?of={number}") for number in range(20)]
-    asked[5], asked[9] = line("/digest", "POST", body=LARGE), line("/fail-late")
-    wanted = [f"{2.0 * number} ".encode() for number in range(20)]
-    wanted[5], wanted[9] = DIGEST, b"<h1>Internal Server Error</h1>"
+def test_pipelined_requests_are_answered_in_order(port):
+    requests = [request_bytes(f"/twice?of={number}") for number in range(20)]
+    requests[5], requests[9] = request_bytes("/digest", "POST", body=LARGE), request_bytes("/fail-late")
+    expected = [f"{2.0 * number} ".encode() for number in range(20)]
+    expected[5], expected[9] = DIGEST, b"<h1>Internal Server Error</h1>"
     with connect(port) as client:
-        sender = threading.Thread(target=client.sendall, args=(b"".join([*asked, line("/parts")]),))
+        sender = threading.Thread(target=client.sendall, args=(b"".join([*requests, request_bytes("/parts")]),))
         sender.start()
-        received = all_of(client)
+        received = read_all(client)
         sender.join()
     position = 0
-    for part in wanted:
+    for part in expected:
         position = received.index(b"\r\n\r\n", position)
         position = received.index(part, position) + len(part)
     assert received.count(b"HTTP/1.1 ") == 21
     assert b"".join(received[position:].partition(b"\r\n\r\n")[2].split(b"\r\n")[1::2]) == IN_PARTS
 
 
-def test_what_fails_amid_its_parts_is_cut_and_harms_nobody(port):
+def test_a_failing_generator_truncates_its_response_and_no_other(port):
     with connect(port) as client:
-        client.sendall(line("/fail-in-parts") + line("/healthy"))
-        received = all_of(client)
+        client.sendall(request_bytes("/fail-in-parts") + request_bytes("/healthy"))
+        received = read_all(client)
     assert b"2.0 \r\n" in received and b"\r\n0\r\n" not in received and b"yes" not in received
-    assert is_well(port)
+    assert is_healthy(port)
 
 
-def test_a_large_body_that_comes_slowly(port):
+def test_a_large_body_that_arrives_slowly(port):
     with connect(port) as client:
-        content = line("/digest", "POST", body=LARGE, version="1.0")
+        content = request_bytes("/digest", "POST", body=LARGE, version="1.0")
         for start in range(0, len(content), 2**17):
             client.sendall(content[start : start + 2**17])
             assert get(port, "/healthy") == (200, b"yes")
-        assert all_of(client).endswith(DIGEST)
+        assert read_all(client).endswith(DIGEST)
 
 
 @pytest.mark.parametrize("path", ["/large", "/wait"])
 @pytest.mark.parametrize("end", ["closes", "resets"])
-def test_a_client_that_leaves_harms_nobody(port, hard, path, end):
+def test_a_client_that_disconnects_affects_no_other(port, edge_cases, path, end):
     with connect(port) as client:
-        client.sendall(line(path))
+        client.sendall(request_bytes(path))
         if path == "/wait":
-            assert hard.begun.wait(20)
+            assert edge_cases.begun.wait(20)
         else:
             client.recv(10)
         if end == "resets":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    assert is_well(port)
-    hard.release.set()
+    assert is_healthy(port)
+    edge_cases.release.set()
     if path == "/large":
-        assert hard.closed.wait(20), "what makes the parts is told that nobody wants them"
-    assert is_well(port)
+        assert edge_cases.closed.wait(20), "the generator of the response is closed"
+    assert is_healthy(port)
 
 
-def test_a_client_that_reads_slowly_holds_up_nobody_and_gets_everything(port, hard):
+def test_a_slow_reader_gets_everything_and_blocks_no_other_client(port, edge_cases):
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.connect()
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         connection.request("GET", "/large")
-        answer = connection.getresponse()
-        assert answer.read(10) == PARTS[0][:10]
+        response = connection.getresponse()
+        assert response.read(10) == PARTS[0][:10]
         for _ in range(10):
-            assert is_well(port)
-        assert hard.made < len(PARTS), "no more is made than there is room for"
-        assert answer.read() == b"".join(PARTS)[10:]
+            assert is_healthy(port)
+        assert edge_cases.yielded < len(PARTS), (
+            "the response is generated no faster than the client reads (backpressure)"
+        )
+        assert response.read() == b"".join(PARTS)[10:]
 
 
-def test_a_batch_that_fails_fails_for_whom_it_must(hard):
+def test_a_failing_batch_fails_only_the_requests_with_bad_rows(edge_cases):
     values = [-1.0 if number % 5 == 2 else float(number) for number in range(10)]
-    with serving(hard.app) as port, connect(port) as first:
-        first.sendall(line("/stall"))
-        assert hard.begun.wait(20)
+    with event_loop_server(edge_cases.app) as port, connect(port) as first:
+        first.sendall(request_bytes("/stall"))
+        assert edge_cases.begun.wait(20)
         clients = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in values]
         for client, value in zip(clients, values, strict=True):
-            client.sendall(line(f"/twice?of={value}", version="1.0"))
-        hard.release.set()  # Now all of them have come, and start in one turn.
+            client.sendall(request_bytes(f"/twice?of={value}", version="1.0"))
+        edge_cases.release.set()  # All requests have arrived; they start in one iteration.
         for client, value in zip(clients, values, strict=True):
             with closing(client):
-                received = all_of(client)
+                received = read_all(client)
             if value < 0:
                 assert b" 500 " in received
             else:
                 assert received.endswith(f"\r\n\r\n{2 * value} ".encode())
-        assert max(hard.sizes) > 5 and hard.sizes.count(1) >= len(values)
-        assert is_well(port)
+        assert max(edge_cases.sizes) > 5 and edge_cases.sizes.count(1) >= len(values)
+        assert is_healthy(port)

@@ -1,4 +1,4 @@
-"""The store after faults: full disks, broken disks, killed processes and power cuts, at every operation."""
+"""Crash safety of the store: a full or failing disk, a killed process and a power cut, at every operation."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-pytest.importorskip("fcntl", reason="processes are forked and killed as on Linux")
+pytest.importorskip("fcntl", reason="the tests fork and kill processes as on Linux")
 
 from flaskml.errors import FlaskmlError
 from flaskml.store.disk import Disk
@@ -20,25 +20,25 @@ from flaskml.store.signing import KEY_FILE
 from tests.support.checkout import run_python
 from tests.support.crash_harness import (
     COMMANDS,
+    EXIT_FLASKML_ERROR,
     NAME,
-    REFUSED,
-    Failing,
+    FailingCall,
     PowerCut,
-    between,
-    build,
-    content_of,
     delete,
+    inspect_store,
     intercepted,
-    kill,
+    is_between,
     leftovers,
-    look,
     make_store,
     publish,
-    quickly,
-    run,
-    trace,
+    read_tree,
+    run_and_kill,
+    run_command,
+    run_under_strace,
     traced_calls,
-    visible,
+    without_fsync,
+    without_staging,
+    write_tree,
 )
 from tests.support.stores import accept
 
@@ -48,68 +48,68 @@ ERRORS = pytest.mark.parametrize("error", [ENOSPC, EIO, EMFILE], ids=errorcode.g
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory):
-    """A folder for stores, in memory where there is one: thousands of them are made and removed."""
+def scratch(tmp_path_factory):
+    """A folder for thousands of stores, in memory (/dev/shm) if possible, to save time."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
-        yield tmp_path_factory.mktemp("ground")
+        yield tmp_path_factory.mktemp("scratch")
     else:
         with TemporaryDirectory(dir=memory) as folder:
             yield Path(folder)
 
 
 @pytest.fixture(scope="module")
-def bases(ground):
-    """The instance folders that commands start from: one with versions, one that is new, one with only a key."""
-    with quickly(ground):
-        make_store(ground / "full")
-    full = content_of(ground / "full")
+def start_contents(scratch):
+    """The contents of the instance folders that commands start from: with versions, empty, and with only a key."""
+    with without_fsync(scratch):
+        make_store(scratch / "full")
+    full = read_tree(scratch / "full")
     key = frozenset((name, entry) for name, entry in full if name == KEY_FILE)
     return {"full": full, "keyed": key, "new": frozenset()}
 
 
 @pytest.fixture(scope="module")
-def expected(bases, ground):
-    """What is found before a command and after it, by base and command."""
-    found = {}
+def expected(start_contents, scratch):
+    """The store contents before and after each command, by start content and command."""
+    contents = {}
     for start, name in CASES:
-        instance = build(bases[start], ground / "instance")
-        before = look(instance)
-        with quickly(instance):
+        instance = write_tree(start_contents[start], scratch / "instance")
+        before = inspect_store(instance)
+        with without_fsync(instance):
             COMMANDS[name](ModelStore(instance))
-        found[start, name] = before, look(instance)
-    return found
+        contents[start, name] = before, inspect_store(instance)
+    return contents
 
 
 CASES = [("new", "publish"), *(("full", name) for name in COMMANDS)]
 EVERY_CASE = pytest.mark.parametrize(("start", "name"), CASES)
 
 
-def same(found, other):
-    """Whether two runs of a command came to the same; they differ in when and in how often."""
-    return (found.versions, found.state.active, found.state.aliases) == (
+def has_same_effect(contents, other):
+    """Return whether two runs of a command had the same effect, apart from times and the number of changes."""
+    return (contents.versions, contents.state.active, contents.state.aliases) == (
         other.versions,
         other.state.active,
         other.state.aliases,
     )
 
 
-def survive(instance, name, before, after, *, done=False):
-    """A fresh store is whole, and the command can be given again and then has its effect."""
-    found = look(instance)
-    assert between(found, before, after)
-    assert not done or same(found, after)
-    with quickly(instance):
+def check_recovery(instance, name, before, after, *, done=False):
+    """Assert that a new `ModelStore` reads intact contents, and that the repeated command succeeds."""
+    contents = inspect_store(instance)
+    assert is_between(contents, before, after)
+    assert not done or has_same_effect(contents, after)
+    with without_fsync(instance):
         COMMANDS[name](ModelStore(instance))
-    again = look(instance)
-    with ModelStore(instance).writing(NAME):  # Whoever writes next clears up.
+    repeated = inspect_store(instance)
+    with ModelStore(instance).locked(NAME):  # The next writer removes the leftovers.
         assert leftovers(instance) == []
     if name == "publish":
-        assert len(again.versions) == len(found.versions) + 1 and again.highest > found.highest
+        assert len(repeated.versions) == len(contents.versions) + 1 and repeated.highest > contents.highest
     elif name == "rollback":
-        assert again.state.active in ("2", "3")
+        assert repeated.state.active in ("2", "3")
     else:
-        assert same(again, after)
+        assert has_same_effect(repeated, after)
 
 
 @ERRORS
@@ -119,80 +119,84 @@ def survive(instance, name, before, after, *, done=False):
     ids=lambda lasting: "lasting" if lasting else "once",
 )
 @EVERY_CASE
-def test_an_error_at_any_operation(bases, expected, ground, start, name, error, lasting):
+def test_a_disk_error_at_any_operation_leaves_the_store_intact(
+    start_contents, expected, scratch, start, name, error, lasting
+):
     for number in count(1):
-        fault = Failing(error, number, lasting)
-        instance = build(bases[start], ground / "instance")
-        refused = None
+        fault = FailingCall(error, number, lasting)
+        instance = write_tree(start_contents[start], scratch / "instance")
+        error_raised = None
         try:
-            run(instance, name, fault)
+            run_command(instance, name, fault)
         except FlaskmlError as raised:
-            refused = raised
+            error_raised = raised
         if fault.failed is None:
             break
-        assert refused is None or str(ground) not in refused.detail
-        survive(instance, name, *expected[start, name], done=refused is None)
+        assert error_raised is None or str(scratch) not in error_raised.detail
+        check_recovery(instance, name, *expected[start, name], done=error_raised is None)
     assert number > 3
 
 
 @EVERY_CASE
-def test_a_kill_at_any_operation(bases, expected, ground, start, name):
+def test_a_kill_at_any_operation_leaves_the_store_intact(start_contents, expected, scratch, start, name):
     for number in count(1):
-        instance = build(bases[start], ground / "instance")
-        dead = kill(instance, name, number)
-        survive(instance, name, *expected[start, name], done=not dead)
-        if not dead:
+        instance = write_tree(start_contents[start], scratch / "instance")
+        was_killed = run_and_kill(instance, name, number)
+        check_recovery(instance, name, *expected[start, name], done=not was_killed)
+        if not was_killed:
             break
-    assert number > FEWEST[name]
+    assert number > MIN_OPERATIONS[name]
 
 
-FEWEST = {"publish": 15, "delete": 10, "clean": 10}
-FEWEST = {name: FEWEST.get(name, 4) for name in COMMANDS}
-"""How many operations a command has at least: a harness that sees none would find nothing."""
+MIN_OPERATIONS = {"publish": 15, "delete": 10, "clean": 10}
+MIN_OPERATIONS = {name: MIN_OPERATIONS.get(name, 4) for name in COMMANDS}
+"""The minimum number of operations of each command: a harness that misses operations would find no faults."""
 
 
 @pytest.mark.gauntlet
 @EVERY_CASE
-def test_a_kill_of_the_one_who_comes_after_the_dead(bases, expected, ground, start, name):
+def test_a_second_kill_during_the_repeated_command_leaves_the_store_intact(
+    start_contents, expected, scratch, start, name
+):
     for first in count(1):
         for second in count(1):
-            instance = build(bases[start], ground / "instance")
-            dead = kill(instance, name, first)
-            middle = look(instance)
-            dead_again = kill(instance, name, second)
-            found = look(instance)
-            assert found.highest >= middle.highest and found.state.generation >= middle.state.generation
-            with quickly(instance):
+            instance = write_tree(start_contents[start], scratch / "instance")
+            was_killed = run_and_kill(instance, name, first)
+            middle = inspect_store(instance)
+            was_killed_again = run_and_kill(instance, name, second)
+            contents = inspect_store(instance)
+            assert contents.highest >= middle.highest and contents.state.generation >= middle.state.generation
+            with without_fsync(instance):
                 COMMANDS[name](ModelStore(instance))
-            assert look(instance).highest >= expected[start, name][1].highest
-            if not dead_again:
+            assert inspect_store(instance).highest >= expected[start, name][1].highest
+            if not was_killed_again:
                 break
-        if not dead:
+        if not was_killed:
             break
 
 
-LOOK = """
+INSPECT_SCRIPT = """
 import sys
 from pathlib import Path
-from tests.support.crash_harness import look
+from tests.support.crash_harness import inspect_store
 for path in sys.argv[1:]:
-    print(sorted(look(Path(path)).versions), look(Path(path)).state.active)
+    print(sorted(inspect_store(Path(path)).versions), inspect_store(Path(path)).state.active)
 """
 
 
-def test_a_fresh_process_finds_the_same(bases, expected, ground, tmp_path):
-    instances, found = [], []
+def test_a_new_process_reads_the_same_contents(start_contents, expected, scratch, tmp_path):
+    instances, contents = [], []
     for start, name in CASES:
-        for number in (2, FEWEST[name]):
-            instances.append(build(bases[start], tmp_path / f"{start}-{name}-{number}"))
-            assert kill(instances[-1], name, number)
-            found.append(look(instances[-1]))
-    told = run_python(LOOK, *instances).splitlines()
-    assert told == [f"{sorted(one.versions)} {one.state.active}" for one in found]
+        for number in (2, MIN_OPERATIONS[name]):
+            instances.append(write_tree(start_contents[start], tmp_path / f"{start}-{name}-{number}"))
+            assert run_and_kill(instances[-1], name, number)
+            contents.append(inspect_store(instances[-1]))
+    lines = run_python(INSPECT_SCRIPT, *instances).splitlines()
+    assert lines == [f"{sorted(each.versions)} {each.state.active}" for each in contents]
 
 
-class Careless(Disk):
-    """A disk that replaces a file in its place."""
+class InPlaceDisk(Disk):
+    """A planted fault: a disk that writes over a file in place, instead of an atomic replace."""
 
     def replace(self, path, content):
         path.unlink(missing_ok=True)
@@ -200,8 +204,8 @@ class Careless(Disk):
             file.write(content)
 
 
-class Hasty(Disk):
-    """A disk that gives a directory its name before it is filled."""
+class EarlyNameDisk(Disk):
+    """A planted fault: a disk that makes the final directory before its files, instead of an atomic rename."""
 
     def rename(self, source, target):
         self.make_directory(target)
@@ -211,96 +215,97 @@ class Hasty(Disk):
         os.rmdir(source)
 
 
-@pytest.mark.parametrize(("disk", "name"), [(Careless, "activate"), (Hasty, "publish")])
-def test_a_store_that_does_not_survive_is_found_out(bases, expected, ground, disk, name):
+@pytest.mark.parametrize(("disk", "name"), [(InPlaceDisk, "activate"), (EarlyNameDisk, "publish")])
+def test_the_harness_detects_writes_that_are_not_atomic(start_contents, expected, scratch, disk, name):
     broken = 0
     for number in count(1):
-        instance = build(bases["full"], ground / "instance")
-        dead = kill(instance, name, number, disk())
+        instance = write_tree(start_contents["full"], scratch / "instance")
+        was_killed = run_and_kill(instance, name, number, disk())
         try:
-            assert between(look(instance), *expected["full", name])
+            assert is_between(inspect_store(instance), *expected["full", name])
         except (AssertionError, FlaskmlError):
             broken += 1
-        if not dead:
+        if not was_killed:
             break
     assert broken
 
 
 @pytest.mark.parametrize("name", ["activate", "alias"])
-def test_a_version_that_is_deleted_meanwhile_is_not_named(bases, ground, name):
-    instance = build(bases["full"], ground / "instance")
-    meanwhile = []
+def test_a_version_deleted_before_the_lock_is_held_is_rejected(start_contents, scratch, name):
+    instance = write_tree(start_contents["full"], scratch / "instance")
+    lock_calls = []
 
     def step(call, perform):
-        if call.name == "flock" and not meanwhile:
-            meanwhile.append(call)
+        if call.name == "flock" and not lock_calls:
+            lock_calls.append(call)
             delete(ModelStore(instance))
         return perform()
 
     with intercepted(instance, step), pytest.raises(FlaskmlError):
         COMMANDS[name](ModelStore(instance))
-    assert meanwhile
-    assert look(instance).versions == {"1", "2", "3"}
+    assert lock_calls
+    assert inspect_store(instance).versions == {"1", "2", "3"}
 
 
-def cut_power(bases, ground, start, name, skipped=0):
-    """Gives a command and records it; also what was found before and after."""
-    root = build(frozenset(), ground / "recorded")
+def cut_power(start_contents, scratch, start, name, skipped=0):
+    """Run and record a command. Return the record, and the store contents before and after it."""
+    root = write_tree(frozenset(), scratch / "recorded")
     instance = root / "instance"
     if start != "absent":
-        build(bases[start], instance)
-    before = look(instance)
+        write_tree(start_contents[start], instance)
+    before = inspect_store(instance)
     cut = PowerCut(root, skipped)
     with intercepted(root, cut):
         COMMANDS[name](ModelStore(instance))
     cut.acknowledge()
-    return cut, before, look(instance)
+    return cut, before, inspect_store(instance)
 
 
-def faults(states, before, after, ground):
-    """What is wrong with each of the states that a power cut may leave."""
+def faults(states, before, after, scratch):
+    """Yield an error for each faulty state of those that a power cut may leave."""
     for content, acknowledged in states:
-        instance = build(content, ground / "cut") / "instance"
+        instance = write_tree(content, scratch / "cut") / "instance"
         try:
-            found = look(instance)
-            assert found == after if acknowledged else between(found, before, after)
-            with quickly(instance):
+            contents = inspect_store(instance)
+            assert contents == after if acknowledged else is_between(contents, before, after)
+            with without_fsync(instance):
                 version = publish(ModelStore(instance)).version
-            assert int(version) > max(before.highest, after.highest if acknowledged else 0), "a number is used twice"
-            assert look(instance).state == found.state
+            highest = max(before.highest, after.highest if acknowledged else 0)
+            assert int(version) > highest, "a version number is used twice"
+            assert inspect_store(instance).state == contents.state
         except (AssertionError, FlaskmlError) as fault:
             yield fault
 
 
-# Where the key is made as well, its sync covers that of a folder made before; so it is there in one case.
+# If a command creates the key too, the fsync of the key also covers a folder made before. One case has a key already.
 POWER_CASES = [("absent", "publish"), ("keyed", "publish"), *(("full", name) for name in COMMANDS)]
 
 
 @pytest.mark.parametrize(("start", "name"), POWER_CASES)
-def test_a_power_cut_at_any_moment(bases, ground, start, name):
-    cut, before, after = cut_power(bases, ground, start, name)
-    assert list(faults(cut.states, before, after, ground)) == []
+def test_a_power_cut_at_any_operation_leaves_the_store_intact(start_contents, scratch, start, name):
+    cut, before, after = cut_power(start_contents, scratch, start, name)
+    assert list(faults(cut.states, before, after, scratch)) == []
     assert len(cut.states) > 2 * len(cut.syncs)
 
 
-def test_every_sync_is_needed(bases, ground):
+def test_every_fsync_is_needed(start_contents, scratch):
     places, needed = set(), set()
     for start, name in POWER_CASES:
         for number in count(1):
-            cut, before, after = cut_power(bases, ground, start, name, skipped=number)
+            cut, before, after = cut_power(start_contents, scratch, start, name, skipped=number)
             if number > len(cut.syncs):
                 break
-            # What is wrong shows late and in what can be seen, so these states are looked at first, and no others.
-            states = {(visible(content), acknowledged): None for content, acknowledged in reversed(cut.states)}
+            # A fault appears in late states and outside staging directories: test only those contents, the last first.
+            states = {(without_staging(content), acknowledged): None for content, acknowledged in reversed(cut.states)}
             places.add(cut.syncs[number - 1])
-            if any(faults(states, before, after, ground)):
+            if any(faults(states, before, after, scratch)):
                 needed.add(cut.syncs[number - 1])
     assert len(needed) > 8
     assert places - needed == set()
 
 
-def test_what_a_power_cut_leaves_of_a_file_and_its_name(ground):
-    root = build(frozenset({("a", b"old")}), ground / "recorded")
+def test_the_power_cut_model_of_a_file_and_its_name(scratch):
+    root = write_tree(frozenset({("a", b"old")}), scratch / "recorded")
     cut = PowerCut(root)
     with intercepted(root, cut), Disk().create(root / "b") as file:
         file.write(b"new!")
@@ -311,20 +316,25 @@ def test_what_a_power_cut_leaves_of_a_file_and_its_name(ground):
     with intercepted(root, cut):
         os.replace(root / "b", root / "a")
     old, new = ("a", b"old"), ("b", b"new!")
-    assert set(cut.tree.outcomes()) == {frozenset(left) for left in ([old], [old, new], [("a", b"new!")])}
+    assert set(cut.tree.outcomes()) == {frozenset(content) for content in ([old], [old, new], [("a", b"new!")])}
     with intercepted(root, cut):
         Disk().sync_directory(root)
     assert list(cut.tree.outcomes()) == [frozenset({("a", b"new!")})]
 
 
-SYSTEM_CALLS = 7
-"""How many of the system's calls are hit in each way, spread over all, where not every one is."""
+SAMPLED_CALLS = 7
+"""The number of system calls that get a fault in the short test, spread over all of them."""
 
-CHANGES = r"O_CREAT|^\d+ +(write|fsync|mkdir|rename|unlink|rmdir)"
-ANY = r"^\d+ +(openat|read|close|write|fsync|mkdir|rename|unlink|rmdir|getdents|newfstatat|statx)"
-EVERY_HIT = pytest.mark.parametrize(
-    ("how", "which"),
-    [("signal=KILL", CHANGES), ("error=ENOSPC", CHANGES), ("error=EIO", ANY), ("error=EMFILE", r"^\d+ +openat")],
+CHANGING_CALLS = r"O_CREAT|^\d+ +(write|fsync|mkdir|rename|unlink|rmdir)"
+ANY_CALLS = r"^\d+ +(openat|read|close|write|fsync|mkdir|rename|unlink|rmdir|getdents|newfstatat|statx)"
+EVERY_INJECTION = pytest.mark.parametrize(
+    ("fault", "pattern"),
+    [
+        ("signal=KILL", CHANGING_CALLS),
+        ("error=ENOSPC", CHANGING_CALLS),
+        ("error=EIO", ANY_CALLS),
+        ("error=EMFILE", r"^\d+ +openat"),
+    ],
     ids=["KILL", "ENOSPC", "EIO", "EMFILE"],
 )
 
@@ -338,58 +348,59 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 
 @pytest.fixture(scope="module")
-def calls(bases, ground):
-    """The calls that the system sees of a publication and an activation."""
-    instance, log = build(bases["full"], ground / "instance"), ground / "log"
-    assert trace(publish_and_activate, instance, options=[], log=log) == 0
+def calls(start_contents, scratch):
+    """The system calls of a publication and an activation, as strace sees them."""
+    instance, log = write_tree(start_contents["full"], scratch / "instance"), scratch / "log"
+    assert run_under_strace(publish_and_activate, instance, options=[], log=log) == 0
     return list(traced_calls(log, instance))
 
 
-def hit(calls, bases, ground, how, which, most=None, disk=None):
-    """Does to the chosen calls, one in each run, what strace is told; yields what is found after it."""
-    chosen = [(name, number) for name, number, line in calls if re.search(which, line)]
-    for name, number in chosen[:: max(1, len(chosen) // most) if most else 1]:
-        instance = build(bases["full"], ground / "instance")
-        options = ["-e", f"trace={name}", "-e", f"inject={name}:{how}:when={number}"]
-        end = trace(publish_and_activate, instance, disk, options=options)
-        assert end in ((-signal.SIGKILL,) if "KILL" in how else (0, REFUSED)), f"{name} {number} ended with {end}"
-        yield instance, end
+def inject(calls, start_contents, scratch, fault, pattern, limit=None, disk=None):
+    """Inject a fault of strace into one matching call per run. Yield the instance folder and the exit code."""
+    matching = [(name, number) for name, number, line in calls if re.search(pattern, line)]
+    for name, number in matching[:: max(1, len(matching) // limit) if limit else 1]:
+        instance = write_tree(start_contents["full"], scratch / "instance")
+        options = ["-e", f"trace={name}", "-e", f"inject={name}:{fault}:when={number}"]
+        code = run_under_strace(publish_and_activate, instance, disk, options=options)
+        assert code in ((-signal.SIGKILL,) if "KILL" in fault else (0, EXIT_FLASKML_ERROR)), (name, number, code)
+        yield instance, code
 
 
-def check_calls(calls, bases, ground, how, which, most=None):
-    for instance, end in hit(calls, bases, ground, how, which, most):
-        found = look(instance)
-        assert found.state.active == "5" if end == 0 else found.state.active in ("3", "5")
-        with quickly(instance):
+def check_calls(calls, start_contents, scratch, fault, pattern, limit=None):
+    for instance, code in inject(calls, start_contents, scratch, fault, pattern, limit):
+        contents = inspect_store(instance)
+        assert contents.state.active == "5" if code == 0 else contents.state.active in ("3", "5")
+        with without_fsync(instance):
             publish_and_activate(instance)
-        again = look(instance)
-        assert int(again.state.active) == again.highest > found.highest
+        repeated = inspect_store(instance)
+        assert int(repeated.state.active) == repeated.highest > contents.highest
 
 
 @needs_strace
-@EVERY_HIT
-def test_calls_of_the_system_fail_or_kill(calls, bases, ground, how, which):
-    check_calls(calls, bases, ground, how, which, SYSTEM_CALLS)
+@EVERY_INJECTION
+def test_a_system_call_that_fails_or_kills_leaves_the_store_intact(calls, start_contents, scratch, fault, pattern):
+    check_calls(calls, start_contents, scratch, fault, pattern, SAMPLED_CALLS)
 
 
 @needs_strace
 @pytest.mark.gauntlet
-@EVERY_HIT
-def test_every_call_of_the_system_fails_or_kills(calls, bases, ground, how, which):
-    check_calls(calls, bases, ground, how, which)
+@EVERY_INJECTION
+def test_every_system_call_that_fails_or_kills_leaves_the_store_intact(calls, start_contents, scratch, fault, pattern):
+    check_calls(calls, start_contents, scratch, fault, pattern)
 
 
 @needs_strace
-def test_strace_finds_out_a_store_that_does_not_survive(bases, ground, tmp_path):
-    instance, log = build(bases["full"], ground / "instance"), tmp_path / "log"
-    assert trace(publish_and_activate, instance, Careless(), options=[], log=log) == 0
+def test_strace_detects_writes_that_are_not_atomic(start_contents, scratch, tmp_path):
+    instance, log = write_tree(start_contents["full"], scratch / "instance"), tmp_path / "log"
+    assert run_under_strace(publish_and_activate, instance, InPlaceDisk(), options=[], log=log) == 0
     calls = [call for call in traced_calls(log, instance) if "state.json" in call[2]]
-    found = [look_or_none(left) for left, _ in hit(calls, bases, ground, "signal=KILL", CHANGES, disk=Careless())]
-    assert [one for one in found if one is None or one.state.active not in ("3", "5")]
+    runs = inject(calls, start_contents, scratch, "signal=KILL", CHANGING_CALLS, disk=InPlaceDisk())
+    contents = [inspect_or_none(instance) for instance, _ in runs]
+    assert [each for each in contents if each is None or each.state.active not in ("3", "5")]
 
 
-def look_or_none(instance):
+def inspect_or_none(instance):
     try:
-        return look(instance)
+        return inspect_store(instance)
     except (AssertionError, FlaskmlError):
         return None

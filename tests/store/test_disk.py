@@ -1,4 +1,4 @@
-"""The disk operations."""
+"""File operations of the store: permissions, symbolic links, atomic replace, locks and digests."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ def disk():
     return Disk()
 
 
-def test_create_writes_once(disk, tmp_path):
+def test_create_refuses_an_existing_file(disk, tmp_path):
     with disk.create(tmp_path / "a") as file:
         file.write(b"one")
     assert disk.read(tmp_path / "a") == b"one"
@@ -25,7 +25,7 @@ def test_create_writes_once(disk, tmp_path):
 
 
 @posix
-def test_what_is_made_is_the_owners_only(disk, tmp_path):
+def test_new_files_and_folders_are_accessible_to_the_owner_only(disk, tmp_path):
     former = os.umask(0)
     try:
         disk.make_directory(tmp_path / "a/b")
@@ -38,7 +38,7 @@ def test_what_is_made_is_the_owners_only(disk, tmp_path):
 
 
 @posix
-def test_links_are_not_followed(disk, tmp_path):
+def test_symbolic_links_are_not_followed(disk, tmp_path):
     (tmp_path / "secret").write_bytes(b"s")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(OSError):
@@ -47,14 +47,14 @@ def test_links_are_not_followed(disk, tmp_path):
         pass
 
 
-def test_replace_leaves_old_or_new(disk, tmp_path):
+def test_replace_writes_the_new_content(disk, tmp_path):
     disk.replace(tmp_path / "a", b"old")
     disk.replace(tmp_path / "a", b"new")
     assert disk.read(tmp_path / "a") == b"new"
     assert not list(tmp_path.glob(f"{STAGING_PREFIX}*"))
 
 
-def test_replace_that_fails_leaves_the_old(tmp_path):
+def test_a_failed_replace_keeps_the_old_content(tmp_path):
     class Full(Disk):
         def create(self, path):
             raise OSError(28, "No space left on device")
@@ -66,17 +66,17 @@ def test_replace_that_fails_leaves_the_old(tmp_path):
     assert not list(tmp_path.glob(f"{STAGING_PREFIX}*"))
 
 
-def test_rename_takes_no_taken_name(disk, tmp_path):
+def test_rename_refuses_a_directory_with_content(disk, tmp_path):
     disk.make_directory(tmp_path / "a")
     disk.make_directory(tmp_path / "b/c")
     with pytest.raises(OSError):
         disk.rename(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_lock_is_held_by_one(disk, tmp_path):
+def test_a_lock_is_exclusive(disk, tmp_path):
     order = []
     with disk.lock(tmp_path / "lock"):
-        thread = threading.Thread(target=lambda: _note(disk, tmp_path / "lock", order))
+        thread = threading.Thread(target=lambda: _append_second(disk, tmp_path / "lock", order))
         thread.start()
         thread.join(0.2)
         order.append("first")
@@ -84,12 +84,12 @@ def test_a_lock_is_held_by_one(disk, tmp_path):
     assert order == ["first", "second"]
 
 
-def _note(disk, path, order):
+def _append_second(disk, path, order):
     with disk.lock(path):
         order.append("second")
 
 
-def test_asking_for_a_lock_without_waiting(tmp_path):
+def test_a_lock_without_waiting(tmp_path):
     with (tmp_path / "a").open("wb") as holder, (tmp_path / "a").open("rb") as other:
         assert lock_file(holder)
         assert not lock_file(other, shared=True)
@@ -97,7 +97,7 @@ def test_asking_for_a_lock_without_waiting(tmp_path):
         assert lock_file(one, shared=True) and lock_file(two, shared=True)
 
 
-def test_digest(disk, tmp_path):
+def test_digest_returns_size_and_sha256(disk, tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     size, digest = disk.digest(tmp_path / "a")
     assert size == 3 and digest.startswith("ba7816bf")

@@ -1,4 +1,4 @@
-"""The manifest."""
+"""The manifest of a version: recorded facts, JSON and format number."""
 
 import json
 
@@ -9,7 +9,7 @@ from flaskml.store.formats import MANIFEST_FORMAT
 from flaskml.store.manifest import Manifest, current_environment
 
 
-def test_what_a_version_records(instance):
+def test_a_manifest_records_environment_score_files_and_schema(instance):
     stored = json.loads((instance / "models/homes/1/manifest.json").read_bytes())
     assert stored["format"] == MANIFEST_FORMAT == 1
     assert {"python", "scikit-learn", "numpy", "joblib", "flaskml"} <= stored["environment"].keys()
@@ -19,18 +19,18 @@ def test_what_a_version_records(instance):
     assert (stored["model"], stored["version"], stored["target"], stored["data"]) == ("homes", "1", "sold", "homes.csv")
 
 
-def test_a_manifest_comes_back_as_it_was(store):
+def test_a_manifest_round_trips_through_json(store):
     manifest = store.manifest("homes", "1")
     assert Manifest.model_validate_json(manifest.to_json()) == manifest
 
 
-def test_another_format_is_refused(store):
+def test_an_unknown_format_number_is_rejected(store):
     document = json.loads(store.manifest("homes", "1").to_json()) | {"format": 2}
     with pytest.raises(ValidationError, match="format"):
         Manifest.model_validate_json(json.dumps(document))
 
 
-def test_environment_names_what_runs():
+def test_the_environment_has_the_installed_versions():
     import sklearn
 
     assert current_environment()["scikit-learn"] == sklearn.__version__

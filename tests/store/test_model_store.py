@@ -1,4 +1,4 @@
-"""Versions on the disk."""
+"""The model store: names, versions, publication, and damaged files."""
 
 import importlib
 import pickle
@@ -28,7 +28,7 @@ from tests.support.stores import Canary, accept, load_active
 def publish(store):
     manifest = store.manifest("default", "1")
     facts = VersionFacts(**{name: getattr(manifest, name) for name in VersionFacts.model_fields})
-    golden = store.golden(manifest)
+    golden = store.golden_rows(manifest)
 
     def publish(store, name="default", estimator=None, *, active=True):
         estimator = estimator or DummyRegressor().fit([[0]], [1])
@@ -39,21 +39,21 @@ def publish(store):
     return publish
 
 
-def test_what_is_there(store):
+def test_the_store_lists_models_versions_and_the_active_version(store):
     assert store.names() == ["default", "homes"]
     assert store.versions("default") == ["1"]
     assert store.state("default").active == "1"
     assert type(load_active(store, "default").estimator).__name__ == "LinearRegression"
 
 
-def test_versions_count_up(store, publish):
+def test_version_numbers_increase(store, publish):
     assert [publish(store) for _ in range(11)] == [str(number) for number in range(2, 13)]
     assert store.versions("default")[-2:] == ["11", "12"]
     assert store.state("default").active == "12"
     assert [entry.version for entry in store.state("default").history][-2:] == ["11", "12"]
 
 
-def test_publishers_at_once_get_a_version_each(store, publish):
+def test_concurrent_publishers_get_different_versions(store, publish):
     versions = []
     threads = [threading.Thread(target=lambda: versions.append(publish(store))) for _ in range(8)]
     for thread in threads:
@@ -65,24 +65,24 @@ def test_publishers_at_once_get_a_version_each(store, publish):
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "A", "a" * 64, "é", "a\n", ".a", "con/", "nul\x00", "absent"])
-def test_names_that_are_not_there(store, publish, name):
+def test_invalid_and_unknown_names_are_not_found(store, publish, name):
     for call in (store.versions, store.state):
         with pytest.raises(ModelNotFound):
             call(name)
     with pytest.raises(NoActiveVersion if name == "absent" else ModelNotFound):
         load_active(store, name)
     if name != "absent":
-        with pytest.raises(InvalidName, match="is no name for a model"):
+        with pytest.raises(InvalidName, match="is not a valid model name"):
             publish(store, name)
 
 
 @pytest.mark.parametrize("version", ["0", "01", "2", "../1", "1\n", "٣", "", "9" * 11, "-1"])
-def test_versions_that_are_not_there(store, version):
+def test_invalid_and_unknown_versions_are_not_found(store, version):
     with pytest.raises(VersionNotFound):
         store.load("default", version)
 
 
-def test_entries_that_are_not_ours_are_no_models(store):
+def test_foreign_files_and_folders_are_ignored(store):
     (store.root / "Not A Model").mkdir()
     (store.root / "empty").mkdir()
     (store.root / "file").write_text("x")
@@ -91,9 +91,9 @@ def test_entries_that_are_not_ours_are_no_models(store):
 
 
 @pytest.mark.parametrize("change", ["swapped", "appended", "flipped", "emptied", "linked", "gone", "folder"])
-def test_bytes_are_compared_before_any_is_unpickled(store, tmp_path, change):
-    nest = tmp_path / "canary"
-    canary = pickle.dumps(Canary(str(nest)))
+def test_the_digest_is_verified_before_unpickling(store, tmp_path, change):
+    marker = tmp_path / "canary"
+    canary = pickle.dumps(Canary(str(marker)))
     model = store.root / "default/1/model.joblib"
     content = model.read_bytes()
     if change == "linked":
@@ -111,10 +111,10 @@ def test_bytes_are_compared_before_any_is_unpickled(store, tmp_path, change):
         model.write_bytes(changed[change])
     with pytest.raises(DamagedFile, match=r"models/default/1/model\.joblib"):
         load_active(store, "default")
-    assert not nest.exists()
+    assert not marker.exists()
 
 
-def test_the_canary_sings(tmp_path):
+def test_unpickling_the_canary_makes_its_folder(tmp_path):
     pickle.loads(pickle.dumps(Canary(str(tmp_path / "canary"))))
     assert (tmp_path / "canary").exists()
 
@@ -125,19 +125,19 @@ def test_the_canary_sings(tmp_path):
     ids=["empty", "bare", "deep", "no text", "wrong"],
 )
 @pytest.mark.parametrize("file", ["state.json", "1/manifest.json", "1/manifest.sig"])
-def test_documents_that_are_not_ours(store, content, file):
+def test_invalid_state_manifest_and_signature_files_are_reported(store, content, file):
     (store.root / "default" / file).write_bytes(content)
     with pytest.raises(DamagedFile, match=rf"models/default/{file.replace('.sig', '.json')}"):
         load_active(store, "default")
 
 
-def test_a_version_under_another_number_is_refused(store):
+def test_a_version_under_another_number_is_rejected(store):
     shutil.copytree(store.root / "default/1", store.root / "default/2")
     with pytest.raises(DamagedFile, match="belongs to default version 1"):
         store.load("default", "2")
 
 
-def test_a_class_that_is_missing_is_named(store, publish, tmp_path, monkeypatch):
+def test_the_error_names_a_missing_module(store, publish, tmp_path, monkeypatch):
     (tmp_path / "passing.py").write_text("class Estimator:\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import passing
@@ -150,16 +150,16 @@ def test_a_class_that_is_missing_is_named(store, publish, tmp_path, monkeypatch)
         load_active(store, "default")
 
 
-class Faulty(Disk):
-    """A disk that fails at the operation with the given number, and counts them all."""
+class FullDisk(Disk):
+    """A disk that is full at the operation with the given number; `count` is the number of operations so far."""
 
     def __init__(self, fails_at=0):
         self.fails_at = fails_at
-        self.done = 0
+        self.count = 0
 
     def _step(self):
-        self.done += 1
-        if self.done == self.fails_at:
+        self.count += 1
+        if self.count == self.fails_at:
             raise OSError(28, "No space left on device")
 
     def make_directory(self, path):
@@ -183,14 +183,14 @@ class Faulty(Disk):
         super().sync_directory(path)
 
 
-def test_a_full_disk_at_any_operation_changes_nothing_that_is_served(store, publish):
-    whole = Faulty()
-    publish(ModelStore(store.instance_path, whole))
-    assert whole.done > 8
-    for number in range(1, whole.done + 1):
+def test_a_full_disk_at_any_operation_keeps_the_active_version(store, publish):
+    disk = FullDisk()
+    publish(ModelStore(store.instance_path, disk))
+    assert disk.count > 8
+    for number in range(1, disk.count + 1):
         active = store.state("default").active
         try:
-            publish(ModelStore(store.instance_path, Faulty(number)))
+            publish(ModelStore(store.instance_path, FullDisk(number)))
         except StorageFailed as error:
             assert error.status == 507 and "No space left" in error.detail
         assert int(load_active(store, "default").manifest.version) >= int(active)
@@ -198,10 +198,10 @@ def test_a_full_disk_at_any_operation_changes_nothing_that_is_served(store, publ
     assert publish(store) == store.state("default").active
 
 
-def test_what_a_dead_publisher_left_is_removed(store, publish):
-    left = store.root / "default" / f"{STAGING_PREFIX}{'0123' * 4}"
-    left.mkdir()
-    (left / "model.joblib").write_bytes(b"half")
+def test_leftovers_of_a_dead_publisher_are_removed(store, publish):
+    leftover = store.root / "default" / f"{STAGING_PREFIX}{'0123' * 4}"
+    leftover.mkdir()
+    (leftover / "model.joblib").write_bytes(b"half")
     (store.root / "default" / f"{STAGING_PREFIX}{'4567' * 4}").write_bytes(b"half")
     publish(store)
     assert not list((store.root / "default").glob(f"{STAGING_PREFIX}*"))

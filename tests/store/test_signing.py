@@ -1,4 +1,4 @@
-"""The key of an installation, and what it vouches for."""
+"""The signing key of an installation, and the HMAC signatures of manifests."""
 
 import shutil
 import stat
@@ -23,14 +23,14 @@ def signer(path):
     return Signer(path, Disk())
 
 
-def test_the_key_is_made_by_the_first_signature_for_its_owner_alone(signer, path):
+def test_the_first_signature_creates_the_key_for_the_owner_only(signer, path):
     assert not signer.verify(b"content", b"")
     assert not path.parent.exists()
     signer.sign(b"content", new_key=True)
     assert len(path.read_bytes()) == KEY_BYTES and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_signature_is_good_for_its_content_alone(signer):
+def test_a_signature_is_valid_for_its_content_only(signer):
     signature = signer.sign(b"content", new_key=True)
     assert signer.verify(b"content", signature)
     for content, other in (
@@ -50,7 +50,7 @@ def test_all_processes_share_the_key(signer, path):
     assert signer.sign(b"content", new_key=True) == Signer(path, Disk()).sign(b"content", new_key=True)
 
 
-def test_signers_that_are_first_at_once_make_one_key(path):
+def test_concurrent_first_signatures_create_one_key(path):
     signatures = []
     start = threading.Barrier(8)
 
@@ -67,7 +67,7 @@ def test_signers_that_are_first_at_once_make_one_key(path):
     assert len(signatures) == 8 and set(signatures) == {Signer(path, Disk()).sign(b"content", new_key=True)}
 
 
-def test_another_key_vouches_for_nothing(signer, tmp_path):
+def test_a_signature_by_another_key_is_invalid(signer, tmp_path):
     assert not Signer(tmp_path / "other.key", Disk()).verify(b"content", signer.sign(b"content", new_key=True))
     other = Signer(tmp_path / "other.key", Disk())
     other.sign(b"", new_key=True)
@@ -75,7 +75,7 @@ def test_another_key_vouches_for_nothing(signer, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * (KEY_BYTES + 1)])
-def test_a_key_that_is_none_is_told_and_not_replaced(signer, path, content):
+def test_an_invalid_key_file_is_reported_and_not_replaced(signer, path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     for call in (lambda content: signer.sign(content, new_key=True), lambda content: signer.verify(content, b"")):
@@ -84,45 +84,45 @@ def test_a_key_that_is_none_is_told_and_not_replaced(signer, path, content):
     assert path.read_bytes() == content
 
 
-def test_a_key_that_cannot_be_read_is_told_and_not_replaced(signer, path):
+def test_an_unreadable_key_file_is_reported_and_not_replaced(signer, path):
     path.mkdir(parents=True)
     for call in (lambda content: signer.sign(content, new_key=True), lambda content: signer.verify(content, b"")):
         with pytest.raises(DamagedFile, match=r"signing\.key"):
             call(b"content")
 
 
-def test_a_lost_key_is_told_and_not_replaced(signer, path):
-    with pytest.raises(DamagedFile, match=r"signing\.key: it is gone"):
+def test_a_missing_key_file_is_reported_and_not_replaced(signer, path):
+    with pytest.raises(DamagedFile, match=r"signing\.key: it is missing"):
         signer.sign(b"content", new_key=False)
     assert not path.exists()
 
 
-def test_a_publish_without_the_key_of_the_store_is_refused(tmp_path):
+def test_publication_fails_without_the_key_of_the_store(tmp_path):
     store = ModelStore(tmp_path)
     put(store, constant(7))
     (tmp_path / "signing.key").unlink()
-    with pytest.raises(DamagedFile, match="it is gone"):
+    with pytest.raises(DamagedFile, match="it is missing"):
         put(ModelStore(tmp_path), constant(8))
     assert store.versions("default") == ["1"] and not (tmp_path / "signing.key").exists()
 
 
-def test_a_key_may_be_a_link_as_mounted_secrets_are(signer, path, tmp_path):
+def test_the_key_file_may_be_a_symbolic_link(signer, path, tmp_path):
     signature = signer.sign(b"content", new_key=True)
     (tmp_path / "secret").symlink_to(path)
     assert Signer(tmp_path / "secret", Disk()).verify(b"content", signature)
 
 
-def test_the_store_is_moved_with_its_key(tmp_path):
+def test_a_copied_store_needs_its_key(tmp_path):
     store = ModelStore(tmp_path / "instance")
     put(store, constant(7))
     shutil.copytree(store.instance_path, tmp_path / "image")
     assert ModelStore(tmp_path / "image").load("default", "1").estimator.predict([[0]]) == [7]
     (tmp_path / "image/signing.key").unlink()
-    with pytest.raises(DamagedFile, match=r"signature is not by signing\.key"):
+    with pytest.raises(DamagedFile, match=r"signature does not match signing\.key"):
         ModelStore(tmp_path / "image").load("default", "1")
 
 
-def test_the_key_may_lie_elsewhere(tmp_path):
+def test_the_key_file_is_configurable(tmp_path):
     key = tmp_path / "secrets/key"
     store = ModelStore(tmp_path / "instance", key_file=key)
     put(store, constant(7))
@@ -132,13 +132,13 @@ def test_the_key_may_lie_elsewhere(tmp_path):
         ModelStore(tmp_path / "instance").check("default", "1")
 
 
-@pytest.mark.parametrize("change", ["key gone", "other key", "manifest", "signature", "signature gone", "both"])
-def test_nothing_is_unpickled_that_the_key_does_not_vouch_for(tmp_path, change):
-    store, nest = canary_store(tmp_path)
+@pytest.mark.parametrize("change", ["key missing", "other key", "manifest", "signature", "signature missing", "both"])
+def test_the_signature_is_verified_before_unpickling(tmp_path, change):
+    store, marker = canary_store(tmp_path)
     key, folder = store.instance_path / "signing.key", store.root / "default/1"
     manifest, signature = folder / "manifest.json", folder / "manifest.sig"
     changed = manifest.read_bytes().replace(b'"two rows"', b'"too rows"')
-    if change == "key gone":
+    if change == "key missing":
         key.unlink()
     elif change == "other key":
         key.write_bytes(bytes(KEY_BYTES))
@@ -146,7 +146,7 @@ def test_nothing_is_unpickled_that_the_key_does_not_vouch_for(tmp_path, change):
         manifest.write_bytes(changed)
     elif change == "signature":
         signature.write_bytes(bytes([signature.read_bytes()[0] ^ 1]) + signature.read_bytes()[1:])
-    elif change == "signature gone":
+    elif change == "signature missing":
         signature.unlink()
     else:
         manifest.write_bytes(changed)
@@ -154,10 +154,10 @@ def test_nothing_is_unpickled_that_the_key_does_not_vouch_for(tmp_path, change):
     for mapped in (True, False, None):
         with pytest.raises(DamagedFile, match=r"models/default/1/manifest\.(json|sig)"):
             ModelStore(store.instance_path).load("default", "1", mapped=mapped)
-    assert not nest.exists()
+    assert not marker.exists()
 
 
-def test_the_canary_sings_where_nothing_was_changed(tmp_path):
-    store, nest = canary_store(tmp_path)
+def test_the_canary_is_unpickled_if_nothing_was_changed(tmp_path):
+    store, marker = canary_store(tmp_path)
     ModelStore(store.instance_path).load("default", "1")
-    assert nest.exists()
+    assert marker.exists()

@@ -1,4 +1,4 @@
-"""Answers of an estimator as JSON has them, and how they are compared."""
+"""Convert the answers of an estimator to JSON values, and compare them with those of a server."""
 
 import math
 
@@ -6,31 +6,34 @@ import numpy as np
 
 
 def by_class(classes, numbers):
+    """Return the numbers by class name, in the form of JSON object keys."""
     names = [{True: "true", False: "false"}.get(label, str(label)) if label in (True, False) and isinstance(label, bool)
              else str(label) for label in np.asarray(classes).tolist()]  # fmt: skip
     return dict(zip(names, numbers, strict=True))
 
 
 def plain(answer):
+    """Return an answer in the values of JSON: arrays as lists, and None for a number that is not finite."""
     if isinstance(answer, (list, np.ndarray)):
         return [plain(part) for part in answer]
     value = answer.item() if isinstance(answer, np.generic) else answer
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def differs(wanted, got, near, scale):
-    """Whether two answers are not the same."""
-    if isinstance(wanted, float) and isinstance(got, (int, float)) and not isinstance(got, bool):
-        return not math.isclose(wanted, got, rel_tol=near, abs_tol=near * scale)
-    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
-        return any(differs(one, other, near, scale) for one, other in zip(wanted, got, strict=True))
-    if isinstance(wanted, dict) and isinstance(got, dict):
-        return list(wanted) != list(got) or differs(list(wanted.values()), list(got.values()), near, scale)
-    return type(wanted) is not type(got) or wanted != got
+def differs(expected, actual, tolerance, scale):
+    """Return whether two answers differ: numbers by more than the tolerance, relative to the number or to `scale`."""
+    if isinstance(expected, float) and isinstance(actual, (int, float)) and not isinstance(actual, bool):
+        return not math.isclose(expected, actual, rel_tol=tolerance, abs_tol=tolerance * scale)
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        return any(differs(one, other, tolerance, scale) for one, other in zip(expected, actual, strict=True))
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        same_keys = list(expected) == list(actual)
+        return not same_keys or differs(list(expected.values()), list(actual.values()), tolerance, scale)
+    return type(expected) is not type(actual) or expected != actual
 
 
 def largest(answer):
-    """The largest magnitude of the numbers in an answer: beside it, a smaller one may be rounding alone."""
+    """Return the largest magnitude of the floats in an answer. Rounding errors are relative to it."""
     if isinstance(answer, dict):
         answer = list(answer.values())
     if isinstance(answer, list):

@@ -1,19 +1,22 @@
-"""Requests that two servers could read differently, or that are hostile, and odd ones that are right."""
+"""HTTP requests for parser tests: request smuggling attempts and other invalid ones, and unusual valid ones."""
 
 CANARY = b"GET /canary HTTP/1.1\r\nHost: hh\r\n\r\n"
-"""What must never run, of 34 bytes: the body of another request, or what comes after one that is refused."""
+"""A request of 34 bytes that must never run: it is the body of a request, or follows a refused one."""
 
 CHUNK = b"%x\r\n%b\r\n" % (len(CANARY), CANARY)
 CHUNKED = b"Transfer-Encoding: chunked"
+EXPECT = b"Expect: 100-continue"
 TAIL = b"0\r\n\r\n"
 
 
 def request(*headers, start=b"POST /a HTTP/1.1", host=b"Host: h", body=b""):
+    """Return the bytes of a request."""
     lines = [start, *([host] if host else []), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def named(status, kind, variants, build):
+def cases(status, kind, variants, build):
+    """Return (status, request) by the name of the case, for each variant."""
     return {f"{kind} {variant!r:.60}": (status, build(variant)) for variant in variants}
 
 
@@ -57,14 +60,14 @@ LENGTHS = [
     b"34\r\nContent-Length: 0", b"0\r\ncontent-length: 34", b"34\r\nX: 1\r\nCONTENT-LENGTH: 35",
 ]  # fmt: skip
 
-FAULTY_CODINGS = [
+INVALID_CODINGS = [
     b"chunked, chunked", b"chunked,chunked", b"chunked,", b",chunked", b"", b",", b"chunked\x0b", b"\x0bchunked",
     b"\x00chunked", b"chunked\r\nTransfer-Encoding: chunked", b"chunked\r\ntransfer-encoding: gzip",
     b"gzip\r\nTransfer-Encoding: chunked", b"chunked\r\n , identity", b"chunked\nX: y",
     b"chunked\r\nContent-Length: 34", b"chunked\r\nContent-Length: 0", b"gzip\r\nContent-Length: 34",
 ]  # fmt: skip
 
-OTHER_CODINGS = [
+UNSUPPORTED_CODINGS = [
     b"gzip", b"gzip, chunked", b"chunked, gzip", b"identity", b"identity, chunked", b"chunked, identity", b"xchunked",
     b"chunkedx", b"chunked;q=1", b'"chunked"', b"chun ked", b"deflate", b"chunked chunked", b"\xe9chunked",
 ]  # fmt: skip
@@ -88,88 +91,92 @@ CHUNK_BODIES = [
 ]  # fmt: skip
 
 REFUSED = {
-    **named(400, "start", STARTS, lambda start: request(start=start)),
-    **named(400, "target", TARGETS, lambda target: request(start=b"GET %b HTTP/1.1" % target)),
-    **named(400, "line", LINES, lambda line: request(line, b"Content-Length: 34", body=CANARY)),
-    **named(400, "first line", LINES[:6], lambda line: request(host=line)),
-    **named(400, "host", HOSTS, lambda host: request(host=host)),
-    **named(400, "length", LENGTHS, lambda length: request(b"Content-Length: " + length, body=CANARY)),
-    **named(400, "coding", FAULTY_CODINGS, lambda coding: request(b"Transfer-Encoding: " + coding, body=CHUNK + TAIL)),
-    **named(501, "coding", OTHER_CODINGS, lambda coding: request(b"Transfer-Encoding: " + coding, body=CHUNK + TAIL)),
-    **named(400, "size", SIZES, lambda size: request(CHUNKED, body=size + b"\r\n" + CANARY + b"\r\n" + TAIL)),
-    **named(400, "second size", SIZES, lambda size: request(CHUNKED, body=CHUNK + size + b"\r\n" + CANARY + b"\r\n")),
-    **named(400, "chunks", CHUNK_BODIES, lambda body: request(CHUNKED, body=body)),
-    **named(505, "version", [b"0.9", b"0.0", b"1.2", b"1.9", b"2.0", b"3.0", b"9.9"],
+    **cases(400, "start", STARTS, lambda start: request(start=start)),
+    **cases(400, "target", TARGETS, lambda target: request(start=b"GET %b HTTP/1.1" % target)),
+    **cases(400, "line", LINES, lambda line: request(line, b"Content-Length: 34", body=CANARY)),
+    **cases(400, "first line", LINES[:6], lambda line: request(host=line)),
+    **cases(400, "host", HOSTS, lambda host: request(host=host)),
+    **cases(400, "length", LENGTHS, lambda length: request(b"Content-Length: " + length, body=CANARY)),
+    **cases(400, "coding", INVALID_CODINGS, lambda coding: request(b"Transfer-Encoding: " + coding, body=CHUNK + TAIL)),
+    **cases(501, "coding", UNSUPPORTED_CODINGS,
+            lambda coding: request(b"Transfer-Encoding: " + coding, body=CHUNK + TAIL)),
+    **cases(400, "size", SIZES, lambda size: request(CHUNKED, body=size + b"\r\n" + CANARY + b"\r\n" + TAIL)),
+    **cases(400, "second size", SIZES, lambda size: request(CHUNKED, body=CHUNK + size + b"\r\n" + CANARY + b"\r\n")),
+    **cases(400, "chunks", CHUNK_BODIES, lambda body: request(CHUNKED, body=body)),
+    **cases(505, "version", [b"0.9", b"0.0", b"1.2", b"1.9", b"2.0", b"3.0", b"9.9"],
             lambda version: request(b"Content-Length: 34", start=b"POST /a HTTP/" + version, body=CANARY)),
-    **named(400, "lead", [b"\n", b"\r\n\n", b"\n\r\n", b"\r", b" ", b"\x00", b"\r\n ", b"\r\n" * 5, b"\r\n" * 1_000,
+    **cases(400, "lead", [b"\n", b"\r\n\n", b"\n\r\n", b"\r", b" ", b"\x00", b"\r\n ", b"\r\n" * 5, b"\r\n" * 1_000,
                              b"\x0b"],
             lambda lead: lead + request()),
-    **named(400, "1.0 and coding", [b"chunked", b"gzip", b"identity", b"chunked, chunked", b""],
+    **cases(400, "1.0 with coding", [b"chunked", b"gzip", b"identity", b"chunked, chunked", b""],
             lambda coding: request(b"Connection: keep-alive", b"Transfer-Encoding: " + coding,
                                    start=b"POST /a HTTP/1.0", body=TAIL)),
     "length before coding": (400, request(b"Content-Length: 5", CHUNKED, body=TAIL)),
     "all lines end with a bare line feed": (400, request().replace(b"\r\n", b"\n")),
     "all lines end with a bare carriage return": (400, request().replace(b"\r\n", b"\r")),
-    "preface of HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-    "tunnel": (400, request(start=b"CONNECT h:80 HTTP/1.1")),
+    "HTTP/2 preface": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "CONNECT tunnel": (400, request(start=b"CONNECT h:80 HTTP/1.1")),
     "long target": (414, request(start=b"GET /%b HTTP/1.1" % (b"a" * 8_192))),
     "long header": (431, request(b"X: " + b"a" * 17_000)),
     "many headers": (431, request(*[b"X: 1"] * 4_000)),
     "long body": (413, request(b"Content-Length: 999999999999", body=CANARY)),
-    "long body, expecting": (413, request(b"Expect: 100-continue", b"Content-Length: 999999999999", body=CANARY)),
-    "odd length, expecting": (400, request(b"Expect: 100-continue", b"Content-Length: +34", body=CANARY)),
-    "odd coding, expecting": (501, request(b"Expect: 100-continue", b"Transfer-Encoding: gzip", body=CANARY)),
+    "long body, expect continue": (413, request(EXPECT, b"Content-Length: 999999999999", body=CANARY)),
+    "invalid length, expect continue": (400, request(EXPECT, b"Content-Length: +34", body=CANARY)),
+    "unsupported coding, expect continue": (501, request(EXPECT, b"Transfer-Encoding: gzip", body=CANARY)),
 }  # fmt: skip
-"""The status that each is refused with, and what is sent."""
+"""Invalid requests by the name of the case: the status of the refusal, and the bytes sent."""
 
-A = [b"/a "]
-ASKED = [b"/a " + CANARY]
+EMPTY = [b"/a "]
+"""The response to `POST /a` with an empty body: the app answers with the path and the body."""
 
-RIGHT = {
-    "plain": (A, request()),
-    "lower-case names": (A, request(b"x-one: 1", host=b"host: h")),
-    "upper-case names": (ASKED, request(b"CONTENT-LENGTH: 34", host=b"HOST: h", body=CANARY)),
-    "no space": (A, request(b"X:1", host=b"Host:h")),
-    "many spaces": (A, request(b"X:" + b" " * 15_000 + b"1")),
-    "many tabs and spaces": (A, request(b"X:" + b"\t " * 7_000 + b"1 \t" + b" " * 500)),
-    "a length with spaces around": (ASKED, request(b"Content-Length: \t  34 \t", body=CANARY)),
-    "an empty value": (A, request(b"X:", b"Y: ")),
-    "an old value": (A, request(b"X: caf\xe9")),
-    "a value with colons": (A, request(b"X: a:   b:  c")),
-    "repeated headers": (A, request(b"X: 1", b"X: 2", b"Accept: a", b"Accept: b")),
-    "names with underscores": (A, request(b"Content_Length: 34", b"Transfer_Encoding: chunked", b"X_Y: 1")),
-    "no name of a host": (A, request(host=b"Host:")),
-    "host and port": (A, request(host=b"Host: h.example:8080")),
-    "an address": (A, request(host=b"Host: [::1]:80")),
-    "absolute": (A, request(start=b"POST http://h/a HTTP/1.1")),
-    "absolute, oddly written": (A, request(start=b"POST HTTP://H/a?b HTTP/1.1")),
-    "absolute, secure": (A, request(start=b"POST https://h/a HTTP/1.1")),
-    "query": (A, request(start=b"POST /a?b=%00&c=?/:@[] HTTP/1.1")),
-    "asterisk": ([b"* "], request(start=b"OPTIONS * HTTP/1.1")),
-    "another method": (A, request(start=b"M-SEARCH /a HTTP/1.1")),
-    "a long target": (A, request(start=b"POST /a?%b HTTP/1.1" % (b"a" * 8_000))),
-    "no body": (A, request(b"Content-Length: 0")),
-    "a body": (ASKED, request(b"Content-Length: 34", body=CANARY)),
-    "a length with zeros": (ASKED, request(b"Content-Length: 000034", body=CANARY)),
-    "a body, expected": (ASKED, request(b"Expect: 100-continue", b"Content-Length: 34", body=CANARY)),
-    "chunks": (ASKED, request(CHUNKED, body=CHUNK + TAIL)),
-    "chunks, oddly written": (ASKED, request(b"tRANSFER-eNCODING:\t Chunked ", body=CHUNK + TAIL)),
+ECHOED = [b"/a " + CANARY]
+
+ACCEPTED = {
+    "plain": (EMPTY, request()),
+    "lower-case field names": (EMPTY, request(b"x-one: 1", host=b"host: h")),
+    "upper-case field names": (ECHOED, request(b"CONTENT-LENGTH: 34", host=b"HOST: h", body=CANARY)),
+    "no space after the colon": (EMPTY, request(b"X:1", host=b"Host:h")),
+    "many spaces": (EMPTY, request(b"X:" + b" " * 15_000 + b"1")),
+    "many tabs and spaces": (EMPTY, request(b"X:" + b"\t " * 7_000 + b"1 \t" + b" " * 500)),
+    "a length between spaces": (ECHOED, request(b"Content-Length: \t  34 \t", body=CANARY)),
+    "an empty value": (EMPTY, request(b"X:", b"Y: ")),
+    "a value with obs-text": (EMPTY, request(b"X: caf\xe9")),
+    "a value with colons": (EMPTY, request(b"X: a:   b:  c")),
+    "repeated header fields": (EMPTY, request(b"X: 1", b"X: 2", b"Accept: a", b"Accept: b")),
+    "field names with underscores": (EMPTY, request(b"Content_Length: 34", b"Transfer_Encoding: chunked", b"X_Y: 1")),
+    "an empty host": (EMPTY, request(host=b"Host:")),
+    "host and port": (EMPTY, request(host=b"Host: h.example:8080")),
+    "an IPv6 address as host": (EMPTY, request(host=b"Host: [::1]:80")),
+    "absolute form": (EMPTY, request(start=b"POST http://h/a HTTP/1.1")),
+    "absolute form in upper case": (EMPTY, request(start=b"POST HTTP://H/a?b HTTP/1.1")),
+    "absolute form with https": (EMPTY, request(start=b"POST https://h/a HTTP/1.1")),
+    "query": (EMPTY, request(start=b"POST /a?b=%00&c=?/:@[] HTTP/1.1")),
+    "asterisk form": ([b"* "], request(start=b"OPTIONS * HTTP/1.1")),
+    "an unusual method": (EMPTY, request(start=b"M-SEARCH /a HTTP/1.1")),
+    "a long target": (EMPTY, request(start=b"POST /a?%b HTTP/1.1" % (b"a" * 8_000))),
+    "no body": (EMPTY, request(b"Content-Length: 0")),
+    "a body": (ECHOED, request(b"Content-Length: 34", body=CANARY)),
+    "a length with leading zeros": (ECHOED, request(b"Content-Length: 000034", body=CANARY)),
+    "a body, expect continue": (ECHOED, request(EXPECT, b"Content-Length: 34", body=CANARY)),
+    "chunks": (ECHOED, request(CHUNKED, body=CHUNK + TAIL)),
+    "unusual case and spaces in the coding": (ECHOED, request(b"tRANSFER-eNCODING:\t Chunked ", body=CHUNK + TAIL)),
     "many chunks": ([b"/a " + b"ab" * 500], request(CHUNKED, body=b"1\r\na\r\n1\r\nb\r\n" * 500 + TAIL)),
-    "upper-case sizes": ([b"/a " + b"a" * 10], request(CHUNKED, body=b"A\r\naaaaaaaaaa\r\n0\r\n\r\n")),
-    "sizes with zeros": (ASKED, request(CHUNKED, body=b"000" + CHUNK + b"000\r\n\r\n")),
-    "extensions": (ASKED, request(CHUNKED, body=CHUNK.replace(b"\r\n", b";a;b=c;d=\"e; \\\"\"\r\n", 1) + TAIL)),
-    "line ends in chunks": ([b"/a \r\n0\r\n\r\n"], request(CHUNKED, body=b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n")),
-    "no chunk": (A, request(CHUNKED, body=TAIL)),
-    "trailers": (ASKED, request(CHUNKED, body=CHUNK + b"0\r\nX: 1\r\nContent-Length: 99\r\nHost: other\r\n\r\n")),
-    "pipelined": (A * 20, request() * 20),
-    "pipelined bodies": (ASKED * 6,
-                          (request(b"Content-Length: 34", body=CANARY) + request(CHUNKED, body=CHUNK + TAIL)) * 3),
-    "empty lines before": (A, b"\r\n\r\n\r\n" + request()),
-    "empty lines between": (A * 2, request() + b"\r\n" + request()),
-    "a line end after a body": (ASKED + A, request(b"Content-Length: 34", body=CANARY) + b"\r\n" + request()),
-    "old and kept": (A, request(b"Connection: keep-alive", start=b"POST /a HTTP/1.0", host=b"")),
-    "old with a body": (ASKED, request(b"Connection: Keep-Alive", b"Content-Length: 34",
-                                       start=b"POST /a HTTP/1.0", host=b"", body=CANARY)),
-    "odd names": (A, request(b"!#$%&'*+-.^`|~09az: 1")),
+    "upper-case chunk sizes": ([b"/a " + b"a" * 10], request(CHUNKED, body=b"A\r\naaaaaaaaaa\r\n0\r\n\r\n")),
+    "chunk sizes with leading zeros": (ECHOED, request(CHUNKED, body=b"000" + CHUNK + b"000\r\n\r\n")),
+    "chunk extensions": (ECHOED,
+                         request(CHUNKED, body=CHUNK.replace(b"\r\n", b";a;b=c;d=\"e; \\\"\"\r\n", 1) + TAIL)),
+    "line breaks in chunk data": ([b"/a \r\n0\r\n\r\n"], request(CHUNKED, body=b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n")),
+    "no chunks": (EMPTY, request(CHUNKED, body=TAIL)),
+    "trailers": (ECHOED, request(CHUNKED, body=CHUNK + b"0\r\nX: 1\r\nContent-Length: 99\r\nHost: other\r\n\r\n")),
+    "pipelined": (EMPTY * 20, request() * 20),
+    "pipelined bodies": (ECHOED * 6,
+                         (request(b"Content-Length: 34", body=CANARY) + request(CHUNKED, body=CHUNK + TAIL)) * 3),
+    "empty lines before": (EMPTY, b"\r\n\r\n\r\n" + request()),
+    "empty lines between": (EMPTY * 2, request() + b"\r\n" + request()),
+    "an empty line after a body": (ECHOED + EMPTY, request(b"Content-Length: 34", body=CANARY) + b"\r\n" + request()),
+    "HTTP/1.0 keep-alive": (EMPTY, request(b"Connection: keep-alive", start=b"POST /a HTTP/1.0", host=b"")),
+    "HTTP/1.0 keep-alive with a body": (ECHOED, request(b"Connection: Keep-Alive", b"Content-Length: 34",
+                                                        start=b"POST /a HTTP/1.0", host=b"", body=CANARY)),
+    "unusual field names": (EMPTY, request(b"!#$%&'*+-.^`|~09az: 1")),
 }  # fmt: skip
-"""What the app answers to each, one after the other, and what is sent."""
+"""Valid requests by the name of the case: the bodies of the app's responses in order, and the bytes sent."""

@@ -1,4 +1,4 @@
-"""Both servers, as processes and in threads, and how a test client reaches an app through them."""
+"""Both servers in threads, the commands that start them, and a test client that goes through them over a socket."""
 
 import sys
 import threading
@@ -12,75 +12,76 @@ from waitress import create_server
 from waitress.wasyncore import close_all
 from werkzeug.test import Client
 
-from flaskml.server.engine import build_server
+from flaskml.server.setup import build_server
 
 COMMANDS = {
     "waitress-serve": (sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "wsgi:app"),
     "flask serve": (sys.executable, "-m", "flask", "--app", "wsgi", "serve", "--port", "0", "--workers", "1"),
 }
-"""How each server is started in the checkout, on a free port."""
+"""Commands that start each server in the checkout, on a free port."""
 
 
 def command_of(name):
-    """The command of a server; where the engine cannot run, its tests are skipped."""
+    """Return the command of a server; skip the test of `flask serve` if greenlet is not installed."""
     if name == "flask serve":
         pytest.importorskip("greenlet")
     return COMMANDS[name]
 
 
 @contextmanager
-def serving(app, **limits):
-    """An engine in a thread of its own; gives its port."""
+def event_loop_server(app, **options):
+    """Run the server of `flask serve` in a thread; yield its port."""
     pytest.importorskip("greenlet")
-    made, ready = [], threading.Event()
+    servers, ready = [], threading.Event()
 
     def run():
         try:
-            made.append(build_server(app, port=0, **limits))
+            servers.append(build_server(app, port=0, **options))
         finally:
             ready.set()
-        made[0].run()
+        servers[0].run()
 
     thread = threading.Thread(target=run)
     thread.start()
     ready.wait(10)
     try:
-        yield int(made[0].effective_port)
+        yield int(servers[0].effective_port)
     finally:
-        made[0].stop()
+        servers[0].stop()
         thread.join(20)
         assert not thread.is_alive()
 
 
 @contextmanager
-def plainly_serving(app, **limits):
-    """Waitress as it is, in threads of its own; gives its port."""
-    server = create_server(app, host="127.0.0.1", port=0, **limits)
+def waitress_server(app, **options):
+    """Run plain waitress in a thread; yield its port."""
+    server = create_server(app, host="127.0.0.1", port=0, **options)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         yield int(server.effective_port)
     finally:
         server.task_dispatcher.shutdown()
-        left = {}
+        open_sockets = {}
 
-        def end():
-            left.update(server._map)
-            server._map.clear()  # The loop ends when it has nothing to listen to.
+        def end_loop():
+            open_sockets.update(server._map)
+            server._map.clear()  # Waitress's loop ends once its map is empty.
 
-        server.trigger.pull_trigger(end)
+        server.trigger.pull_trigger(end_loop)
         thread.join(20)
         assert not thread.is_alive()
-        close_all(left, ignore_all=True)
+        close_all(open_sockets, ignore_all=True)
 
 
-IN_THREADS = {"waitress-serve": plainly_serving, "flask serve": serving}
+SERVERS_IN_THREADS = {"waitress-serve": waitress_server, "flask serve": event_loop_server}
+"""Context managers that run each server in a thread and yield its port."""
 
 
 class Relay:
-    """A WSGI app in front of another, which it has a server call: what it is given and told goes over a socket.
+    """A WSGI app that forwards each request over a socket to a server of another app, and returns the response.
 
-    A client elsewhere has no socket here. What it would send is given to the app itself.
+    Requests with a REMOTE_ADDR other than 127.0.0.1 cannot come over a loopback socket; they go to the app directly.
     """
 
     def __init__(self, app, port):
@@ -97,18 +98,18 @@ class Relay:
             if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value):
                 self.connection.putheader(name.removeprefix("HTTP_").replace("_", "-").title(), value)
         self.connection.endheaders(environ["wsgi.input"].read())
-        answer = self.connection.getresponse()
-        start_response(f"{answer.status} {answer.reason}", answer.getheaders())
-        return [answer.read()]
+        response = self.connection.getresponse()
+        start_response(f"{response.status} {response.reason}", response.getheaders())
+        return [response.read()]
 
 
-def client_over_socket(name, running):
-    """The class of a test client whose requests a server of that name answers, which serves while `running` is open."""
+def client_over_socket(name, stack):
+    """Return a test client class that sends requests through the named server, which runs until `stack` closes."""
 
     class OverSocket(Client):
-        def __init__(self, app, *arguments, **named):
-            relay = Relay(app, running.enter_context(IN_THREADS[name](app)))
-            running.callback(relay.connection.close)
-            super().__init__(relay, *arguments, **named)
+        def __init__(self, app, *args, **kwargs):
+            relay = Relay(app, stack.enter_context(SERVERS_IN_THREADS[name](app)))
+            stack.callback(relay.connection.close)
+            super().__init__(relay, *args, **kwargs)
 
     return OverSocket

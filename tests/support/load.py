@@ -1,4 +1,4 @@
-"""Clients that ask servers without a pause while a test does something to them, and what to make of the answers."""
+"""Clients that send predictions without a pause while a test changes the servers, and checks of their answers."""
 
 import json
 import random
@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 
-PATIENCE = 60
-"""Seconds after which a server that does not answer counts as one that never will."""
+CLIENT_TIMEOUT_SECONDS = 60
+"""Seconds after which a request without an answer counts as failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request got. Times are on the monotonic clock; `status` is 0 if there was no answer at all."""
+    """The outcome of one request. Times are on the monotonic clock; `status` is 0 if no response arrived."""
 
     port: int
     sent: float
     received: float
     value: float
+    """The value of the row that was sent."""
+
     status: int
     body: str
 
@@ -35,15 +37,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """From when on a version could answer, and from when on no version before it may."""
+    """The activation of a version: requested and acknowledged, in seconds on the monotonic clock.
+
+    From `requested` on, this version may answer; to a request sent after `acknowledged`, no earlier version may.
+    """
 
     version: str
-    asked: float
+    requested: float
     acknowledged: float
 
 
 class Load:
-    """Clients with a connection to each server that is kept alive, each asking the servers in turn."""
+    """Client threads, each with a keep-alive connection to every server, that send requests to the servers in turn."""
 
     def __init__(self, ports, *, feature="x0", clients=4, pause=0.0):
         self.ports = tuple(ports)
@@ -51,7 +56,7 @@ class Load:
         self.pause = pause
         self.answers = []
         self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._ask_in_turn, args=(seed,)) for seed in range(clients)]
+        self._threads = [threading.Thread(target=self._send_in_turn, args=(seed,)) for seed in range(clients)]
 
     def __enter__(self):
         for thread in self._threads:
@@ -65,22 +70,22 @@ class Load:
             thread.join()
 
     def wait_for(self, count):
-        """Returns when there are `count` answers."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until there are at least `count` answers."""
+        deadline = time.monotonic() + CLIENT_TIMEOUT_SECONDS
         while len(self.answers) < count:
             assert time.monotonic() < deadline, f"{len(self.answers)} of {count} answers"
             time.sleep(0.005)
 
-    def _ask_in_turn(self, seed):
+    def _send_in_turn(self, seed):
         values = random.Random(seed)
-        connections = {port: HTTPConnection("127.0.0.1", port, timeout=PATIENCE) for port in self.ports}
+        connections = {port: HTTPConnection("127.0.0.1", port, timeout=CLIENT_TIMEOUT_SECONDS) for port in self.ports}
         while not self._stopped.wait(self.pause) if self.pause else not self._stopped.is_set():
             for port, connection in connections.items():
-                self.answers.append(self._ask(port, connection, values.random()))
+                self.answers.append(self._send(port, connection, values.random()))
         for connection in connections.values():
             connection.close()
 
-    def _ask(self, port, connection, value):
+    def _send(self, port, connection, value):
         body = json.dumps({self.feature: value})
         sent = time.monotonic()
         try:
@@ -94,34 +99,36 @@ class Load:
 
 
 @contextmanager
-def activating(version, activations):
-    """Records the activation that the block does, from when it is asked for to when the block ends."""
-    asked = time.monotonic()
+def record_activation(version, activations):
+    """Append the activation that the block performs. The end of the block counts as its acknowledgement."""
+    requested = time.monotonic()
     yield
-    activations.append(Activation(version, asked, time.monotonic()))
+    activations.append(Activation(version, requested, time.monotonic()))
 
 
 def failed(answers: Iterable[Answer]):
-    """The requests that were not answered with 200."""
+    """Return the answers with another status than 200."""
     return [answer for answer in answers if answer.status != 200]
 
 
 def mixed(answers: Iterable[Answer], offsets: Mapping[str, float]):
-    """The answers whose prediction is not the one of the version that they name."""
+    """Return the answers whose prediction is not that of the version that they name."""
     return [answer for answer in answers if abs(answer.prediction - answer.value - offsets[answer.version]) > 1e-6]
 
 
 def stale(answers: Iterable[Answer], activations: Iterable[Activation]):
-    """The answers by a version whose successor had been acknowledged when the request was sent.
+    """Return the answers by a version that had been replaced before the request was sent.
 
-    `activations` are one after another. Right is the last one acknowledged before the request was sent, and each that
-    was asked for before the answer came.
+    `activations` are in order and do not overlap. Two kinds of versions may answer: the last one acknowledged before
+    the request was sent, and every one whose activation overlaps the request.
     """
     activations = list(activations)
-    wrong = []
+    stale_answers = []
     for answer in answers:
-        before = [one.version for one in activations if one.acknowledged < answer.sent]
-        during = [one.version for one in activations if one.asked < answer.received and one.acknowledged >= answer.sent]
-        if before and answer.version not in (before[-1], *during):
-            wrong.append(answer)
-    return wrong
+        acknowledged = [one.version for one in activations if one.acknowledged < answer.sent]
+        overlapping = [
+            one.version for one in activations if one.requested < answer.received and one.acknowledged >= answer.sent
+        ]
+        if acknowledged and answer.version not in (acknowledged[-1], *overlapping):
+            stale_answers.append(answer)
+    return stale_answers

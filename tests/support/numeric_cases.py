@@ -1,4 +1,4 @@
-"""Estimators of every kind that takes an array of numbers, with rows to fit them on and fresh ones."""
+"""Numeric cases: estimators of every kind that takes an array of numbers, with training rows and fresh rows."""
 
 from dataclasses import dataclass
 
@@ -29,170 +29,216 @@ from flaskml.store.manifest import VersionFacts
 
 RNG = np.random.default_rng(5)
 ROWS = RNG.normal(size=(240, 4))
-FRESH = RNG.normal(size=(200, 4)) * 1.5
-QUANTITY = ROWS @ [1.0, 2.0, -1.0, 0.5] + 0.1 * RNG.normal(size=240)
-TWO = (QUANTITY > 0).astype(int)
-THREE = np.digitize(QUANTITY, [-1, 1])
-NAMES = np.array(["low", "middle", "hïgh"])[THREE]
-GAPS, FRESH_GAPS = ROWS.copy(), FRESH.copy()
-GAPS[RNG.random(GAPS.shape) < 0.1] = np.nan
-FRESH_GAPS[RNG.random(FRESH.shape) < 0.1] = np.nan
-COARSE, FRESH_COARSE = np.round(ROWS), np.round(FRESH)
-WHOLE, FRESH_WHOLE = RNG.integers(0, 6, (240, 4)), RNG.integers(-9, 99, (200, 4))
-COUNTED = np.c_[ROWS, RNG.integers(0, 5, 240)]
-FRESH_COUNTED = np.c_[FRESH, RNG.integers(0, 5, 200)]
+FRESH_ROWS = RNG.normal(size=(200, 4)) * 1.5
+TARGETS = ROWS @ [1.0, 2.0, -1.0, 0.5] + 0.1 * RNG.normal(size=240)
+TWO_CLASSES = (TARGETS > 0).astype(int)
+THREE_CLASSES = np.digitize(TARGETS, [-1, 1])
+STRING_CLASSES = np.array(["low", "middle", "hïgh"])[THREE_CLASSES]
+ROWS_WITH_NAN, FRESH_ROWS_WITH_NAN = ROWS.copy(), FRESH_ROWS.copy()
+ROWS_WITH_NAN[RNG.random(ROWS_WITH_NAN.shape) < 0.1] = np.nan
+FRESH_ROWS_WITH_NAN[RNG.random(FRESH_ROWS.shape) < 0.1] = np.nan
+ROUNDED_ROWS, FRESH_ROUNDED_ROWS = np.round(ROWS), np.round(FRESH_ROWS)
+INTEGER_ROWS, FRESH_INTEGER_ROWS = RNG.integers(0, 6, (240, 4)), RNG.integers(-9, 99, (200, 4))
+ROWS_WITH_CATEGORY = np.c_[ROWS, RNG.integers(0, 5, 240)]
+FRESH_ROWS_WITH_CATEGORY = np.c_[FRESH_ROWS, RNG.integers(0, 5, 200)]
 
 
 @dataclass(frozen=True)
-class Numeric:
-    """An estimator, the rows that it was fitted on, and others."""
+class NumericCase:
+    """A fitted estimator, its training rows, and fresh rows."""
 
     estimator: object
     X: np.ndarray
     fresh: np.ndarray
 
 
-def on(X=ROWS, y=None, fresh=FRESH):
-    return lambda estimator: Numeric(estimator.fit(X, y), X, fresh)
+def fit_on(X=ROWS, y=None, fresh=FRESH_ROWS):
+    """Return a function that fits an estimator on these rows and returns the case."""
+    return lambda estimator: NumericCase(estimator.fit(X, y), X, fresh)
 
 
-def few(kind, **options):
-    """A small ensemble."""
+def small_ensemble(kind, **options):
+    """Return an ensemble of 10 estimators."""
     return kind(**{"random_state": 0, "n_estimators": 10, **options})
 
 
-def boosted(kind, **options):
+def small_boosting(kind, **options):
+    """Return a histogram boosting estimator of 10 iterations."""
     return kind(random_state=0, max_iter=10, **options)
 
 
-def scaled(last):
-    return make_pipeline(SimpleImputer(), preprocessing.StandardScaler(), last)
+def scaled_pipeline(final_step):
+    """Return a pipeline that imputes and scales before the final step."""
+    return make_pipeline(SimpleImputer(), preprocessing.StandardScaler(), final_step)
 
 
 LINEAR = {
-    "linear": (linear_model.LinearRegression(), on(y=QUANTITY)),
-    "several quantities": (linear_model.LinearRegression(), on(y=np.c_[QUANTITY, -QUANTITY])),
-    "ridge": (linear_model.Ridge(), on(y=QUANTITY)),
-    "whole numbers": (linear_model.LinearRegression(), on(WHOLE, QUANTITY, FRESH_WHOLE)),
-    "booleans": (linear_model.LogisticRegression(), on(ROWS > 0, TWO, FRESH > 0)),
-    "two whole": (linear_model.LogisticRegression(), on(y=TWO)),
-    "two texts": (linear_model.LogisticRegression(), on(y=np.array(["no", "yes"])[TWO])),
-    "two objects": (linear_model.LogisticRegression(), on(y=np.array(["no", "yes"], dtype=object)[TWO])),
-    "two booleans": (linear_model.LogisticRegression(), on(y=TWO == 1)),
-    "two floats": (linear_model.LogisticRegression(), on(y=TWO * 2.0 + 1)),
-    "three whole": (linear_model.LogisticRegression(), on(y=THREE)),
-    "three texts": (linear_model.LogisticRegression(), on(y=NAMES)),
-    "gaps, classes": (scaled(linear_model.LogisticRegression()), on(GAPS, THREE, FRESH_GAPS)),
-    "gaps, quantity": (scaled(linear_model.Ridge()), on(GAPS, QUANTITY, FRESH_GAPS)),
-    "nested": (make_pipeline(preprocessing.MinMaxScaler(), scaled(linear_model.LogisticRegression())), on(y=TWO)),
-    "searched": (
-        model_selection.GridSearchCV(scaled(linear_model.LogisticRegression()), {"logisticregression__C": [1, 2]}),
-        on(y=TWO),
+    "linear": (linear_model.LinearRegression(), fit_on(y=TARGETS)),
+    "several targets": (linear_model.LinearRegression(), fit_on(y=np.c_[TARGETS, -TARGETS])),
+    "ridge": (linear_model.Ridge(), fit_on(y=TARGETS)),
+    "integer features": (linear_model.LinearRegression(), fit_on(INTEGER_ROWS, TARGETS, FRESH_INTEGER_ROWS)),
+    "boolean features": (linear_model.LogisticRegression(), fit_on(ROWS > 0, TWO_CLASSES, FRESH_ROWS > 0)),
+    "two integer labels": (linear_model.LogisticRegression(), fit_on(y=TWO_CLASSES)),
+    "two string labels": (linear_model.LogisticRegression(), fit_on(y=np.array(["no", "yes"])[TWO_CLASSES])),
+    "two object labels": (
+        linear_model.LogisticRegression(),
+        fit_on(y=np.array(["no", "yes"], dtype=object)[TWO_CLASSES]),
     ),
-    "columns": (
+    "boolean labels": (linear_model.LogisticRegression(), fit_on(y=TWO_CLASSES == 1)),
+    "float labels": (linear_model.LogisticRegression(), fit_on(y=TWO_CLASSES * 2.0 + 1)),
+    "three integer labels": (linear_model.LogisticRegression(), fit_on(y=THREE_CLASSES)),
+    "three string labels": (linear_model.LogisticRegression(), fit_on(y=STRING_CLASSES)),
+    "missing values, classifier": (
+        scaled_pipeline(linear_model.LogisticRegression()),
+        fit_on(ROWS_WITH_NAN, THREE_CLASSES, FRESH_ROWS_WITH_NAN),
+    ),
+    "missing values, regressor": (
+        scaled_pipeline(linear_model.Ridge()),
+        fit_on(ROWS_WITH_NAN, TARGETS, FRESH_ROWS_WITH_NAN),
+    ),
+    "nested pipeline": (
+        make_pipeline(preprocessing.MinMaxScaler(), scaled_pipeline(linear_model.LogisticRegression())),
+        fit_on(y=TWO_CLASSES),
+    ),
+    "grid search": (
+        model_selection.GridSearchCV(
+            scaled_pipeline(linear_model.LogisticRegression()), {"logisticregression__C": [1, 2]}
+        ),
+        fit_on(y=TWO_CLASSES),
+    ),
+    "column transformer": (
         make_pipeline(
             compose.make_column_transformer((preprocessing.StandardScaler(), [0, 1]), remainder="passthrough"),
             linear_model.LogisticRegression(),
         ),
-        on(y=TWO),
+        fit_on(y=TWO_CLASSES),
     ),
-    "poisson": (linear_model.PoissonRegressor(), on(y=np.exp(QUANTITY / 4))),
+    "poisson regressor": (linear_model.PoissonRegressor(), fit_on(y=np.exp(TARGETS / 4))),
 }
 
 TREES = {
-    "tree, quantity": (tree.DecisionTreeRegressor(random_state=0), on(y=QUANTITY)),
-    "tree, texts": (tree.DecisionTreeClassifier(max_depth=5, random_state=0), on(y=NAMES)),
-    "tree, gaps": (tree.DecisionTreeClassifier(max_depth=5, random_state=0), on(GAPS, TWO, FRESH_GAPS)),
-    "tree of a leaf": (tree.DecisionTreeRegressor(), on(y=np.full(240, 0.1))),
-    "forest, quantity": (few(ensemble.RandomForestRegressor), on(y=QUANTITY)),
-    "forest, gaps": (few(ensemble.RandomForestRegressor), on(GAPS, QUANTITY, FRESH_GAPS)),
-    "forest, ties": (few(ensemble.RandomForestClassifier, max_depth=3), on(COARSE, TWO, FRESH_COARSE)),
-    "forest, three": (few(ensemble.RandomForestClassifier, n_jobs=-1), on(y=NAMES)),
-    "forest, booleans": (few(ensemble.RandomForestClassifier), on(y=TWO == 1)),
-    "forest, leaves": (few(ensemble.RandomForestClassifier), on(ROWS[:12], [0] * 11 + [1])),
-    "forest, single": (
-        few(ensemble.RandomForestClassifier),
-        on(ROWS.astype(np.float32), TWO, FRESH.astype(np.float32)),
+    "tree regressor": (tree.DecisionTreeRegressor(random_state=0), fit_on(y=TARGETS)),
+    "tree classifier": (tree.DecisionTreeClassifier(max_depth=5, random_state=0), fit_on(y=STRING_CLASSES)),
+    "tree, missing values": (
+        tree.DecisionTreeClassifier(max_depth=5, random_state=0),
+        fit_on(ROWS_WITH_NAN, TWO_CLASSES, FRESH_ROWS_WITH_NAN),
     ),
-    "forest, searched": (
-        model_selection.GridSearchCV(few(ensemble.RandomForestClassifier), {"max_depth": [2, 3]}, cv=2),
-        on(y=TWO),
+    "tree of one leaf": (tree.DecisionTreeRegressor(), fit_on(y=np.full(240, 0.1))),
+    "forest regressor": (small_ensemble(ensemble.RandomForestRegressor), fit_on(y=TARGETS)),
+    "forest, missing values": (
+        small_ensemble(ensemble.RandomForestRegressor),
+        fit_on(ROWS_WITH_NAN, TARGETS, FRESH_ROWS_WITH_NAN),
     ),
-    "extra trees, quantity": (few(ensemble.ExtraTreesRegressor), on(y=QUANTITY)),
-    "extra trees, ties": (few(ensemble.ExtraTreesClassifier, n_estimators=2), on(COARSE, TWO, FRESH_COARSE)),
-    "gradient, quantity": (few(ensemble.GradientBoostingRegressor), on(y=QUANTITY)),
-    "gradient, two": (few(ensemble.GradientBoostingClassifier), on(y=TWO)),
-    "gradient, three": (few(ensemble.GradientBoostingClassifier), on(y=NAMES)),
-    "histogram, quantity": (
-        boosted(ensemble.HistGradientBoostingRegressor), on(GAPS, QUANTITY, FRESH_GAPS),
+    "forest, ties": (
+        small_ensemble(ensemble.RandomForestClassifier, max_depth=3),
+        fit_on(ROUNDED_ROWS, TWO_CLASSES, FRESH_ROUNDED_ROWS),
     ),
-    "histogram, two": (boosted(ensemble.HistGradientBoostingClassifier), on(GAPS, TWO, FRESH_GAPS)),
-    "histogram, three": (boosted(ensemble.HistGradientBoostingClassifier), on(GAPS, NAMES, FRESH_GAPS)),
-}  # fmt: skip
+    "forest of three classes": (small_ensemble(ensemble.RandomForestClassifier, n_jobs=-1), fit_on(y=STRING_CLASSES)),
+    "forest, boolean labels": (small_ensemble(ensemble.RandomForestClassifier), fit_on(y=TWO_CLASSES == 1)),
+    "forest, trees of one leaf": (small_ensemble(ensemble.RandomForestClassifier), fit_on(ROWS[:12], [0] * 11 + [1])),
+    "forest, single precision": (
+        small_ensemble(ensemble.RandomForestClassifier),
+        fit_on(ROWS.astype(np.float32), TWO_CLASSES, FRESH_ROWS.astype(np.float32)),
+    ),
+    "forest, grid search": (
+        model_selection.GridSearchCV(small_ensemble(ensemble.RandomForestClassifier), {"max_depth": [2, 3]}, cv=2),
+        fit_on(y=TWO_CLASSES),
+    ),
+    "extra trees regressor": (small_ensemble(ensemble.ExtraTreesRegressor), fit_on(y=TARGETS)),
+    "extra trees, ties": (
+        small_ensemble(ensemble.ExtraTreesClassifier, n_estimators=2),
+        fit_on(ROUNDED_ROWS, TWO_CLASSES, FRESH_ROUNDED_ROWS),
+    ),
+    "gradient boosting regressor": (small_ensemble(ensemble.GradientBoostingRegressor), fit_on(y=TARGETS)),
+    "gradient boosting, two classes": (small_ensemble(ensemble.GradientBoostingClassifier), fit_on(y=TWO_CLASSES)),
+    "gradient boosting, three classes": (small_ensemble(ensemble.GradientBoostingClassifier), fit_on(y=STRING_CLASSES)),
+    "histogram boosting regressor": (
+        small_boosting(ensemble.HistGradientBoostingRegressor),
+        fit_on(ROWS_WITH_NAN, TARGETS, FRESH_ROWS_WITH_NAN),
+    ),
+    "histogram boosting, two classes": (
+        small_boosting(ensemble.HistGradientBoostingClassifier),
+        fit_on(ROWS_WITH_NAN, TWO_CLASSES, FRESH_ROWS_WITH_NAN),
+    ),
+    "histogram boosting, three classes": (
+        small_boosting(ensemble.HistGradientBoostingClassifier),
+        fit_on(ROWS_WITH_NAN, STRING_CLASSES, FRESH_ROWS_WITH_NAN),
+    ),
+}
 
 OTHERS = {
-    "perceptron, three": (
+    "perceptron classifier": (
         neural_network.MLPClassifier((8,), solver="lbfgs", max_iter=3000, random_state=0),
-        on(y=THREE),
+        fit_on(y=THREE_CLASSES),
     ),
-    "perceptron, quantity": (
+    "perceptron regressor": (
         neural_network.MLPRegressor(hidden_layer_sizes=(8,), solver="lbfgs", tol=1e-3, max_iter=5000, random_state=0),
-        on(y=QUANTITY),
+        fit_on(y=TARGETS),
     ),
-    "naive bayes": (naive_bayes.GaussianNB(), on(y=THREE)),
-    "components": (decomposition.PCA(2), on()),
-    "standardised": (preprocessing.StandardScaler(), on()),
-    "discriminant": (discriminant_analysis.LinearDiscriminantAnalysis(), on(y=THREE)),
-    "voting": (
+    "naive bayes": (naive_bayes.GaussianNB(), fit_on(y=THREE_CLASSES)),
+    "principal components": (decomposition.PCA(2), fit_on()),
+    "standard scaler": (preprocessing.StandardScaler(), fit_on()),
+    "linear discriminant analysis": (discriminant_analysis.LinearDiscriminantAnalysis(), fit_on(y=THREE_CLASSES)),
+    "voting regressor": (
         ensemble.VotingRegressor([("a", linear_model.Ridge()), ("b", tree.DecisionTreeRegressor(max_depth=3))]),
-        on(y=QUANTITY),
+        fit_on(y=TARGETS),
     ),
-}  # fmt: skip
+}
 
 WITHOUT_GRAPH = {
-    "neighbours": (neighbors.KNeighborsClassifier(), on(y=NAMES)),
-    "vectors, classes": (svm.SVC(), on(y=TWO)),
-    "vectors, quantity": (svm.SVR(), on(y=QUANTITY)),
-    "clusters": (cluster.KMeans(4, random_state=0), on()),
-    "outliers": (few(ensemble.IsolationForest), on()),
-    "several trees": (tree.DecisionTreeRegressor(random_state=0), on(y=np.c_[QUANTITY, -QUANTITY])),
-    "several labels": (few(ensemble.RandomForestClassifier), on(y=np.c_[TWO, THREE])),
-    "several models": (MultiOutputClassifier(linear_model.LogisticRegression()), on(y=np.c_[TWO, THREE])),
-    "many classes": (few(ensemble.RandomForestClassifier), on(y=np.arange(240) % 12)),
-    "histogram, counts": (
-        boosted(ensemble.HistGradientBoostingRegressor, loss="poisson"), on(y=np.exp(QUANTITY / 4)),
+    "nearest neighbors": (neighbors.KNeighborsClassifier(), fit_on(y=STRING_CLASSES)),
+    "support vector classifier": (svm.SVC(), fit_on(y=TWO_CLASSES)),
+    "support vector regressor": (svm.SVR(), fit_on(y=TARGETS)),
+    "k-means": (cluster.KMeans(4, random_state=0), fit_on()),
+    "isolation forest": (small_ensemble(ensemble.IsolationForest), fit_on()),
+    "multi-output tree": (tree.DecisionTreeRegressor(random_state=0), fit_on(y=np.c_[TARGETS, -TARGETS])),
+    "multi-output forest": (
+        small_ensemble(ensemble.RandomForestClassifier),
+        fit_on(y=np.c_[TWO_CLASSES, THREE_CLASSES]),
     ),
-    "histogram, categories": (
-        boosted(ensemble.HistGradientBoostingClassifier, categorical_features=[4]),
-        on(COUNTED, TWO, FRESH_COUNTED),
+    "multi-output linear": (
+        MultiOutputClassifier(linear_model.LogisticRegression()),
+        fit_on(y=np.c_[TWO_CLASSES, THREE_CLASSES]),
     ),
-    "gradient, exponential": (
-        few(ensemble.GradientBoostingClassifier, loss="exponential"), on(y=TWO),
+    "many classes": (small_ensemble(ensemble.RandomForestClassifier), fit_on(y=np.arange(240) % 12)),
+    "histogram boosting, poisson loss": (
+        small_boosting(ensemble.HistGradientBoostingRegressor, loss="poisson"),
+        fit_on(y=np.exp(TARGETS / 4)),
     ),
-    "gradient, from another": (
-        few(ensemble.GradientBoostingRegressor, init=linear_model.LinearRegression()), on(y=QUANTITY),
+    "histogram boosting, categories": (
+        small_boosting(ensemble.HistGradientBoostingClassifier, categorical_features=[4]),
+        fit_on(ROWS_WITH_CATEGORY, TWO_CLASSES, FRESH_ROWS_WITH_CATEGORY),
+    ),
+    "gradient boosting, exponential loss": (
+        small_ensemble(ensemble.GradientBoostingClassifier, loss="exponential"),
+        fit_on(y=TWO_CLASSES),
+    ),
+    "gradient boosting, init estimator": (
+        small_ensemble(ensemble.GradientBoostingRegressor, init=linear_model.LinearRegression()),
+        fit_on(y=TARGETS),
     ),
     "isotonic": (
-        isotonic.IsotonicRegression(out_of_bounds="clip"), on(ROWS[:, :1], QUANTITY, FRESH[:, :1]),
+        isotonic.IsotonicRegression(out_of_bounds="clip"),
+        fit_on(ROWS[:, :1], TARGETS, FRESH_ROWS[:, :1]),
     ),
-    "categories by number": (
+    "ordinal encoder": (
         make_pipeline(preprocessing.OrdinalEncoder(), tree.DecisionTreeClassifier()),
-        on(np.repeat([[1, 10], [10, 100], [100, 1]], 80, axis=0), TWO, np.array([[1, 10], [10, 100]])),
+        fit_on(np.repeat([[1, 10], [10, 100], [100, 1]], 80, axis=0), TWO_CLASSES, np.array([[1, 10], [10, 100]])),
     ),
-}  # fmt: skip
+}
 
 WITH_GRAPH = LINEAR | TREES | OTHERS
 CASES = WITH_GRAPH | WITHOUT_GRAPH
 
 
-def case(name):
-    """The case of that name, fitted anew."""
+def numeric_case(name):
+    """Return the case of that name, newly fitted."""
     estimator, fit = CASES[name]
     return fit(estimator)
 
 
 def facts_of(estimator, X):
-    """What is known of an estimator before its runtime is chosen, its golden rows, and the table of its sample."""
+    """Return the facts of an estimator before its runtime is chosen, its golden rows, and the table of its sample."""
     sample = inspect_sample(estimator, X)
     facts = VersionFacts(
         task=estimator_task(estimator), estimator="made", data="made", rows=len(X), schema_=sample.schema

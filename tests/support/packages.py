@@ -1,11 +1,11 @@
 """The packages of flaskml in their order, the imports between them, and the picture in docs/architecture.md.
 
-`python -m tests.support.packages` prints the picture.
+`python -m tests.support.packages` writes the picture and the list of modules into docs/architecture.md.
 """
 
 import ast
+import re
 from functools import cache
-from itertools import pairwise
 
 from tests.support.checkout import CHECKOUT
 
@@ -73,13 +73,61 @@ def package_imports():
     return {(package, imported) for package, imported in pairs if package != imported}
 
 
+def direct_imports():
+    """Return the transitive reduction of `package_imports`: without the pairs that a longer path implies."""
+    pairs = package_imports()
+
+    def reaches(start, goal):
+        return any(after == goal or reaches(after, goal) for before, after in pairs if before == start)
+
+    return {
+        (package, imported)
+        for package, imported in pairs
+        if not any(reaches(other, imported) for before, other in pairs if before == package and other != imported)
+    }
+
+
 def mermaid():
-    """Return the ladder of packages as a Mermaid flowchart: the order, and the direct imports that skip no step."""
-    lines = ["flowchart TD"]
+    """Return the packages as a Mermaid flowchart, an arrow from each to those that it builds on directly."""
+    order = list(PACKAGES)
+    lines = ["flowchart BT"]
     lines += [f'    {name.strip("_")}["<b>{name}</b><br>{text}"]' for name, text in PACKAGES.items()]
-    lines += [f"    {above.strip('_')} --> {below.strip('_')}" for above, below in pairwise(PACKAGES)]
+    pairs = sorted(direct_imports(), key=lambda pair: [order.index(name) for name in pair])
+    lines += [f"    {package.strip('_')} --> {imported.strip('_')}" for package, imported in pairs]
     return "\n".join(lines)
 
 
+def module_list():
+    """Return a Markdown table for each package: its modules, and the first line of their docstrings."""
+    tables = []
+    for package, text in PACKAGES.items():
+        modules = {module: path for module, path in MODULES.items() if package_of(module) == package}
+        files = {path.relative_to(CHECKOUT / "flaskml").as_posix(): path for path in modules.values()}
+        rows = [f"| `{file}` | {summary(path)} |" for file, path in files.items() if has_code(path)]
+        tables.append("\n".join([f"| {package} | {text} |", "|---|---|", *rows]))
+    return "\n\n".join(tables)
+
+
+def has_code(path):
+    """Return whether a module holds more than its docstring."""
+    return len(ast.parse(path.read_text()).body) > 1
+
+
+def summary(path):
+    """Return the first line of a module's docstring."""
+    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+def with_generated_parts(text):
+    """Return the text of docs/architecture.md with its generated parts made anew."""
+    parts = {"packages": f"```mermaid\n{mermaid()}\n```", "modules": module_list()}
+    for name, content in parts.items():
+        pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda found, new=content: f"{found[1]}{new}\n{found[2]}", text, flags=re.DOTALL)
+    return text
+
+
+ARCHITECTURE = CHECKOUT / "docs/architecture.md"
+
 if __name__ == "__main__":
-    print(mermaid())
+    ARCHITECTURE.write_text(with_generated_parts(ARCHITECTURE.read_text()))

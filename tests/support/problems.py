@@ -1,4 +1,4 @@
-"""The one shape of errors (RFC 9457)."""
+"""Check the shape of problem documents (RFC 9457)."""
 
 import json
 
@@ -7,7 +7,7 @@ from flaskml.web.replies import MAX_PROBLEM_BYTES
 
 
 def strict(content):
-    """The document in JSON that has no NaN and no key twice."""
+    """Return the document. Raises `ValueError` for NaN and infinity, `AssertionError` for a duplicate key."""
 
     def refuse(constant):
         raise ValueError(constant)
@@ -20,7 +20,7 @@ def strict(content):
 
 
 def problem_of(status, headers, content):
-    """The problem that an answer tells, which has the one shape."""
+    """Return the problem document of an answer. Raises `AssertionError` or `ValueError` for any other shape."""
     assert headers["Content-Type"] == "application/problem+json"
     assert int(headers["Content-Length"]) == len(content) < MAX_PROBLEM_BYTES
     problem = strict(content)

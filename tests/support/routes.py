@@ -1,4 +1,4 @@
-"""The whole URL map, and who may use each route."""
+"""The URL map, and the access to each route."""
 
 import hashlib
 import re
@@ -26,9 +26,7 @@ ROUTES = {
     ("/train", "POST"),
 }
 
-
 OPEN, GUARDED = "open", "guarded"
-
 
 ACCESS = {
     ("/", "GET"): OPEN,
@@ -52,15 +50,13 @@ ACCESS = {
     ("/train", "GET"): OPEN,
     ("/train", "POST"): GUARDED,
 }
-"""Who may use a route: everybody, or only who may change state."""
-
+"""The access to each route: open to all clients, or guarded by the right to change state."""
 
 TOKEN = "a token of the tests"
-
 
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
 
 
 def concrete(rule):
-    """A path of the rule whose model, version and job do not exist, so that nothing is changed by asking."""
+    """Return a path of the rule whose model, version and job do not exist, so that a request changes nothing."""
     return re.sub(r"<(?:\w+:)?(\w+)>", lambda match: "7" if match[1] == "version" else "absent", rule)

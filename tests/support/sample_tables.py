@@ -1,4 +1,4 @@
-"""Fitted estimators with the tables that they were fitted on, of every kind that people have."""
+"""Sample tables of every column type, each with an estimator fitted on it, and a server of all of them."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,29 +21,29 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import flaskml
 from flaskml.publishing import trial
-from flaskml.runtimes import selection as candidates
+from flaskml.runtimes import selection
 from flaskml.store.model_store import ModelStore
 from flaskml.training.transformers import date_parts
 from tests.support.server_processes import start_server
-from tests.support.stores import made_once, replayed
+from tests.support.stores import create_once, run_trial_in_process
 from tests.support.tables import mixed_table
 
 ROWS = 220
-"""More than the largest batch that is asked for."""
+"""Rows of each table; more than the largest batch of a test."""
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A fitted estimator and the rows that it was fitted on, as it takes them."""
+    """A fitted estimator with the rows that it was fitted on."""
 
     estimator: object
     X: object
 
     @property
     def names(self):
-        """The names that requests use."""
+        """The feature names in requests."""
         return list(self.X.columns) if isinstance(self.X, pd.DataFrame) else [f"x{i}" for i in range(self.X.shape[1])]
 
     @property
@@ -51,8 +51,8 @@ class Case:
         return [method for method in METHODS if hasattr(self.estimator, method)]
 
     def answers(self, method):
-        """What the estimator answers to all rows when it is called itself, row by row."""
-        with np.errstate(divide="ignore"):  # The logarithm of no probability.
+        """Return the answers of the estimator called directly, as a list with one item per row."""
+        with np.errstate(divide="ignore"):  # The logarithm of probability 0.
             answer = getattr(self.estimator, method)(self.X)
         if isinstance(answer, list):
             return [list(row) for row in zip(*answer, strict=True)]
@@ -90,7 +90,7 @@ def digits():
 
 
 def mixed():
-    """Numbers, categories, booleans and texts with gaps, under names that have to be quoted somewhere."""
+    """Return a table of numbers, categories, booleans and texts with missing values, under names that need quoting."""
     frame = mixed_table(ROWS).dropna(subset=["sold"]).drop(columns="empty")
     target = frame.pop("sold")
     frame.columns = ["Größe, in m²", 'the "rooms"', "home\ncity", " member's ", "名前 = 🏠"]
@@ -106,7 +106,7 @@ def mixed():
 
 
 def dates():
-    """Datetimes without an offset, with gaps, and with one, in a zone that has a summer time."""
+    """Return datetimes without an offset and with missing values, and datetimes of a zone with daylight saving time."""
     days = pd.Series(pd.date_range("2023-01-31 06:30", periods=ROWS, freq="37h"))
     frame = pd.DataFrame({"sold": days, "seen": days.dt.tz_localize("Europe/Oslo").dt.as_unit("ns")})
     target = frame["sold"].dt.month.to_numpy() + frame["seen"].dt.hour.to_numpy()
@@ -126,7 +126,7 @@ def one_column():
 
 
 def texts():
-    """Texts that all differ, one of them empty."""
+    """Return distinct texts, one of them empty."""
     frame = pd.DataFrame({"note": [f"{'good' if i % 3 else 'bad'} case {i}, naïve “quoted”" for i in range(ROWS)]})
     frame.loc[5, "note"] = ""
     pipeline = make_pipeline(make_column_transformer((TfidfVectorizer(), "note")), LogisticRegression())
@@ -134,7 +134,7 @@ def texts():
 
 
 def whole_numbers():
-    """Numbers that no float tells apart, beside booleans and a column that never changes."""
+    """Return integers that differ only beyond float64 precision, booleans, a constant column and int8 codes."""
     order = rng().permutation(ROWS)
     frame = pd.DataFrame({"id": 2**60 + order, "yes": order % 2 == 0, "always": 1, "code": (order % 5).astype(np.int8)})
     columns = make_column_transformer((OrdinalEncoder(), ["id"]), remainder="passthrough")
@@ -142,7 +142,7 @@ def whole_numbers():
 
 
 def nullable():
-    """The types of pandas that have a place for what is missing."""
+    """Return a table of the nullable dtypes of pandas, with missing values."""
     random = rng()
     frame = pd.DataFrame(
         {
@@ -152,8 +152,8 @@ def nullable():
             "town": pd.array(random.choice(["Oslo", "Rome"], ROWS), dtype="string"),
         }
     )
-    for place, name in enumerate(frame.columns[:3]):
-        frame.loc[place :: 7 + place, name] = pd.NA
+    for index, name in enumerate(frame.columns[:3]):
+        frame.loc[index :: 7 + index, name] = pd.NA
     numbers = ["count", "share", "member"]
     columns = make_column_transformer((SimpleImputer(), numbers), (OneHotEncoder(), ["town"]))
     target = (frame["share"].fillna(0) > 0.5).to_numpy(dtype=bool)
@@ -161,7 +161,7 @@ def nullable():
 
 
 def categoricals():
-    """Categories of strings, of numbers, and in an order, with gaps."""
+    """Return categorical columns of strings, of numbers and of ordered categories, with missing values."""
     random = rng()
     sizes = pd.CategoricalDtype(["small", "medium", "large"], ordered=True)
     frame = pd.DataFrame(
@@ -184,7 +184,7 @@ def outputs():
 
 
 def labels():
-    """Several labels at once, each of its own set."""
+    """Return a classifier with several outputs, each with its own classes."""
     X = rng().normal(size=(ROWS, 3))
     y = np.c_[np.where(X[:, 0] > 0, "ja", "nein"), np.where(X[:, 1] > 0, "yes", "no")]
     return Case(RandomForestClassifier(5, random_state=0).fit(X, y), X)
@@ -208,26 +208,26 @@ OWN = (
     iris, diabetes, wine, breast_cancer, digits, mixed, dates, wide, one_column, texts, whole_numbers, nullable,
     categoricals, outputs, labels,
 )  # fmt: skip
-"""What scikit-learn alone can make. Each makes its case anew, the same one every time."""
+"""Functions that make the cases of scikit-learn. Each call returns a new, equal case."""
 
 FOREIGN = (lightgbm_categoricals, xgboost_categoricals)
-"""What needs another library, too."""
+"""Functions that make the cases of other libraries."""
 
 TABLES = OWN + FOREIGN
 
 FORCED = tuple((make.__name__, runtime) for make in (iris, diabetes, breast_cancer) for runtime in ("sklearn", "onnx"))
-"""Some of what has a graph, served by each runtime too."""
+"""Tables with an ONNX graph that are also published for each runtime."""
 
 HAS_GRAPHS = bool(find_spec("onnxruntime") and find_spec("skl2onnx"))
 
 
 def name_of(table, runtime=None):
-    """The name of the model of a table, served by what is the fastest or by the runtime that is named."""
+    """Return the model name of a table, published for the fastest runtime or for the named one."""
     return table if runtime is None else f"{table}.{runtime}"
 
 
 class Cases(dict):
-    """The cases by name, but for those whose library is not installed."""
+    """The cases by name. A case whose library is not installed skips the test."""
 
     def __missing__(self, name):
         pytest.skip(f"{name} needs a library that is not installed")
@@ -235,13 +235,13 @@ class Cases(dict):
 
 @pytest.fixture(scope="session")
 def cases():
-    found = [make for make in FOREIGN if find_spec(make.__name__.partition("_")[0])]
-    return Cases({make.__name__: make() for make in (*OWN, *found)})
+    installed = [make for make in FOREIGN if find_spec(make.__name__.partition("_")[0])]
+    return Cases({make.__name__: make() for make in (*OWN, *installed)})
 
 
 @pytest.fixture(scope="session")
 def tables_store(cases, tmp_path_factory, worker_id):
-    """A store of all tables, each published under its own name, and of some for each runtime."""
+    """A store with every table published under its own name, and some tables published for each runtime too."""
 
     def make(instance):
         for name, case in cases.items():
@@ -249,16 +249,15 @@ def tables_store(cases, tmp_path_factory, worker_id):
         for name, runtime in FORCED:
             if runtime != "onnx" or HAS_GRAPHS:
                 case = cases[name]
-                named = name_of(name, runtime)
-                flaskml.publish(case.estimator, case.X, name=named, instance_path=instance, runtime=runtime)
+                model = name_of(name, runtime)
+                flaskml.publish(case.estimator, case.X, name=model, instance_path=instance, runtime=runtime)
 
     with pytest.MonkeyPatch.context() as patch:
-        # The golden rows are replayed in this process, without the second that a child takes to start.
-        patch.setattr(trial, "run_trial", replayed)
-        patch.setattr(
-            candidates, "MAX_TIMED_CALLS", candidates.CALLS_PER_TURN
-        )  # Which of two is faster need not be known for sure.
-        return ModelStore(made_once(tmp_path_factory, worker_id, "tables", make))
+        # A trial in this process saves the second that a child process takes to start.
+        patch.setattr(trial, "run_trial", run_trial_in_process)
+        # Few timed calls save time; the slower of two runtimes may then be chosen.
+        patch.setattr(selection, "MAX_TIMED_CALLS", selection.CALLS_PER_TURN)
+        return ModelStore(create_once(tmp_path_factory, worker_id, "tables", make))
 
 
 SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gauntlet))
@@ -266,7 +265,7 @@ SERVERS = ("flask serve", pytest.param("waitress-serve", marks=pytest.mark.gaunt
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, tables_store):
-    """A server of all tables: the engine, which batches; in the gauntlet the other too."""
+    """A server of all tables: `flask serve`, which batches, and in the gauntlet `waitress-serve` too."""
     settings = {"FLASKML_MODEL_NAME": "iris", "FLASKML_MAX_BODY": str(2**23)}
     server = start_server(tables_store.instance_path, request.param, **settings)
     yield server

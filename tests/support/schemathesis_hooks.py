@@ -1,30 +1,30 @@
-"""What schemathesis is told: what a schema cannot say of a body."""
+"""Hooks of schemathesis: skip the generated bodies that a JSON Schema cannot classify."""
 
 import os
 from contextlib import suppress
 
 import schemathesis
 
-KIND = os.environ.get("SCHEMATHESIS_BODIES")
-"""The only media type of bodies that are sent; unset for all."""
+MEDIA_TYPE = os.environ.get("SCHEMATHESIS_BODIES")
+"""The only media type of the generated bodies; None for all."""
 
 
 @schemathesis.hook
 def filter_case(context, case):
-    """Whether the schema can tell good from bad: a number between two doubles is rounded before it is compared."""
-    return case.media_type in (KIND or case.media_type, None) and all(map(_is_held, _leaves(case.body)))
+    """Return whether to send the case. A float64 bound cannot classify an integer that no float64 holds."""
+    return case.media_type in (MEDIA_TYPE or case.media_type, None) and all(map(_is_exact, _leaves(case.body)))
 
 
 def _leaves(value):
     if isinstance(value, dict | list):
-        for within in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(within)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
     else:
         yield value
 
 
-def _is_held(value):
-    """Whether a double holds the number, or it is none, or beyond all doubles."""
+def _is_exact(value):
+    """Return whether a float64 holds the integer exactly. Other values and integers beyond float64 count as exact."""
     with suppress(OverflowError):
         return not isinstance(value, int) or float(value) == value
     return True

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, started from the checkout."""
+"""Server processes, started from the checkout, and requests to them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support.in_process_servers import command_of
 
 
 class Server:
-    """A server process on a free loopback port, and requests to it."""
+    """A server process on a free loopback port, with methods that send requests to it."""
 
     def __init__(self, command, **options):
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
@@ -37,7 +37,7 @@ class Server:
 
     @property
     def log(self):
-        """What the server has written so far."""
+        """The standard error output of the server so far."""
         return "".join(self._lines)
 
     def request(self, method, path, body=None, headers=None):
@@ -62,14 +62,14 @@ class Server:
 
 
 def start_server(instance, name, *options, cwd=CHECKOUT, **environment):
-    """A server from the checkout on an instance folder."""
+    """Start a server from the checkout on an instance folder; keyword arguments are environment variables."""
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
     return Server((*command_of(name), *options), cwd=cwd, env=variables)
 
 
 @contextmanager
 def server_of_a_copy(instance, folder, name="waitress-serve", **environment):
-    """A server of what is in an instance folder, for all who only ask, so that none of them needs its own."""
+    """Run a server on a copy of an instance folder; tests that change no state share it."""
     server = start_server(shutil.copytree(instance, folder / "instance"), name, **environment)
     try:
         yield server
@@ -77,13 +77,15 @@ def server_of_a_copy(instance, folder, name="waitress-serve", **environment):
         server.stop()
 
 
-def wait_until(true, seconds=10):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
+def wait_until(condition, seconds=10):
+    """Poll until `condition()` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def children(pid):
+    """Return the process ids of the child processes."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return {int(child) for child in file.read().split()}

@@ -1,4 +1,4 @@
-"""What tests do with stores."""
+"""Stores for tests: estimators to store, trials without a child process, and a canary against unpickling."""
 
 import os
 
@@ -17,41 +17,42 @@ from flaskml.training.trainer import BUILT_IN_SOURCE, TrainingSpec, run_training
 
 
 def load_active(store, name):
-    """Return the active version in memory, as a server would load it."""
-    active = store.state_or_unused(name).active
+    """Return the active version in memory, loaded as a server loads it. Raises `NoActiveVersion`."""
+    active = store.state_or_empty(name).active
     if active is None:
-        raise store.nothing_active(name)
+        raise store.no_active_version(name)
     return store.load(name, active)
 
 
 def ignore(_):
-    """A report that nobody reads."""
+    """Ignore a progress message of a training run."""
 
 
 def settings_for(path, **values):
+    """Return the settings of an app with the instance folder `path`."""
     return read_settings({"INSTANCE_PATH": path, **values})
 
 
 def train_into(path, source=BUILT_IN_SOURCE, **spec):
-    """A whole training run into an instance folder, trial included; unless said otherwise, by the estimator itself."""
+    """Train a model into an instance folder, with its trial. The default runtime is scikit-learn."""
     return run_training(TrainingSpec(**{"runtime": "sklearn", **spec}), settings_for(path), ignore, source)
 
 
 def accept(store, name, version, *, active=True, mapped=False):
-    """Records that a version was tried, without the second that a trial takes, and makes it active."""
-    verdict = TrialVerdict(accepted=True, reason="said so by the test.", at=utc_now(), mapped=mapped)
-    store.change(name, lambda state: state.judge(version, environment_key(), verdict))
+    """Store an accepting verdict for a version without a trial, which takes a second. Activate the version."""
+    verdict = TrialVerdict(accepted=True, reason="the test decided so.", at=utc_now(), mapped=mapped)
+    store.change(name, lambda state: state.with_verdict(version, environment_key(), verdict))
     if active:
         store.activate(name, version, "test")
 
 
-def replayed(store, name, version, _):
-    """A trial in this process, without the seconds that a child takes to start."""
-    return trial._replay(store, store.manifest(name, version), mapped=False)
+def run_trial_in_process(store, name, version, _):
+    """Run a trial in this process, without the seconds that the start of a child process takes."""
+    return trial.replay_golden_rows(store, store.manifest(name, version), mapped=False)
 
 
-def made_once(tmp_path_factory, worker_id, name, make):
-    """An instance folder that one process of the run fills with `make`, for those beside it too: nobody changes it."""
+def create_once(tmp_path_factory, worker_id, name, make):
+    """Return an instance folder that `make` fills once for all processes of the test run. Tests must not change it."""
     folder = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         folder = folder.parent
@@ -65,7 +66,7 @@ def made_once(tmp_path_factory, worker_id, name, make):
 
 
 def stop(app):
-    """Ends what the app does in the background."""
+    """Wait for the training jobs of the app and stop its watcher."""
     app.extensions["jobs"].wait()
     app.extensions["watcher"].stop()
 
@@ -83,17 +84,17 @@ GOLDEN = GoldenRows(rows=((0.0,), (1.0,)), answers=(7.0, 7.0))
 
 
 def constant(value):
-    """An estimator that answers every row alike."""
+    """Return a fitted estimator that answers every row with `value`."""
     return DummyRegressor(strategy="constant", constant=float(value)).fit([[0.0]], [0.0])
 
 
 def put(store, estimator, name="default", *, golden=GOLDEN):
-    """Stores an estimator of one number, not tried and not active, and returns its version."""
+    """Store an estimator of one numeric feature, without a trial and not active, and return its version."""
     return store.publish(name, FACTS, VersionContents(estimator, golden)).version
 
 
 class Trials:
-    """Stands in for the child process: says what it is told to, and remembers what it was asked."""
+    """A double of the trial's child process: it rejects the versions in `rejected` and records each call in `asked`."""
 
     def __init__(self):
         self.asked = []
@@ -101,18 +102,18 @@ class Trials:
 
     def __call__(self, store, name, version, limits):
         self.asked.append((name, version))
-        return TrialVerdict(accepted=version not in self.rejected, reason="said so by the test.", at=utc_now())
+        return TrialVerdict(accepted=version not in self.rejected, reason="the test decided so.", at=utc_now())
 
 
 def canary_store(path):
-    """A store whose active version makes a folder when it is unpickled, and that folder."""
-    store, nest = ModelStore(path / "instance"), path / "canary"
-    accept(store, "default", put(store, Canary(str(nest))))
-    return store, nest
+    """Return a store whose active version is a `Canary`, and the path of the folder that unpickling it makes."""
+    store, marker = ModelStore(path / "instance"), path / "canary"
+    accept(store, "default", put(store, Canary(str(marker))))
+    return store, marker
 
 
 class Canary:
-    """Creates a file when it is unpickled."""
+    """An estimator that makes the folder `path` when it is unpickled, as malicious code in a pickle would."""
 
     def __init__(self, path):
         self.path = path

@@ -1,11 +1,11 @@
-"""A table with a column of every kind, and a row of it."""
+"""A table with a column of every kind, and a row for its model."""
 
 import numpy as np
 import pandas as pd
 
 
 def mixed_table(rows=300, seed=1):
-    """A table with numbers, a text, categories, booleans and gaps, whose target follows from them."""
+    """Return a table with numbers, categories, booleans, texts and missing values, and a target derived from them."""
     rng = np.random.default_rng(seed)
     age = rng.normal(40, 10, rows).round(1)
     city = rng.choice(["Oslo", "Rome", "São Paulo"], rows)

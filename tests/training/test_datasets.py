@@ -1,4 +1,4 @@
-"""Built-in tables and CSV files."""
+"""Data sets: the built-in ones and CSV files."""
 
 import gzip
 
@@ -11,12 +11,12 @@ SIZES = {"regression": (100, 1), "iris": (150, 4), "wine": (178, 13), "diabetes"
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in(name):
+def test_the_shape_of_a_built_in_data_set(name):
     dataset = built_in(name)
     assert dataset.features.shape == SIZES[name] and len(dataset.target) == SIZES[name][0]
 
 
-def test_the_articles_table():
+def test_the_regression_data_set_is_make_regression():
     from sklearn.datasets import make_regression
 
     values, target = make_regression(n_samples=100, n_features=1, noise=0.1, random_state=42)
@@ -24,7 +24,7 @@ def test_the_articles_table():
     assert dataset.features["feature"].tolist() == values[:, 0].tolist() and dataset.target.tolist() == target.tolist()
 
 
-def test_classes_come_by_name():
+def test_classes_are_named():
     assert set(built_in("iris").target) == {"setosa", "versicolor", "virginica"}
 
 
@@ -34,24 +34,24 @@ def read(tmp_path, content, target="y"):
     return read_csv_dataset(path, "table.csv", target)
 
 
-def test_rows_without_target_and_columns_without_values_are_left_out(tmp_path):
+def test_rows_without_target_and_empty_columns_are_dropped(tmp_path):
     dataset = read(tmp_path, "a,b,y\n1,,1\n2,,\n,,3\n")
     assert dataset.features.columns.tolist() == ["a"] and dataset.target.tolist() == [1.0, 3.0]
     assert (dataset.dropped_rows, dataset.dropped_columns) == (1, ("b",))
 
 
-def test_words_for_gaps_are_gaps_among_numbers_only(tmp_path):
+def test_na_is_a_missing_value_among_numbers_only(tmp_path):
     dataset = read(tmp_path, "n,country,y\n1,NA,1\nNA,SE,2\n2,,3\n")
     assert dataset.features["n"].isna().tolist() == [False, True, False] and dataset.features["n"].sum() == 3
     assert dataset.features["country"].tolist()[:2] == ["NA", "SE"] and dataset.features["country"].isna()[2]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path):
     assert read(tmp_path, b"\xef\xbb\xbfa,y\n1,2\n").features.columns.tolist() == ["a"]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not a CSV table"),
         (b"\xff\xfe\x00", "not a CSV table"),
@@ -66,12 +66,12 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
         ("a,y\n1,inf\n", '"y".*infinite'),
     ],
 )
-def test_tables_that_are_none(tmp_path, content, said):
-    with pytest.raises(InvalidTraining, match=said):
+def test_an_invalid_table_is_refused(tmp_path, content, message):
+    with pytest.raises(InvalidTraining, match=message):
         read(tmp_path, content)
 
 
-def test_the_nearest_column_is_offered(tmp_path):
+def test_the_nearest_column_name_is_suggested(tmp_path):
     with pytest.raises(InvalidTraining, match='did you mean "price"'):
         read(tmp_path, "a,price\n1,2\n", target="prize")
     with pytest.raises(InvalidTraining, match="is the target"):

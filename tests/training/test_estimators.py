@@ -1,4 +1,4 @@
-"""The rule for the task, and the pipelines."""
+"""The task inferred from the target, and the pipelines."""
 
 import pandas as pd
 import pytest
@@ -19,9 +19,9 @@ from flaskml.training.estimators import BOOSTING_FROM, build, infer_task
         ([0.5, 1.0], "regression"),
     ],
 )
-def test_rule(values, task):
-    inferred, sentence = infer_task(pd.Series(values))
-    assert inferred == task and "the target" in sentence
+def test_the_task_is_inferred_from_the_target(values, task):
+    inferred, reason = infer_task(pd.Series(values))
+    assert inferred == task and "the target" in reason
 
 
 def schema(*features, layout="array"):
@@ -31,12 +31,12 @@ def schema(*features, layout="array"):
 NUMBER = Feature(name="a", kind="float")
 
 
-def test_one_complete_number_asks_for_a_line():
+def test_one_numeric_feature_gets_a_linear_regression():
     assert type(build("regression", schema(NUMBER), 100, 0)).__name__ == "LinearRegression"
 
 
 @pytest.mark.parametrize(
-    ("task", "rows", "last"),
+    ("task", "rows", "estimator"),
     [
         ("regression", 100, "Ridge"),
         ("classification", 100, "LogisticRegression"),
@@ -44,12 +44,12 @@ def test_one_complete_number_asks_for_a_line():
         ("classification", BOOSTING_FROM, "HistGradientBoostingClassifier"),
     ],
 )
-def test_the_model_follows_task_and_size(task, rows, last):
+def test_the_estimator_depends_on_task_and_rows(task, rows, estimator):
     wide = schema(NUMBER, Feature(name="b", kind="integer", nullable=True))
-    assert type(build(task, wide, rows, 0)[-1]).__name__ == last
+    assert type(build(task, wide, rows, 0)[-1]).__name__ == estimator
 
 
-def test_columns_are_prepared_by_kind():
+def test_columns_are_preprocessed_by_kind():
     features = (
         NUMBER,
         Feature(name="c", kind="category", categories=("x",)),

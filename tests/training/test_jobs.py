@@ -1,4 +1,4 @@
-"""Background training, with real child processes."""
+"""Training jobs in the background, with real child processes."""
 
 import io
 
@@ -15,25 +15,25 @@ from tests.support.tables import mixed_table
 
 @pytest.fixture
 def make_jobs(tmp_path):
-    made = []
+    created = []
 
     def build(limit=8, timeout=60, published=lambda: None):
         settings = settings_for(tmp_path, TRAIN_QUEUE=limit, TRAIN_TIMEOUT=timeout)
-        made.append(Jobs(settings, Roster(tmp_path), published))
-        return made[-1]
+        created.append(Jobs(settings, Roster(tmp_path), published))
+        return created[-1]
 
     yield build
-    for jobs in made:
+    for jobs in created:
         jobs.wait()
         jobs.roster.leave()
 
 
 def submit_bad(jobs):
-    """Submits a job whose table has not the column that it names; it takes a fraction of the time of a good one."""
+    """Submit a job whose target column does not exist; it ends in a fraction of the time of a good job."""
     return jobs.submit(TrainingSpec(data=None, target="z"), io.BytesIO(b"a,y\n1,2\n"), "t.csv")
 
 
-def test_a_job_from_queued_to_succeeded(make_jobs, tmp_path):
+def test_a_job_goes_from_queued_to_succeeded(make_jobs, tmp_path):
     published = []
     jobs = make_jobs(published=lambda: published.append(True))
     job_id = jobs.submit(TrainingSpec(data="iris", name="flowers"))
@@ -46,7 +46,7 @@ def test_a_job_from_queued_to_succeeded(make_jobs, tmp_path):
 
 
 @pytest.mark.thorough
-def test_an_upload_is_trained_on_and_removed(make_jobs, tmp_path):
+def test_an_upload_is_removed_after_training(make_jobs, tmp_path):
     jobs = make_jobs()
     upload = io.BytesIO(mixed_table().to_csv(index=False).encode())
     job_id = jobs.submit(TrainingSpec(data=None, target="sold"), upload, "../evil.csv")
@@ -56,7 +56,7 @@ def test_an_upload_is_trained_on_and_removed(make_jobs, tmp_path):
     assert not list((tmp_path / "run").glob("*.csv"))
 
 
-def test_a_job_that_cannot_succeed_says_why_and_the_next_one_runs(make_jobs):
+def test_a_failed_job_has_a_reason_and_the_next_job_runs(make_jobs):
     jobs = make_jobs()
     bad = submit_bad(jobs)
     good = jobs.submit(TrainingSpec())
@@ -67,7 +67,7 @@ def test_a_job_that_cannot_succeed_says_why_and_the_next_one_runs(make_jobs):
 
 
 @pytest.mark.thorough
-def test_a_bounded_queue(make_jobs):
+def test_a_full_queue_refuses_jobs(make_jobs):
     jobs = make_jobs(limit=2)
     accepted = [jobs.submit(TrainingSpec())]
     with pytest.raises(QueueFull) as caught:
@@ -80,7 +80,7 @@ def test_a_bounded_queue(make_jobs):
 
 
 @pytest.mark.thorough
-def test_one_at_a_time_across_processes(make_jobs):
+def test_one_job_runs_at_a_time_across_processes(make_jobs):
     running = []
 
     def published():
@@ -93,14 +93,14 @@ def test_one_at_a_time_across_processes(make_jobs):
     assert running == [1, 1, 1]
 
 
-def test_a_job_that_takes_too_long(make_jobs):
+def test_a_job_that_exceeds_its_time_limit_fails(make_jobs):
     jobs = make_jobs(timeout=1)
     job_id = jobs.submit(TrainingSpec())
     jobs.wait()
     assert jobs.table.get(job_id).status == "failed" and "TRAIN_TIMEOUT" in jobs.table.get(job_id).detail
 
 
-def test_a_job_of_a_process_that_died_is_interrupted(make_jobs):
+def test_a_job_of_a_dead_process_is_interrupted(make_jobs):
     jobs = make_jobs()
     for status in ("queued", "running"):
         job_id = jobs.table.add(TrainingSpec(), "0123456789abcdef", limit=8)
@@ -112,7 +112,7 @@ def test_a_job_of_a_process_that_died_is_interrupted(make_jobs):
 
 
 @pytest.mark.thorough
-def test_a_swap_that_fails_fails_the_job(make_jobs, caplog):
+def test_a_failed_swap_fails_the_job(make_jobs, caplog):
     jobs = make_jobs(published=lambda: 1 / 0)
     job_id = jobs.submit(TrainingSpec())
     jobs.wait()
@@ -121,25 +121,25 @@ def test_a_swap_that_fails_fails_the_job(make_jobs, caplog):
 
 
 @pytest.mark.thorough
-def test_a_disk_that_is_full_for_a_while_stops_no_later_job(make_jobs, monkeypatch):
+def test_later_jobs_run_after_a_temporarily_full_disk(make_jobs, monkeypatch):
     jobs = make_jobs()
-    end, refused = jobs.table.end, []
+    end, failed = jobs.table.end, []
 
     def full_once(job_id, **values):
-        if not refused:
-            refused.append(job_id)
+        if not failed:
+            failed.append(job_id)
             raise StorageFailed("No space left on device")
         end(job_id, **values)
 
     monkeypatch.setattr(jobs.table, "end", full_once)
     first, second = jobs.submit(TrainingSpec()), submit_bad(jobs)
     jobs.wait()
-    assert refused == [first]
+    assert failed == [first]
     assert jobs.table.get(first).status == "succeeded" and 'no column "z"' in jobs.table.get(second).detail
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1_000])
-def test_a_table_that_is_none(make_jobs, tmp_path, content):
+def test_an_empty_or_damaged_job_table(make_jobs, tmp_path, content):
     (tmp_path / "jobs.sqlite3").write_bytes(content)
     jobs = make_jobs()
     if content:
@@ -151,7 +151,7 @@ def test_a_table_that_is_none(make_jobs, tmp_path, content):
         assert jobs.table.all() == []
 
 
-def test_unknown_jobs(make_jobs, tmp_path):
+def test_an_unknown_job_is_not_found(make_jobs, tmp_path):
     jobs = make_jobs()
     assert jobs.table.all() == []
     with pytest.raises(JobNotFound):
@@ -159,7 +159,7 @@ def test_unknown_jobs(make_jobs, tmp_path):
     assert not (tmp_path / "jobs.sqlite3").exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_an_instance_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     jobs = Jobs(settings_for(tmp_path / "file"), Roster(tmp_path / "file"), lambda: None)
     with pytest.raises(StorageFailed) as caught:

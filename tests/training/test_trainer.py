@@ -23,14 +23,14 @@ def predict(fitted, rows):
     return fitted.estimator.predict(Parser(fitted.facts.schema_, max_rows=10_000).parse_table(rows).table)
 
 
-def test_the_articles_model(trained):
+def test_the_default_model(trained):
     manifest = ModelStore(trained).manifest("default", "1")
     assert (manifest.rows, manifest.score.rows, manifest.estimator) == (100, 20, "LinearRegression")
     assert manifest.score.value > 0.999
 
 
 @pytest.mark.parametrize("name", ["iris", "wine", "diabetes", "breast_cancer"])
-def test_built_in(name):
+def test_a_built_in_data_set(name):
     facts = fit(TrainingSpec(data=name), ignore).facts
     assert facts.score.value > (0.3 if name == "diabetes" else 0.9)
     assert facts.task == ("regression" if name == "diabetes" else "classification")
@@ -47,8 +47,8 @@ def test_a_mixed_table(tmp_path, rows):
     assert set(predict(fitted, features)) == {"yes", "no"}
 
 
-def test_dates_are_learnt_from_text(tmp_path):
-    """Their values, moved by an offset or written in another way, are the same moments to the estimator."""
+def test_datetimes_are_inferred_from_text(tmp_path):
+    # The estimator gets equal values for one moment, whatever its offset and format.
     sold = pd.date_range("2022-01-01", periods=300, freq="29h")
     table = pd.DataFrame(
         {
@@ -78,7 +78,7 @@ def test_the_stored_model_is_fitted_on_all_rows(tmp_path):
     assert predict(fitted, [[100.0]]) == pytest.approx([slope * 100 + intercept])
 
 
-def test_the_task_can_be_said(tmp_path):
+def test_the_task_option(tmp_path):
     table = pd.DataFrame({"x": np.arange(40.0), "y": [0, 1] * 20})
     assert fit_on(tmp_path, table, target="y").facts.task == "classification"
     fitted = fit_on(tmp_path, table, target="y", task="regression")
@@ -100,12 +100,12 @@ def test_labels_keep_their_type(tmp_path, target, labels):
     assert set(predictions) <= labels and {type(value) for value in predictions} == {type(target[0])}
 
 
-def test_seeds_repeat(tmp_path):
+def test_a_seed_reproduces_the_score(tmp_path):
     scores = [fit_on(tmp_path, mixed_table(), target="sold", seed=seed).facts.score.value for seed in (1, 1, 2)]
     assert scores[0] == scores[1]
 
 
-def test_stages_are_told(tmp_path):
+def test_stages_are_reported(tmp_path):
     stages = []
     training = run_training(TrainingSpec(), settings_for(tmp_path), stages.append)
     assert ModelStore(tmp_path).state("default").active == training.manifest.version == "1"
@@ -114,19 +114,19 @@ def test_stages_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         (pd.DataFrame({"x": range(9), "y": range(9)}), "10 are needed"),
         (pd.DataFrame({"x": range(20), "y": ["a"] * 20}), "one value only"),
         (pd.DataFrame({"x": range(20), "y": [None] * 20}), "column"),
     ],
 )
-def test_tables_that_teach_nothing(tmp_path, table, said):
-    with pytest.raises(InvalidTraining, match=said):
+def test_an_unsuitable_table_is_refused(tmp_path, table, message):
+    with pytest.raises(InvalidTraining, match=message):
         fit_on(tmp_path, table, target="y")
 
 
-def test_a_text_is_no_quantity(tmp_path):
+def test_a_text_target_is_refused_for_regression(tmp_path):
     with pytest.raises(InvalidTraining, match="classification"):
         fit_on(tmp_path, mixed_table(), target="sold", task="regression")
 
@@ -136,7 +136,7 @@ def test_a_class_with_one_row(tmp_path):
     assert set(predict(fit_on(tmp_path, table, target="y"), table[["x"]])) <= {"a", "b", "c"}
 
 
-def test_a_class_that_the_split_takes_away_leaves_no_score(tmp_path):
+def test_without_a_class_after_the_split_there_is_no_score(tmp_path):
     table = pd.DataFrame({"x": np.arange(12.0), "y": ["a"] * 11 + ["b"]})
     scores = {fit_on(tmp_path, table, target="y", seed=seed).facts.score is None for seed in range(12)}
     assert True in scores
@@ -166,12 +166,12 @@ def test_strange_column_names(tmp_path):
     assert set(predict(fitted, table.drop(columns=["sold", "empty"]))) == {"yes", "no"}
 
 
-def test_built_in_with_a_target():
+def test_a_target_for_a_built_in_data_set_is_refused():
     with pytest.raises(InvalidTraining, match="own target"):
         fit(TrainingSpec(data="iris", target="x"), ignore)
 
 
 @pytest.mark.parametrize("wrong", [{"data": "../x"}, {"name": "A"}, {"seed": -1}, {"task": "x"}, {"other": 1}])
-def test_specifications_that_are_none(wrong):
+def test_an_invalid_specification_is_refused(wrong):
     with pytest.raises(ValidationError):
         TrainingSpec(**wrong)

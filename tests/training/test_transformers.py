@@ -1,4 +1,4 @@
-"""What stored pipelines name by module path."""
+"""Functions that stored pipelines name by module path."""
 
 import pickle
 
@@ -9,7 +9,7 @@ STORED = b"cflaskml.training.transformers\ndate_parts\n."
 """A pickle that names the function, as pipelines stored by every release do."""
 
 
-def test_stored_pipelines_find_their_function():
+def test_a_stored_pipeline_finds_its_function():
     date_parts = pickle.loads(STORED)
     frame = pd.DataFrame({"day": pd.to_datetime(["2024-01-31T12:00:00", None])})
     parts = date_parts(frame)

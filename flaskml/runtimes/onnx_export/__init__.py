@@ -1,1 +1,1 @@
-"""Fitted estimators as ONNX graphs in double precision."""
+"""Export of fitted estimators to ONNX graphs in double precision."""

@@ -1,6 +1,7 @@
-"""Converters of linear models to ONNX, for skl2onnx to call.
+"""Converters of linear models to ONNX, which skl2onnx calls.
 
-Its own lose small probabilities of classifiers, and write four nodes for a regression where one computes.
+They replace the converters of skl2onnx, which lose small probabilities of classifiers, and write four nodes for a
+regression where one suffices.
 """
 
 from __future__ import annotations
@@ -14,36 +15,41 @@ import numpy as np
 from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
 
 
-def _classes(scope: Any, operator: Any, container: Any, *, raw: bool) -> None:
-    """The label, and the scores or the probabilities."""
-    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
+def _convert_classifier(scope: Any, operator: Any, container: Any, *, raw_scores: bool) -> None:
+    """Write the labels, and the log-odds if `raw_scores`, else the probabilities."""
+    writer, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     label, output = (variable.full_name for variable in operator.outputs[:2])
-    product = write.node("MatMul", [write.doubles(), write.constant(estimator.coef_.T.astype(np.float64))])
-    scores = write.node("Add", [product, write.constant(np.ravel(estimator.intercept_).astype(np.float64))])
-    if raw:
-        write.node("Identity", [scores], output)
+    coefficients = writer.add_constant(estimator.coef_.T.astype(np.float64))
+    product = writer.add_node("MatMul", [writer.cast_rows_to_double(), coefficients])
+    intercepts = writer.add_constant(np.ravel(estimator.intercept_).astype(np.float64))
+    scores = writer.add_node("Add", [product, intercepts])
+    if raw_scores:
+        writer.add_node("Identity", [scores], output)
     else:
-        write.probabilities(scores, len(estimator.classes_), output)
+        writer.add_probabilities(scores, len(estimator.classes_), output)
     if len(estimator.classes_) > 2:
-        write.best(scores, estimator.classes_, label)
+        writer.add_argmax_label(scores, estimator.classes_, label)
     else:
-        write.above_zero(scores, estimator.classes_, label)
+        writer.add_binary_label(scores, estimator.classes_, label)
 
 
-def _values(scope: Any, operator: Any, container: Any) -> None:
-    """The predictions of a regression."""
-    write, estimator = GraphWriter(scope, operator, container), operator.raw_operator
+def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
+    """Write the predictions as one Gemm node."""
+    writer, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     coefficients = np.atleast_2d(estimator.coef_).astype(np.float64)
     intercepts = np.broadcast_to(np.asarray(estimator.intercept_, dtype=np.float64), len(coefficients))
-    inputs = [write.doubles(), write.constant(coefficients.T), write.constant(intercepts)]
-    write.node("Gemm", inputs, operator.outputs[0].full_name)
+    inputs = [writer.cast_rows_to_double(), writer.add_constant(coefficients.T), writer.add_constant(intercepts)]
+    writer.add_node("Gemm", inputs, operator.outputs[0].full_name)
 
 
-def linear_converters(*, raw: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
-    """What converts regressions, and classifiers by linear scores; `raw` asks for the scores."""
+def linear_converters(*, raw_scores: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
+    """Return the converter of each linear model by its class; with `raw_scores`, classifiers output log-odds."""
     from sklearn import linear_model as models
 
     classifiers = (models.LogisticRegression, models.LogisticRegressionCV)
-    plain = (models.LinearRegression, models.Ridge, models.Lasso, models.ElasticNet)
-    searched = (models.RidgeCV, models.LassoCV, models.ElasticNetCV)
-    return {**dict.fromkeys(classifiers, partial(_classes, raw=raw)), **dict.fromkeys((*plain, *searched), _values)}
+    regressors = (
+        *(models.LinearRegression, models.Ridge, models.Lasso, models.ElasticNet),
+        *(models.RidgeCV, models.LassoCV, models.ElasticNetCV),
+    )
+    convert_classifier = partial(_convert_classifier, raw_scores=raw_scores)
+    return {**dict.fromkeys(classifiers, convert_classifier), **dict.fromkeys(regressors, _convert_regressor)}

@@ -29,7 +29,7 @@ class Environment:
 
     @property
     def requirements(self) -> list[str]:
-        """All packages as pip is told them; a model is unpickled with what it was pickled with."""
+        """The packages for pip; a model is unpickled with the versions that pickled it."""
         return [*self.packages, *(f"{package}=={version(package)}" for package in self.same)]
 
     def folder(self, cache: Path) -> Path:
@@ -43,7 +43,7 @@ class Environment:
         programs = folder / "bin"
         if not (folder / COMPLETE).exists():
             print(f"Making the environment {folder}", file=sys.stderr, flush=True)
-            # What an interrupted run left is no environment.
+            # An interrupted run leaves an incomplete environment.
             shutil.rmtree(folder, ignore_errors=True)
             venv.create(folder, with_pip=True)
             _run([str(programs / "python"), "-m", "pip", "install", "--quiet", *self.requirements])

@@ -12,7 +12,7 @@ app = FastAPI()
 
 
 class Answer(BaseModel):
-    """What is answered."""
+    """The answer."""
 
     prediction: PREDICTION
 

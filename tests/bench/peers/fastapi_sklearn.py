@@ -10,7 +10,7 @@ app = FastAPI()
 
 
 class Answer(BaseModel):
-    """What is answered."""
+    """The answer."""
 
     prediction: PREDICTION
 

@@ -5,7 +5,7 @@ import sys
 
 from flask import Flask, Response, jsonify
 
-from flaskml.server.engine import build_server
+from flaskml.server.setup import build_server
 
 app = Flask(__name__)
 
@@ -17,7 +17,7 @@ def predict() -> Response:
 
 
 if __name__ == "__main__":
-    engine = build_server(app, host="127.0.0.1", port=int(sys.argv[1]))
+    server = build_server(app, host="127.0.0.1", port=int(sys.argv[1]))
     gc.collect()
     gc.freeze()
-    engine.run()
+    server.run()

@@ -1,4 +1,4 @@
-"""The Flask view that everybody writes first."""
+"""The usual first Flask view: the model is global, the row is not validated."""
 
 from flask import Flask, Response, jsonify, request
 from given import FEATURES, estimator

@@ -1,4 +1,4 @@
-"""What the benchmark gives a peer's app, in its environment: a model's files, and the names of its features."""
+"""The input of a peer's app, from environment variables: a model's files, and the names of its features."""
 
 import os
 from typing import Any

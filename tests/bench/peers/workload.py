@@ -35,7 +35,7 @@ ESTIMATORS: Mapping[str, tuple[Callable[[], Any], int]] = {
     "neighbours": (KNeighborsRegressor, NARROW),
     "support-vectors": (SVC, NARROW),
 }
-"""What makes each estimator, and how many features it is fitted to."""
+"""The factory of each estimator, and the number of its features."""
 
 
 @dataclass(frozen=True)

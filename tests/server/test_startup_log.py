@@ -1,10 +1,10 @@
-"""What waitress says at its start."""
+"""The startup log line of waitress, with the model that the app serves."""
 
 import logging
 
 import pytest
 
-from flaskml.server.start_line import StartupLogFilter, name_model_in_startup_log
+from flaskml.server.startup_log import StartupLogFilter, name_model_in_startup_log
 
 
 @pytest.fixture(autouse=True)
@@ -15,19 +15,20 @@ def waitress_logger():
     logger.filters[:] = before
 
 
-def say(message):
+def logged(message):
+    """Return the message as waitress's logger writes it."""
     record = logging.LogRecord("waitress", logging.INFO, "", 0, message, None, None)
     assert logging.getLogger("waitress").filter(record)
     return record.getMessage()
 
 
-def test_the_newest_app_is_announced(waitress_logger):
+def test_the_newest_app_of_a_process_is_named(waitress_logger):
     name_model_in_startup_log(lambda: "old version 1")
     name_model_in_startup_log(lambda: "new version 2")
-    assert say("Serving on http://127.0.0.1:8080") == "Serving new version 2 on http://127.0.0.1:8080"
+    assert logged("Serving on http://127.0.0.1:8080") == "Serving new version 2 on http://127.0.0.1:8080"
     assert len([filter_ for filter_ in waitress_logger.filters if isinstance(filter_, StartupLogFilter)]) == 1
 
 
 def test_other_lines_pass_unchanged():
     name_model_in_startup_log(lambda: "any")
-    assert say("Task queue depth is 5") == "Task queue depth is 5"
+    assert logged("Task queue depth is 5") == "Task queue depth is 5"

@@ -1,0 +1,115 @@
+"""Construction of the event-loop server of `flask serve`: settings, address, and checks of what it needs."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from flaskml.errors import UnsupportedWaitress
+from flaskml.server.policy import ServerPolicy
+
+if TYPE_CHECKING:
+    from flaskml.server.loop import EventLoop
+
+
+WAITRESS_ADJUSTMENTS: dict[str, Any] = {
+    "connection_limit": 10_000,
+    "cleanup_interval": 1,
+    "max_request_header_size": 16_384,
+    "channel_request_lookahead": 0,
+    "inbuf_overflow": 64 * 2**20,
+    "outbuf_overflow": 64 * 2**20,
+    "recv_bytes": 65_536,
+    "backlog": 2048,
+    "clear_untrusted_proxy_headers": False,
+    "ident": "flaskml",
+}
+"""Settings that differ from waitress's defaults.
+
+The event loop checks deadlines each second. Other servers also accept 16 KiB of headers; parsing them costs at most a
+few milliseconds. No body and no response below 64 MiB opens a temporary file. Forwarding headers are not removed from
+each request: `access` refuses them where they would matter.
+"""
+
+
+DEFAULT_POLICY = ServerPolicy()
+"""The limits of a server for which the caller passes none."""
+
+
+RESERVED_DESCRIPTORS = 256
+"""File descriptors that connections do not use: models, jobs, logs and child processes need them."""
+
+
+def is_supported() -> bool:
+    """Return whether the event loop can run here: it needs greenlet, and epoll, which only Linux has."""
+    import select
+
+    return find_spec("greenlet") is not None and hasattr(select, "epoll")
+
+
+def build_server(
+    app: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    unix_socket: str | None = None,
+    listening_socket: socket.socket | None = None,
+    policy: ServerPolicy = DEFAULT_POLICY,
+    **adjustments: Any,
+) -> EventLoop:
+    """Return a server that listens; its `run` serves in the thread that built it.
+
+    `listening_socket` is a bound socket; it replaces `host` and `port`. `adjustments` are settings of waitress that
+    override `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress` for another waitress, and OSError if the address cannot
+    be bound.
+    """
+    check_waitress()
+    from waitress.adjustments import Adjustments
+
+    from flaskml.server.loop import TcpServer, UnixServer
+
+    if unix_socket is not None:
+        adj = Adjustments(unix_socket=unix_socket, **{**WAITRESS_ADJUSTMENTS, **adjustments})
+        return UnixServer(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy)
+    adj = Adjustments(host=host, port=port, **{**WAITRESS_ADJUSTMENTS, **adjustments})
+    sockinfo = _sockinfo(listening_socket) if listening_socket else adj.listen[0]
+    return TcpServer(app, adj, sockinfo, policy, listening_socket)
+
+
+def _sockinfo(sock: socket.socket) -> tuple[Any, ...]:
+    """Return waitress's description of the address that a bound socket listens on."""
+    return (sock.family, sock.type, sock.proto, sock.getsockname())
+
+
+def max_connections() -> int:
+    """Raise the soft limit of file descriptors to the hard limit; return how many connections that allows."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # Some kernels refuse the hard limit that they report.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    connection_limit: int = WAITRESS_ADJUSTMENTS["connection_limit"]
+    if soft == resource.RLIM_INFINITY:
+        return connection_limit
+    return min(connection_limit, max(soft - RESERVED_DESCRIPTORS, soft // 2))
+
+
+def check_waitress() -> None:
+    """Raise `UnsupportedWaitress` unless waitress 3 is installed with the internals that the event loop overrides."""
+    from waitress import channel, parser, receiver, server, task
+
+    needed = {
+        channel.HTTPChannel: ("_flush_some", "_flush_exception", "_flush_outbufs_below_high_watermark", "service"),
+        parser.HTTPRequestParser: ("received", "parse_header", "get_body_stream"),
+        receiver.ChunkedReceiver: ("received", "getfile", "getbuf"),
+        task.WSGITask: ("get_environment", "build_response_header", "has_body"),
+        server.TcpWSGIServer: ("add_task", "pull_trigger", "maintenance", "handle_accept"),
+    }
+    missing = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]
+    installed_version = version("waitress")
+    if missing or not installed_version.startswith("3."):
+        raise UnsupportedWaitress(installed_version, missing)
