@@ -6,7 +6,7 @@ from flask import Blueprint
 
 from flaskml.web.current import default_slot, named_slot
 from flaskml.web.lean import this_app, this_request
-from flaskml.web.pages import render_form
+from flaskml.web.prediction_form import render_form
 
 bp = Blueprint("pages", __name__)
 

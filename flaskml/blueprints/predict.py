@@ -22,7 +22,7 @@ from flaskml.web.current import default_slot, named_slot, settings_of
 from flaskml.web.lean import this_app, this_request
 from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers, prefers_page
 from flaskml.web.openapi import documented
-from flaskml.web.pages import render_form
+from flaskml.web.prediction_form import render_form
 from flaskml.web.replies import json_reply, problem_as_json
 
 bp = Blueprint("predict", __name__)

@@ -30,7 +30,7 @@ def errors_as_messages() -> Iterator[None]:
         raise click.ClickException(error.detail) from error
 
 
-def settings_here() -> Settings:
+def load_cli_settings() -> Settings:
     """Return the settings for the current folder. Flask's own settings are ignored. Raises `InvalidSetting`."""
     from flask import Flask
 
@@ -41,13 +41,13 @@ def settings_here() -> Settings:
 
 
 @contextmanager
-def open_store_here() -> Iterator[tuple[ModelStore, Settings]]:
+def open_cli_store() -> Iterator[tuple[ModelStore, Settings]]:
     """Yield the store for the current folder and the settings; a `FlaskmlError` in the block is printed."""
     from flaskml.publishing.publish import open_store
 
     sys.path.append(str(Path.cwd()))  # As in waitress-serve: modules of a model may be in the current folder.
     with errors_as_messages():
-        settings = settings_here()
+        settings = load_cli_settings()
         yield open_store(settings), settings
 
 

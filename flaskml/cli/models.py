@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import open_store_here, runtime_option, schema_option, serve_command_for
+from flaskml.cli import open_cli_store, runtime_option, schema_option, serve_command_for
 
 if TYPE_CHECKING:
     from flaskml.settings import Settings
@@ -34,7 +34,7 @@ def _echo(result: Any, as_json: bool, text: Callable[[], str]) -> None:
 @as_json
 def list_command(as_json: bool) -> None:
     """List every model with its active version and aliases."""
-    with open_store_here() as (store, _):
+    with open_cli_store() as (store, _):
         rows = store.summaries()
     _echo(rows, as_json, lambda: "\n".join(_text_line(row) for row in rows) or "No model yet. Train one: flask train")
 
@@ -57,7 +57,7 @@ def _alias_list(aliases: Mapping[str, str]) -> str:
 @as_json
 def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
     """Show a model with its activations, or a VERSION with its manifest and verdicts."""
-    with open_store_here() as (store, _):
+    with open_cli_store() as (store, _):
         state = store.state(name)
         if schema:
             chosen = version or state.active or store.versions(name)[-1]
@@ -104,7 +104,7 @@ def add(
             abort=True,
             err=True,
         )
-    with open_store_here() as (store, settings):
+    with open_cli_store() as (store, settings):
         estimator = load_estimator(file)
         rows, targets = load_sample(Path(data), target, estimator)
         manifest = publish_sample(
@@ -135,7 +135,7 @@ def activate_command(name: str, version: str, as_json: bool) -> None:
     from flaskml.publishing.publish import trial_limits
     from flaskml.publishing.trial import activate_version
 
-    with open_store_here() as (store, settings):
+    with open_cli_store() as (store, settings):
         state = activate_version(store, name, version, "flask models activate", trial_limits(settings))
         _wait_and_report(store, settings, name, state, as_json)
 
@@ -148,7 +148,7 @@ def rollback(name: str, as_json: bool) -> None:
     from flaskml.publishing.publish import trial_limits
     from flaskml.publishing.trial import roll_back_version
 
-    with open_store_here() as (store, settings):
+    with open_cli_store() as (store, settings):
         state = roll_back_version(store, name, trial_limits(settings))
         _wait_and_report(store, settings, name, state, as_json)
 
@@ -172,7 +172,7 @@ def _wait_and_report(store: ModelStore, settings: Settings, name: str, state: Mo
 @as_json
 def delete_command(name: str, version: str, as_json: bool) -> None:
     """Delete a VERSION that is not active and has no alias."""
-    with open_store_here() as (store, _):
+    with open_cli_store() as (store, _):
         store.delete(name, version)
     _echo({"name": name, "deleted": version}, as_json, lambda: f"{name} version {version} is deleted")
 
@@ -190,7 +190,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
     from flaskml.publishing.publish import trial_limits
     from flaskml.publishing.trial import ensure_accepted
 
-    with open_store_here() as (store, settings):
+    with open_cli_store() as (store, settings):
         if version is None:
             state = store.change(name, lambda state: state.without_alias(alias))
         else:
@@ -203,7 +203,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
 @as_json
 def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of every version and state."""
-    with open_store_here() as (store, _):
+    with open_cli_store() as (store, _):
         rows = [row for name in store.folders() for row in _verify_model(store, name)]
     _echo(rows, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in rows))
     if any(row["fault"] for row in rows):

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from flaskml.cli import open_store_here
+from flaskml.cli import open_cli_store
 
 if TYPE_CHECKING:
     from flaskml.errors import Problem
@@ -65,7 +65,7 @@ def predict_command(
 
     if output and refused and output.resolve() == refused.resolve():
         raise click.BadParameter("--output and --refused need different files.")
-    with open_store_here() as (store, settings), ExitStack() as stack:
+    with open_cli_store() as (store, settings), ExitStack() as stack:
         predictor = _load_predictor(store, settings, name or settings.model_name, version)
         table = stack.enter_context(open_row_file(file, predictor))
         method = predictor.resolve_method(method)

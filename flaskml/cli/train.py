@@ -12,10 +12,10 @@ import click
 
 from flaskml.cli import (
     errors_as_messages,
+    load_cli_settings,
     runtime_option,
     schema_option,
     serve_command_for,
-    settings_here,
     shortest_path,
 )
 
@@ -45,7 +45,7 @@ def train_command(data: str, schema: Mapping[str, Any] | None, **options: Any) -
     from flaskml.training import trainer
 
     with errors_as_messages():
-        settings = settings_here()
+        settings = load_cli_settings()
         file = _csv_file(data)
         spec = _spec(data=None if file else data, schema=schema, **options)
         source = trainer.TrainingSource(file, file.name) if file else trainer.BUILT_IN_SOURCE

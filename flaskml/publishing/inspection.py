@@ -1,4 +1,4 @@
-"""Inspection of a fitted estimator with a sample of its rows: the schema, the methods, and the inputs it accepts."""
+"""Inspection of a fitted estimator and its sample: is it usable, which methods work, which inputs are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schemas learnt from a sample of rows."""
+"""The schema of a DataFrame: kind, range, categories and missing marker of each column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lane of the engine: calls are greenlets of one thread, and who waits lets the others run.
+"""The lane of the event loop: calls are greenlets of one thread, and a call that waits lets the others run.
 
 A call runs until it needs an answer; then it parks. When no more can start, what is parked is computed together and
 each call goes on with its own part. Nobody waits for a batch to fill; only where one is long, and computed beside the

@@ -1,4 +1,4 @@
-"""The limits that a server applies to its clients, and the state that it shows to the app."""
+"""The policy of a server: deadlines, queue length, drain time; and its status, which the app can read."""
 
 from __future__ import annotations
 

@@ -63,8 +63,7 @@ def build_server(
     """Return a server that listens; its `run` serves in the thread that built it.
 
     `listening_socket` is a bound socket; it replaces `host` and `port`. `adjustments` are settings of waitress that
-    override `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress` for another waitress, and OSError if the address cannot
-    be bound.
+    override `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress`, and OSError if the address cannot be bound.
     """
     check_waitress()
     from waitress.adjustments import Adjustments

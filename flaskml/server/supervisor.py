@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
-class WorkerSlot:
+class WorkerEntry:
     """A listening socket, and the worker that serves it now."""
 
     number: int
@@ -76,7 +76,7 @@ class Supervisor:
     ) -> None:
         self._load = load
         self._has_changed = has_changed
-        self._slots = [WorkerSlot(number, sock) for number, sock in enumerate(sockets, start=1)]
+        self._entries = [WorkerEntry(number, sock) for number, sock in enumerate(sockets, start=1)]
         self._drain_seconds = drain_seconds
         self._kill_times: dict[int, float] = {}
         """Time at which each stopping worker is killed, by process id, on the monotonic clock."""
@@ -88,8 +88,8 @@ class Supervisor:
         """Supervise until SIGTERM or SIGINT; then stop all workers and return."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._use(self._load())
-        for slot in self._slots:
-            self._start(slot)
+        for entry in self._entries:
+            self._start(entry)
         while True:
             received = signal.sigtimedwait(SIGNALS, 0.1 if self._is_changing else 1.0)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
@@ -114,13 +114,13 @@ class Supervisor:
 
     @property
     def _is_changing(self) -> bool:
-        return bool(self._kill_times) or any(not slot.pid for slot in self._slots)
+        return bool(self._kill_times) or any(not entry.pid for entry in self._entries)
 
-    def _start(self, slot: WorkerSlot) -> None:
-        slot.pid, slot.ready_fd = self._fork(slot)
+    def _start(self, entry: WorkerEntry) -> None:
+        entry.pid, entry.ready_fd = self._fork(entry)
 
-    def _fork(self, slot: WorkerSlot) -> tuple[int, int]:
-        """Fork a worker for the slot; return its process id and its `ready_fd`."""
+    def _fork(self, entry: WorkerEntry) -> tuple[int, int]:
+        """Fork a worker for the entry; return its process id and its `ready_fd`."""
         ready_fd, signal_fd = os.pipe()
         parent = os.getpid()
         pid = os.fork()
@@ -132,13 +132,13 @@ class Supervisor:
         try:
             _terminate_with(parent)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            for other in self._slots:
-                if other is not slot:
+            for other in self._entries:
+                if other is not entry:
                     other.socket.close()
-            self._worker_main(slot.socket, lambda: _signal_ready(signal_fd))
+            self._worker_main(entry.socket, lambda: _signal_ready(signal_fd))
             code = 0
         except BaseException:  # The worker exits, and the supervisor starts another one.
-            logger.exception("Worker %s failed", slot.number)
+            logger.exception("Worker %s failed", entry.number)
         finally:
             logging.shutdown()
             os._exit(code)
@@ -152,21 +152,21 @@ class Supervisor:
                     self._record_death(pid, status)
 
     def _record_death(self, pid: int, status: int) -> None:
-        """Log the death of a worker, and set when its slot starts the next one, with back-off."""
-        for slot in self._slots:
-            if slot.pid == pid:
-                slot.failed_starts = 0 if os.read(slot.ready_fd, 1) else slot.failed_starts + 1
-                os.close(slot.ready_fd)
-                delay = min(0.1 * 2**slot.failed_starts, MAX_RESTART_DELAY_SECONDS) if slot.failed_starts else 0.0
-                slot.pid, slot.restart_at = 0, time.monotonic() + delay
+        """Log the death of a worker, and set when its entry starts the next one, with back-off."""
+        for entry in self._entries:
+            if entry.pid == pid:
+                entry.failed_starts = 0 if os.read(entry.ready_fd, 1) else entry.failed_starts + 1
+                os.close(entry.ready_fd)
+                delay = min(0.1 * 2**entry.failed_starts, MAX_RESTART_DELAY_SECONDS) if entry.failed_starts else 0.0
+                entry.pid, entry.restart_at = 0, time.monotonic() + delay
                 self.replaced += 1
                 cause = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"code {os.WEXITSTATUS(status)}"
-                logger.error("Worker %s ended with %s; workers replaced so far: %s", slot.number, cause, self.replaced)
+                logger.error("Worker %s ended with %s; workers replaced so far: %s", entry.number, cause, self.replaced)
 
     def _restart_due(self) -> None:
-        for slot in self._slots:
-            if not slot.pid and time.monotonic() >= slot.restart_at:
-                self._start(slot)
+        for entry in self._entries:
+            if not entry.pid and time.monotonic() >= entry.restart_at:
+                self._start(entry)
 
     def _rolling_restart(self) -> None:
         """Load again and replace the workers one by one; each stops once its successor accepts on the same socket."""
@@ -176,19 +176,19 @@ class Supervisor:
         except Exception:  # Whatever fails in the new configuration, the present workers go on.
             logger.exception("Rolling restart cancelled: the new configuration or models do not load")
             return
-        for slot in self._slots:
-            pid, ready_fd = self._fork(slot)
+        for entry in self._entries:
+            pid, ready_fd = self._fork(entry)
             if not _wait_until_ready(ready_fd):
                 os.close(ready_fd)
                 logger.error(
-                    "Rolling restart cancelled: the new worker %s does not start; the others stay", slot.number
+                    "Rolling restart cancelled: the new worker %s does not start; the others stay", entry.number
                 )
                 self._end(pid, signal.SIGKILL)
                 return
-            if slot.pid:
-                self._end(slot.pid, signal.SIGTERM)
-                os.close(slot.ready_fd)
-            slot.pid, slot.ready_fd, slot.failed_starts = pid, ready_fd, 0
+            if entry.pid:
+                self._end(entry.pid, signal.SIGTERM)
+                os.close(entry.ready_fd)
+            entry.pid, entry.ready_fd, entry.failed_starts = pid, ready_fd, 0
 
     def _end(self, pid: int, signal_number: signal.Signals) -> None:
         """Send a signal to a worker that is to exit, and set when it is killed."""
@@ -208,10 +208,10 @@ class Supervisor:
         The supervisor closes its copies of the listening sockets first. New connections are then refused as soon as a
         worker closes its own copy.
         """
-        for slot in self._slots:
-            slot.socket.close()
-            if slot.pid:
-                self._end(slot.pid, signal.SIGTERM)
+        for entry in self._entries:
+            entry.socket.close()
+            if entry.pid:
+                self._end(entry.pid, signal.SIGTERM)
         while self._kill_times:
             received = signal.sigtimedwait(SIGNALS, 0.1)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The columns of a training table as the pipelines of `estimators` take them."""
+"""The columns of a training table: tidied, typed, and turned into a schema and the table to fit on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that stored pipelines call.
+"""Functions that stored pipelines call, such as the one that takes dates apart.
 
 A pickled pipeline names each function by its module path, so this module never moves, and a function in it never
 changes its result.

@@ -6,8 +6,8 @@ equal parts, so its sum is what the machine spends on all of them. A page of a m
 a search tree reads few for one row, a product of matrices all. The tiny model of the first row shows what a process
 holds without one. Memory does not depend on how busy the machine is.
 
-With `--flask-serve`, the processes are the workers of one `flask serve`, supervisor included, and are measured again after
-the model was published anew three times.
+With `--flask-serve`, the processes are the workers of one `flask serve` and their supervisor. They are measured again
+after the model was published three more times.
 """
 
 import argparse

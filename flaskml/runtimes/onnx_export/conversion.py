@@ -1,4 +1,4 @@
-"""Conversion of a fitted estimator to ONNX graphs in double precision, with one output for each method."""
+"""Conversion of a fitted pipeline to ONNX graphs in double precision, with converters of imputers."""
 
 from __future__ import annotations
 
