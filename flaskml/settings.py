@@ -19,7 +19,7 @@ from flaskml.errors import InvalidSetting, did_you_mean
 
 ENVIRONMENT_PREFIX = "FLASKML_"
 
-MODEL_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
+MODEL_NAME_PATTERN = r"[a-z0-9][a-z0-9._\-]{0,62}"
 """The name of a model: safe as a folder, a URL segment and a metric label on every system. It has one spelling."""
 
 VERSION_PATTERN = r"[1-9][0-9]{0,9}"

@@ -8,6 +8,9 @@ TEXT = ARCHITECTURE.read_text()
 
 
 def test_the_generated_parts_are_up_to_date():
+    assert {"packages", "modules"} == set(re.findall(r"<!-- generated: (\w+) -->", TEXT)) and TEXT.count(
+        "<!-- end -->"
+    ) == 2
     assert with_generated_parts(TEXT) == TEXT, "run python -m tests.support.packages"
 
 

@@ -23,6 +23,23 @@ def test_importing_the_commands_loads_only_flask():
     assert heavy_imports_of("import flaskml.cli") <= {"flask"}
 
 
+@pytest.mark.parametrize("arguments", [["train"], ["predict", "rows.csv"]])
+def test_training_and_scoring_from_a_shell_import_no_web_package(instance, tmp_path, arguments):
+    (tmp_path / "rows.csv").write_text("feature\n0.5\n")
+    code = """
+import os, sys
+from click.testing import CliRunner
+from flaskml.cli.predict import predict_command
+from flaskml.cli.train import train_command
+os.chdir(sys.argv[1])
+command = {"train": train_command, "predict": predict_command}[sys.argv[2]]
+result = CliRunner().invoke(command, sys.argv[3:])
+assert result.exit_code == 0, result.output
+print(sum(name.startswith(("flaskml.web", "flaskml.blueprints")) for name in sys.modules))
+"""
+    assert run_python(code, tmp_path, *arguments, FLASKML_INSTANCE_PATH=str(instance)) == "0\n"
+
+
 def test_a_numeric_model_needs_no_pandas(instance):
     rmtree(instance / "models/homes")
     code = """

@@ -8,6 +8,7 @@ import io
 import re
 import tokenize
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 
@@ -104,6 +105,51 @@ def documented(tree):
             yield getattr(node, "lineno", 1), "function" if is_function else "thing", text
 
 
+def attribute_documentation(tree):
+    """Yield (line, text) of every string that follows an assignment."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for before, after in pairwise(body if isinstance(body, list) else []):
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if isinstance(before, (ast.Assign, ast.AnnAssign)) and is_text and isinstance(after.value.value, str):
+                yield after.lineno, after.value.value
+
+
+def bad_openings_in(tree):
+    """Return (line, text) of every docstring that begins with a banned word."""
+    found = []
+    for line, kind, text in [
+        *documented(tree),
+        *((line, "thing", text) for line, text in attribute_documentation(tree)),
+    ]:
+        first = re.match(r"[`\w-]*", text)[0]
+        if first in BANNED_OPENINGS or (kind == "function" and first in NOUN_OPENINGS):
+            found.append((line, text.splitlines()[0][:60]))
+    return found
+
+
+def missing_units_in(tree):
+    """Return (line, name) of every constant of time or size without a unit."""
+    return [
+        (line, name)
+        for line, name, text in constants(tree)
+        if (MEASURED_NAMES.search(name) or MEASURED_DOCUMENTATION.match(text)) and not UNITS.search(name)
+    ]
+
+
+def public_names(tree):
+    """Yield the public classes, functions and constants that a module defines."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names = [node.name]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name) and target.id[0].isupper()]
+        else:
+            names = []
+        yield from (name for name in names if not name.startswith("_"))
+
+
 def constants(tree):
     """Yield (line, name, documentation) of every numeric constant of a module."""
     for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
@@ -149,38 +195,19 @@ def test_texts_avoid_banned_words(file):
 
 @pytest.mark.parametrize("file", SOURCES)
 def test_docstrings_begin_with_a_verb_or_name_the_thing(file):
-    found = []
-    for line, kind, text in documented(ast.parse((CHECKOUT / file).read_text())):
-        first = re.match(r"[`\w-]*", text)[0]
-        if first in BANNED_OPENINGS or (kind == "function" and first in NOUN_OPENINGS):
-            found.append((line, text.splitlines()[0][:60]))
-    assert not found
+    assert not bad_openings_in(ast.parse((CHECKOUT / file).read_text()))
 
 
 @pytest.mark.parametrize("file", SOURCES)
 def test_constants_of_time_or_size_name_their_unit(file):
-    found = []
-    for line, name, text in constants(ast.parse((CHECKOUT / file).read_text())):
-        is_measured = MEASURED_NAMES.search(name) or MEASURED_DOCUMENTATION.match(text)
-        if is_measured and not UNITS.search(name):
-            found.append((line, name))
-    assert not found
+    assert not missing_units_in(ast.parse((CHECKOUT / file).read_text()))
 
 
 def test_a_public_name_is_defined_in_one_module():
     homes = defaultdict(list)
     for module, path in MODULES.items():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                names = [node.name]
-            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                names = [target.id for target in targets if isinstance(target, ast.Name) and target.id[0].isupper()]
-            else:
-                continue
-            for name in names:
-                if not name.startswith("_"):
-                    homes[name].append(module)
+        for name in public_names(ast.parse(path.read_text())):
+            homes[name].append(module)
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
 
 
@@ -203,3 +230,23 @@ def test_a_reader_finds_the_term(term):
 )
 def test_the_check_finds_faults(source, count):
     assert len([fault for _, text in sentences_of(source) for fault in faults_in(text)]) == count
+
+
+@pytest.mark.parametrize(
+    ("check", "bad", "good"),
+    [
+        (bad_openings_in, 'def f():\n    """Whether it is."""', 'def f():\n    """Return whether it is."""'),
+        (bad_openings_in, 'def f():\n    """The sum."""', 'class F:\n    """The sum."""'),
+        (bad_openings_in, 'A = 1\n"""How much."""', 'A = 1\n"""The amount."""'),
+        (missing_units_in, "PATIENCE = 600", "PATIENCE_SECONDS = 600"),
+        (missing_units_in, "LARGE = 16 * 2**20", "LARGE_BYTES = 16 * 2**20"),
+        (missing_units_in, 'FIRST = 0.5\n"""Seconds to wait."""', 'FIRST_SECONDS = 0.5\n"""Seconds to wait."""'),
+    ],
+)
+def test_the_checks_find_planted_faults(check, bad, good):
+    assert len(check(ast.parse(bad))) == 1 and not check(ast.parse(good))
+
+
+def test_public_names_are_found():
+    source = "class A: ...\ndef b(): ...\nC: int = 1\n_D = 2\ne = 3\n"
+    assert list(public_names(ast.parse(source))) == ["A", "b", "C"]

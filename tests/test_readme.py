@@ -53,9 +53,11 @@ def test_the_transcript(instance, monkeypatch, serve):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
     monkeypatch.chdir(CHECKOUT)
     transcript = blocks("console")[0]
-    told = CliRunner().invoke(train_command).stdout
-    told = told.replace(str(instance), "instance").replace("version 2", "version 1").replace("default/2", "default/1")
-    assert without_times(told) in without_times(transcript)
+    output = CliRunner().invoke(train_command).stdout
+    output = (
+        output.replace(str(instance), "instance").replace("version 2", "version 1").replace("default/2", "default/1")
+    )
+    assert without_times(output) in without_times(transcript)
     server = serve()
     assert re.search(r"INFO:waitress:Serving default version 2 \(r2 1.0000\) on http://", server.log)
     data, answer = re.search(r"curl -d '(.*?)' .*\n(.*)\n", transcript).groups()
@@ -63,7 +65,7 @@ def test_the_transcript(instance, monkeypatch, serve):
     assert json.loads(content) == json.loads(answer) | {"version": "2"}
 
 
-def test_every_setting_stands_in_the_table_as_it_is():
+def test_the_table_lists_every_setting():
     rows = re.findall(r"^\| `([A-Z_0-9]+)` \| (.*?) \| (.*) \|$", section("Settings"), re.MULTILINE)
     assert [name for name, _, _ in rows] == setting_names()
     for name, default, meaning in rows:
@@ -72,7 +74,7 @@ def test_every_setting_stands_in_the_table_as_it_is():
         assert name == "INSTANCE_PATH" or default == (f"`{field.default}`" if field.default else "none")
 
 
-def test_every_route_stands_in_the_table():
+def test_the_table_lists_every_route():
     table = README.split("### Routes")[1].split("###")[0]
     named = {
         (method, re.sub(r"\{.*?\}", "<>", path))
@@ -97,9 +99,9 @@ def test_the_commands_and_their_options_exist(line):
     assert len(words) > len(arguments)
 
 
-def test_the_shown_error_is_what_is_answered(homes, home):
+def test_the_error_example_is_the_real_answer(homes, home):
     (shown,) = blocks("json")
     row = {name: value for name, value in home.items() if name != "rooms"} | {"age": "41", "rom": 1}
-    told = {error["feature"]: error["detail"] for error in homes.post("/predict", json=row).json["errors"]}
+    output = {error["feature"]: error["detail"] for error in homes.post("/predict", json=row).json["errors"]}
     for error in json.loads(shown)["errors"]:
-        assert error["detail"] == told[error["feature"]]
+        assert error["detail"] == output[error["feature"]]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Flask, Response, render_template
 from werkzeug.routing import Rule
 
 from flaskml.inference.slot import ModelSlot
@@ -14,7 +14,7 @@ from flaskml.training.trainer import TrainingSpec
 from flaskml.web.access import is_guarded
 from flaskml.web.bodies import ActivationRequest
 from flaskml.web.current import registry_of, settings_of
-from flaskml.web.lean import this_app
+from flaskml.web.lean import this_app, this_request
 from flaskml.web.openapi import ApiDescription, ApiRoute, ServedModel, description_of, documented, openapi_document
 from flaskml.web.replies import json_reply
 
@@ -33,8 +33,9 @@ REFERENCE_TEMPLATE = "#/components/schemas/{model}"
 @documented("about", {200: "Anything"})
 def openapi() -> Response:
     """Return the OpenAPI document of the live routes and the served models."""
-    routes = sorted(_routes(), key=lambda route: route.path)
-    return json_reply(openapi_document(_describe_api(), routes, body_schemas()))
+    app = this_app()
+    routes = sorted(_routes(app), key=lambda route: route.path)
+    return json_reply(openapi_document(_describe_api(app, this_request().script_root), routes, body_schemas()))
 
 
 @bp.get("/docs")
@@ -45,8 +46,7 @@ def docs() -> Response:
     return page
 
 
-def _describe_api() -> ApiDescription:
-    app = this_app()
+def _describe_api(app: Flask, root: str) -> ApiDescription:
     settings = settings_of(app)
     served = {name: _served_model(slot) for name, slot in sorted(registry_of(app).slots.items())}
     return ApiDescription(
@@ -55,7 +55,7 @@ def _describe_api() -> ApiDescription:
         default=settings.model_name,
         max_rows=settings.max_rows,
         has_tokens=bool(settings.admin_token_sha256),
-        root=request.script_root,
+        root=root,
         served=served,
     )
 
@@ -67,9 +67,9 @@ def _served_model(slot: ModelSlot) -> ServedModel:
     return ServedModel(active, {manifest.version: manifest for manifest in versions})
 
 
-def _routes() -> Iterator[ApiRoute]:
-    for rule in this_app().url_map.iter_rules():
-        view = this_app().view_functions[rule.endpoint]
+def _routes(app: Flask) -> Iterator[ApiRoute]:
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
         description = description_of(view)
         if description is None:
             continue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from flaskml.errors import Draining
 from flaskml.server.policy import ENVIRON_KEY
 from flaskml.web.current import default_slot
-from flaskml.web.lean import this_app
+from flaskml.web.lean import this_app, this_request
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply
 
@@ -28,7 +28,7 @@ def readyz() -> Response:
 
     Raises `Draining`, or the error that keeps the model from answering; both answer 503 and say what to do.
     """
-    if getattr(request.environ.get(ENVIRON_KEY), "is_draining", False):
+    if getattr(this_request().environ.get(ENVIRON_KEY), "is_draining", False):
         raise Draining
     manifest = default_slot(this_app()).current.manifest
     return json_reply({"status": "ready", "model": manifest.model, "version": manifest.version})

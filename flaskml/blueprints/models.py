@@ -122,7 +122,7 @@ def _activate(app: Flask, name: str, activation: ActivationRequest) -> Response:
 def _activation_reply(app: Flask, name: str, state: ModelState) -> Response:
     """Return 200 once every process of the roster serves the new state; after a timeout, 202 with those that lag."""
     watcher = watcher_of(app)
-    watcher.sync()  # Load the new state now, instead of at the watcher's next interval.
+    watcher.wake()  # Load the new state now, instead of at the watcher's next interval.
     lagging = lagging_processes(store_of(app), watcher.roster, name, state)
     location = url_for("models.show_model", name=name)
     if prefers_page(this_request()):

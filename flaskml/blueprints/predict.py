@@ -23,7 +23,7 @@ from flaskml.web.lean import this_app, this_request
 from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers, prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.prediction_form import render_form
-from flaskml.web.replies import json_reply, problem_as_json
+from flaskml.web.replies import json_reply, problems_as_json
 
 bp = Blueprint("predict", __name__)
 
@@ -85,7 +85,7 @@ def answer(app: Flask, request: Request, predictor: Current) -> Response | tuple
     warnings = predictor.range_warnings.find(rows)
     if prefers(request, CSV):
         return csv_reply(predictor, values, len(warnings))
-    warnings_json = [problem_as_json(warning) for warning in warnings] if warnings else ()
+    warnings_json = problems_as_json(warnings) if warnings else ()
     return json_reply(predictor.encode_answer(rows, values, warnings_json))
 
 

@@ -8,6 +8,7 @@ from flask import Blueprint, Flask, Request, Response, url_for
 from werkzeug.datastructures import FileStorage
 
 from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
+from flaskml.settings import MODEL_NAME_PATTERN
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.bodies import limit_body, translate_validation_errors
@@ -28,7 +29,8 @@ FILE_FIELD = "data"
 def show_training() -> Response:
     """Show the training form, or the JSON schema of a training specification."""
     document = {"built_in": sorted(BUILT_IN), "specification": TrainingSpec.model_json_schema()}
-    return page_or_json("train.html", document, default=settings_of(this_app()).model_name)
+    default = settings_of(this_app()).model_name
+    return page_or_json("train.html", document, default=default, name_pattern=MODEL_NAME_PATTERN)
 
 
 @bp.post("/train")
@@ -48,11 +50,8 @@ def train() -> Response:
         _require_file_and_target(upload, spec)
     file, file_name = (upload.stream, _base_name(upload.filename)) if upload else (None, "")
     job_id = jobs_of(app).submit(spec, file, file_name)
-    active = default_slot(app).serving
-    serving = {"model": active.model, "version": active.version} if active else None
-    body = {"id": job_id, "status": "queued", "model": spec.name, "serving": serving}
     location = url_for("train.show_job", job_id=job_id)
-    return see_other(location) if prefers_page(request) else json_reply(body, 202, {"Location": location})
+    return see_other(location) if prefers_page(request) else _queued_reply(app, job_id, spec.name, location)
 
 
 @bp.get("/jobs")
@@ -72,6 +71,14 @@ def show_job(job_id: str) -> Response:
     if prefers_page(this_request()) and job.version is not None:
         return see_other(url_for("models.show_version", name=job.spec.name, version=job.version))
     return page_or_json("job.html", job.to_dict())
+
+
+def _queued_reply(app: Flask, job_id: str, name: str, location: str) -> Response:
+    active = default_slot(app).serving
+    serving = {"model": active.model, "version": active.version} if active else None
+    return json_reply(
+        {"id": job_id, "status": "queued", "model": name, "serving": serving}, 202, {"Location": location}
+    )
 
 
 def _uploaded_file(app: Flask, request: Request) -> FileStorage | None:

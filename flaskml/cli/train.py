@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ def train_command(data: str, schema: Mapping[str, Any] | None, **options: Any) -
         spec = _spec(data=None if file else data, schema=schema, **options)
         source = trainer.TrainingSource(file, file.name) if file else trainer.BUILT_IN_SOURCE
         try:
-            training = trainer.run_training(spec, settings, _show_stage, source)
+            training = trainer.run_training(spec, settings, partial(_show_stage, time.monotonic()), source)
         finally:
             _clear_stage()
     _print_summary(training, settings.instance_path, settings.model_name)
@@ -126,11 +128,12 @@ def _features(manifest: Manifest) -> str:
     return f"{len(names)}: {', '.join(names[:MAX_LISTED_FEATURES])}{more}"
 
 
-def _show_stage(stage: Stage) -> None:
-    """Print the stage over the previous one, if standard error is a terminal."""
+def _show_stage(started_at: float, stage: Stage) -> None:
+    """Print the stage and the elapsed time over the previous one, if standard error is a terminal."""
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1
-        text = f"{stage.name} ({stage.fraction:.0%} of the steps done)"[:width]
+        elapsed = time.monotonic() - started_at
+        text = f"{stage.name} ({stage.fraction:.0%} of the steps done, {elapsed:.0f} s)"[:width]
         click.echo(f"\r{text:<{width}}", nl=False, err=True)
 
 

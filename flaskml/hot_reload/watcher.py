@@ -36,7 +36,8 @@ class Watcher:
         self._is_started = False
         self._start_lock = threading.Lock()
         self._sync_lock = threading.Lock()
-        self._stopped = threading.Event()
+        self._is_stopped = False
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         if hasattr(os, "register_at_fork"):  # Cheaper than comparing the process id at each request.
             os.register_at_fork(after_in_child=partial(_reset_after_fork, weakref.ref(self)))
@@ -70,8 +71,14 @@ class Watcher:
                     self.roster.announce(self._unannounced)
                     self._unannounced = None
 
+    def wake(self) -> None:
+        """Make the thread sync now instead of at its next poll; return at once."""
+        self._wake.set()
+
     def _watch(self) -> None:
-        while not self._stopped.wait(WATCH_INTERVAL_SECONDS):
+        while not self._is_stopped:
+            self._wake.wait(WATCH_INTERVAL_SECONDS)
+            self._wake.clear()
             try:
                 self.sync()
             except Exception:  # One failed poll must end neither the thread nor the serving of loaded versions.
@@ -79,7 +86,8 @@ class Watcher:
 
     def stop(self) -> None:
         """Stop the thread, and remove this process from the roster."""
-        self._stopped.set()
+        self._is_stopped = True
+        self.wake()
         if self._thread is not None:
             self._thread.join()
         self.roster.leave()

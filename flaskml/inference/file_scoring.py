@@ -37,7 +37,7 @@ class RowFile:
     """The parser of rows from this iterator. Raises `InvalidInput`."""
 
     position: Callable[[], int]
-    """How much of the file has been read, in the unit of `size`."""
+    """The part of the file that has been read, in the unit of `size`."""
 
     size: int
     """Bytes of a text file; rows of a binary one."""

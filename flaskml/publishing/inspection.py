@@ -1,4 +1,4 @@
-"""Inspection of a fitted estimator and its sample: is it usable, which methods work, which inputs are accepted."""
+"""Inspection of a fitted estimator with a sample: the schema, the usable methods, and the inputs it accepts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,10 @@ RUNTIME_CLASSES: Mapping[RuntimeName, tuple[str, str]] = {
     "sklearn": ("flaskml.runtimes.sklearn", "SklearnRuntime"),
     "onnx": ("flaskml.runtimes.onnx", "OnnxRuntime"),
 }
-"""The module and the class of each runtime. To add a runtime, write a module and add a line here."""
+"""The module and the class of each runtime.
+
+To add a runtime, write a module, add a line here and the name to `RuntimeName`, and let `selection` measure it.
+"""
 
 
 def open_runtime(loaded: LoadedVersion) -> Runtime:

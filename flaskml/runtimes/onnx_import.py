@@ -121,7 +121,7 @@ def _normalize_input(graph: Any) -> int:
     kind, shape = original.type.tensor_type.elem_type, original.type.tensor_type.shape.dim
     if len(shape) != 2 or not shape[1].dim_value:
         raise NotPublishable("The graph must take an array of shape (rows, features) with a fixed number of features.")
-    cast = f"{original.name}_cast"
+    cast = f"{original.name}_cast_by_flaskml"
     rename_values(graph, {original.name: cast})
     graph.node.insert(0, helper.make_node("Cast", [GRAPH_INPUT], [cast], to=kind))
     graph.input.remove(original)

@@ -52,7 +52,7 @@ class Feature(BaseModel):
     """The kind of its values: `category` is a set of strings or integers, `text` any string, `datetime` ISO 8601."""
 
     nullable: bool = False
-    """Whether a request may send null; true if the sample has a missing value."""
+    """True if a request may send null. A sample with a missing value sets it."""
 
     dtype: str
     """The dtype of the column, as pandas names it; a categorical adds that of its categories: `category[object]`."""
@@ -76,7 +76,7 @@ class Feature(BaseModel):
     """The number of rows in the sample with each category, in the order of `categories`."""
 
     ordered: bool = False
-    """Whether the order of the categories has a meaning, as in low < medium < high."""
+    """True if the order of the categories has a meaning, as in low < medium < high."""
 
     unknown: Literal["accept", "refuse"] | None = None
     """The treatment of a value that is not in `categories`; None until the estimator has been tried with one."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
@@ -56,9 +55,12 @@ class ResponseHeadCache:
 
         Raises AssertionError or ValueError, as waitress does, if they break the rules of WSGI.
         """
-        with suppress(TypeError):  # `validate_response` refuses headers that cannot be hashed.
-            if (head := self._cache.get((status, *headers))) is not None:
-                return head
+        try:
+            head = self._cache.get((status, *headers))
+        except TypeError:  # Headers that cannot be hashed, such as lists instead of tuples.
+            head = None
+        if head is not None:
+            return head
         validate_response(status, headers)
         return self._build(status, headers)
 

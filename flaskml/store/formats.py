@@ -1,6 +1,7 @@
 """Format numbers of the files on disk, and the numbers that this code can read.
 
-Raise a number when a reader of the old format would misread a new file. Then:
+Raise a number when a reader of the old format could not read, or would misread, a new file. Readers refuse unknown
+fields, so a new field needs a new number. Then:
 
 - keep the old number readable: convert in memory, never on disk;
 - add a stored file of the old format to the tests, which must continue to load it.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 MANIFEST_FORMAT = 1
 """The format number that is written to `manifest.json`; it covers the version's folder too."""
@@ -31,5 +32,5 @@ def _readable(numbers: frozenset[int]) -> AfterValidator:
     return AfterValidator(check)
 
 
-ManifestFormat: TypeAlias = Annotated[int, _readable(_READABLE_MANIFESTS)]
-StateFormat: TypeAlias = Annotated[int, _readable(_READABLE_STATES)]
+ManifestFormat: TypeAlias = Annotated[int, Field(strict=True), _readable(_READABLE_MANIFESTS)]
+StateFormat: TypeAlias = Annotated[int, Field(strict=True), _readable(_READABLE_STATES)]

@@ -39,7 +39,7 @@ from flaskml.store.version_folder import VersionContents, VersionFolders
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
 UNACTIVATED_GRACE_SECONDS = 3600
-"""Seconds that `clean` spares a version newer than the active one, so that its trial can end and activate it."""
+"""Seconds that `clean` spares a version newer than the active one: longer than a trial, after which it is activated."""
 
 _NAME = re.compile(MODEL_NAME_PATTERN, re.ASCII)
 _VERSION = re.compile(VERSION_PATTERN, re.ASCII)

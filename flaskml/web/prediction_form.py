@@ -10,7 +10,7 @@ from flask import Flask, render_template
 from flaskml.errors import FlaskmlError, Problem
 from flaskml.inference.slot import Current, NoPredictor
 from flaskml.web.current import registry_of, settings_of
-from flaskml.web.replies import error_detail, is_terse, problem_as_json
+from flaskml.web.replies import error_detail, is_terse, problems_as_json
 
 
 def render_form(
@@ -31,6 +31,6 @@ def render_form(
     if error is not None:
         field_errors = {} if is_terse() else {problem.feature: problem.detail for problem in error.problems}
         context |= {"alert": error_detail(error), "field_errors": field_errors}
-    context["warnings"] = [problem_as_json(warning)["detail"] for warning in warnings]
+    context["warnings"] = [warning["detail"] for warning in problems_as_json(warnings)]
     context["names"] = sorted(name for name, slot in list(registry_of(app).slots.items()) if slot.serving)
     return render_template("index.html", predictor=current, default=settings_of(app).model_name, **context), status

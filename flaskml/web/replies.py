@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from flask import Response, redirect, render_template
@@ -44,11 +44,11 @@ def problem_reply(error: FlaskmlError) -> Response:
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
-def problem_as_json(problem: Problem) -> dict[str, Any]:
-    """Return a problem as a JSON object. Where details are terse, it names the row only."""
+def problems_as_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Return problems as JSON objects. Where details are terse, they name the row only."""
     if is_terse():
-        problem = Problem(problem.row, None, TERSE_PROBLEM)
-    return {"row": problem.row, "feature": problem.feature, "detail": problem.detail[:1_000]}
+        problems = [Problem(problem.row, None, TERSE_PROBLEM) for problem in problems]
+    return [{"row": found.row, "feature": found.feature, "detail": found.detail[:1_000]} for found in problems]
 
 
 def is_terse() -> bool:
@@ -61,8 +61,7 @@ def _problem_body(error: FlaskmlError) -> bytes:
     document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": detail[:1_000]}
     free_bytes = MAX_PROBLEM_BYTES - len(json.dumps(document)) - 100
     errors = []
-    for problem in error.problems:  # JSON escapes can make a sentence six times as long, so encoded bytes count.
-        entry = problem_as_json(problem)
+    for entry in problems_as_json(error.problems):  # JSON escapes can make a text six times as long: count bytes.
         free_bytes -= len(json.dumps(entry)) + 2
         if free_bytes >= 0:
             errors.append(entry)

@@ -7,8 +7,8 @@ the same files and asked for the same row with the same body, except where a pee
 and BentoML). Peers are installed into virtual environments of their own on first use; the plain Flask apps run with
 this Python, whose Flask, waitress and scikit-learn are the product's.
 
-`--health` measures what other callers wait meanwhile for: GET /livez at intervals beside large predictions back to
-back. `--start` measures the time to the first answer, and memory then.
+`--health` measures the latency of GET /livez at intervals, during large predictions that follow one another. `--start`
+measures the time to the first answer, and memory then.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def _starts(results: Mapping[str, Results]) -> Iterator[str]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--health", action="store_true", help="measure GET /livez beside large predictions")
+    mode.add_argument("--health", action="store_true", help="measure GET /livez during large predictions")
     mode.add_argument(
         "--start", action="store_true", help="measure starts alone, of our servers unless peers are named"
     )

@@ -78,14 +78,16 @@ def _report(model: str, rounds: list[tuple[Outcome, Outcome]]) -> Iterator[str]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure predictions beside slow clients, or under overload.")
+    parser = argparse.ArgumentParser(
+        description="Measure predictions while slow clients are connected, or under overload."
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--slow", type=int, help="connections whose requests never end")
     what.add_argument("--overload", type=int, help="times as many connections as the queue has places")
     parser.add_argument("--models", type=some_of(ESTIMATORS), default=["linear", "forest"], metavar="NAME,...")
     parser.add_argument("--runtime", choices=("onnx", "sklearn"), default="onnx")
     parser.add_argument("--queue", type=int, default=64, help="places in the queue")
-    parser.add_argument("--connections", type=int, default=8, help="honest ones beside slow clients")
+    parser.add_argument("--connections", type=int, default=8, help="well-behaved connections")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()

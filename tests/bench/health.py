@@ -1,4 +1,4 @@
-"""The latency of health checks beside large predictions that follow one another."""
+"""The latency of health checks during large predictions that follow one another."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ MODELS = ("small-forest", "gradient-boosting", "histogram-boosting", "neighbours
 
 @dataclass(frozen=True)
 class Figures:
-    """Milliseconds for GET /livez alone, the same beside large predictions, and for those; errors are of all."""
+    """Milliseconds of GET /livez alone, of GET /livez during large predictions, and of these; the sum of all errors."""
 
     alone_p50: float
     alone_p99: float
@@ -39,10 +39,10 @@ def measure(side: Side, workload: Workload, options: argparse.Namespace) -> Figu
 def head(options: argparse.Namespace) -> Iterator[str]:
     """Yield what is measured, and the first two lines of its table."""
     interval = options.interval * 1e3
-    yield f"GET /livez each {interval:g} ms beside predictions of {options.rows} rows back to back, in milliseconds;"
+    yield f"GET /livez each {interval:g} ms during predictions of {options.rows} rows back to back, in milliseconds;"
     yield f"requests due while an answer was late count. Medians of {options.rounds} rounds, {options.seconds:g} s."
     yield ""
-    yield "| model | server | alone p50 | p99 | beside p50 | p99 | large p50 | p99 |"
+    yield "| model | server | alone p50 | p99 | during p50 | p99 | large p50 | p99 |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 BORN = 19
-PATIENCE = 5.0
+EXIT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Process:
         with suppress(OSError), os.fdopen(os.pidfd_open(self.pid)) as handle:
             if self.read(self.folder).stat[BORN] == self.stat[BORN]:
                 signal.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
-                select.select([handle], [], [], PATIENCE)
+                select.select([handle], [], [], EXIT_TIMEOUT_SECONDS)
 
 
 def process_tree(leader: int) -> list[Process]:

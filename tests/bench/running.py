@@ -12,8 +12,8 @@ from harness import Load, Server, ServerError, ask, memory_mb, serve
 from peers.sides import Side
 from peers.workload import Workload
 
-PATIENCE = 60.0
-PAUSE = 0.005
+STOP_TIMEOUT_SECONDS = 60.0
+POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def load_of(side: Side, workload: Workload, connections: int, seconds: float, *,
 def _await_answer(server: Server, side: Side, workload: Workload) -> None:
     """Ask until there is an answer, as some servers accept connections before they have read their model."""
     body = _bodies(side, workload)[0]
-    while time.perf_counter() < server.born + PATIENCE and server.process.poll() is None:
+    while time.perf_counter() < server.born + STOP_TIMEOUT_SECONDS and server.process.poll() is None:
         with suppress(ServerError):
             ask(server, side.protocol.path, body)
             return
-        time.sleep(PAUSE)
+        time.sleep(POLL_SECONDS)
     ask(server, side.protocol.path, body)
 
 

@@ -1,10 +1,13 @@
 """The model registry over HTTP."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from flaskml.hot_reload import registry
 from flaskml.store.model_store import ModelStore
 from tests.support.stores import accept, stop, train_into
 
@@ -64,6 +67,27 @@ def test_activation_and_rollback(client, two):
     assert client.post("/predict", json={"feature": 1}).json["version"] == "1"
     assert client.get("/models/default").json["history"][-1]["reason"] == "rolled back"
     assert client.post("/models/default/rollback").json["active"] == "2"
+
+
+def test_an_activation_does_not_wait_for_the_interval_of_its_own_watcher(two, make_app, monkeypatch):
+    monkeypatch.setattr("flaskml.hot_reload.watcher.WATCH_INTERVAL_SECONDS", 3600.0)
+    answer = make_app().test_client().put("/models/default/active", json={"version": "2"})
+    assert answer.status_code == 200 and answer.json["serving"] == "2" and answer.json["lagging"] == []
+
+
+def test_a_slow_load_ends_an_activation_with_202(two, make_app, monkeypatch):
+    monkeypatch.setattr("flaskml.hot_reload.registry.ROSTER_TIMEOUT_SECONDS", 0.2)
+    client = make_app().test_client()
+    client.get("/livez")
+    opened = registry.open_predictor
+
+    def open_slowly(*arguments, **options):
+        time.sleep(1)
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(registry, "open_predictor", open_slowly)
+    answer = client.put("/models/default/active", json={"version": "2"})
+    assert answer.status_code == 202 and [member["pid"] for member in answer.json["lagging"]] == [os.getpid()]
 
 
 def test_rollback_without_an_earlier_version_is_a_conflict(client):
@@ -129,7 +153,7 @@ def test_a_lagging_process_is_named(client, make_app, two, monkeypatch):
     monkeypatch.setattr("flaskml.hot_reload.registry.ROSTER_TIMEOUT_SECONDS", 0.3)
     other = make_app()
     other.test_client().get("/livez")
-    other.extensions["watcher"]._stopped.set()
+    other.extensions["watcher"]._is_stopped = True
     other.extensions["watcher"]._thread.join()
     answer = client.put("/models/default/active", json={"version": "2"})
     assert answer.status_code == 202 and answer.headers["Location"] == "/models/default"

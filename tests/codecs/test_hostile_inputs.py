@@ -467,6 +467,7 @@ DATETIMES = {
     "a leap second": ("when", "2024-06-30T23:59:60", 422),
     "an hour skipped by summer time": ("since", "2024-03-31T02:30:00+01:00", 200),
     "an offset beyond a day": ("since", "2024-01-05T12:00:00+99:99", 422),
+    "an offset of 75 minutes": ("since", "2024-01-05T12:00:00+00:75", 422),
     "an offset of a day": ("since", "2024-01-05T12:00:00+24:00", 422),
     "an offset with seconds": ("since", "2024-01-05T12:00:00+01:00:01", 422),
     "an offset of minus zero": ("since", "2024-01-05T12:00:00-00:00", 200),

@@ -338,6 +338,17 @@ def test_an_estimator_that_raises_an_unusual_error_is_published():
     assert choice.runtime == "sklearn" and notes(choice)["onnx"]
 
 
+def test_a_runtime_that_answers_where_the_estimator_raises_is_rejected():
+    failing, lenient = FailingEstimator().fit(ROWS, TARGETS), LinearRegression().fit(ROWS, TARGETS)
+    schema = inspect_sample(failing, ROWS).schema
+    references = [SklearnRuntime(estimator, ("predict",), schema).compute for estimator in (failing, lenient)]
+    comparison = Comparison(references[0], ("predict",), schema, ROWS)
+    assert comparison.find_difference(references[0], ["predict"]) is None
+    assert "raises an error where the estimator does not, or the reverse" in comparison.find_difference(
+        references[1], ["predict"]
+    )
+
+
 def test_timed_calls_take_turns(monkeypatch):
     monkeypatch.setattr(selection, "MAX_TIMED_CALLS", 3 * selection.CALLS_PER_TURN)
     order = []

@@ -16,13 +16,13 @@ PACKAGES = {
     "schema": "the features an estimator takes",
     "codecs": "bytes to rows, answers to bytes",
     "store": "versions on disk",
-    "runtimes": "what computes",
+    "runtimes": "the code that computes predictions",
     "inference": "one version in memory",
     "publishing": "an estimator becomes a version",
     "server": "flask serve",
     "hot_reload": "processes follow the store",
     "training": "a table becomes a version",
-    "web": "what the blueprints share",
+    "web": "the parts that all blueprints share",
     "blueprints": "the doors",
     "__init__": "create_app()",
     "cli": "the commands",
@@ -90,7 +90,7 @@ def direct_imports():
 def mermaid():
     """Return the packages as a Mermaid flowchart, an arrow from each to those that it builds on directly."""
     order = list(PACKAGES)
-    lines = ["flowchart BT"]
+    lines = ["flowchart TD"]
     lines += [f'    {name.strip("_")}["<b>{name}</b><br>{text}"]' for name, text in PACKAGES.items()]
     pairs = sorted(direct_imports(), key=lambda pair: [order.index(name) for name in pair])
     lines += [f"    {package.strip('_')} --> {imported.strip('_')}" for package, imported in pairs]

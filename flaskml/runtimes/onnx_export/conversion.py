@@ -1,4 +1,4 @@
-"""Conversion of a fitted pipeline to ONNX graphs in double precision, with converters of imputers."""
+"""Conversion of a fitted pipeline, imputers included, to ONNX graphs in double precision, one output per method."""
 
 from __future__ import annotations
 
