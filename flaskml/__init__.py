@@ -39,7 +39,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     registry = Registry(store, trial_limits(settings), settings.max_rows)
     # Before the first load: the watcher then notices every change during the load.
     watcher = Watcher(Roster(settings.instance_path), registry.fingerprint, registry.refresh)
-    slot = registry.use_slot(slot) if slot else registry.slot_for(settings.model_name)
+    slot = registry.inject_slot(slot) if slot else registry.slot_for(settings.model_name)
     for name in store.names():
         registry.slot_for(name)
 

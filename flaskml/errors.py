@@ -49,7 +49,7 @@ class FlaskmlError(Exception):
         self.detail = detail
 
     @property
-    def terse_detail(self) -> str:
+    def detail_without_names(self) -> str:
         """The detail without names of features, categories and values, for public endpoints."""
         return self.detail
 
@@ -90,7 +90,7 @@ class InvalidInput(FlaskmlError):
         self.problems = tuple(problems)
 
     @property
-    def terse_detail(self) -> str:
+    def detail_without_names(self) -> str:
         """The number of problems."""
         return f"The input has {self._count}."
 
@@ -335,7 +335,7 @@ class Draining(FlaskmlError):
         )
 
 
-class Busy(FlaskmlError):
+class RegistryBusy(FlaskmlError):
     """A change of the registry during another one in the same process; waiting for the first would block a thread."""
 
     status = 503

@@ -75,7 +75,7 @@ ERRORS = {
     errors.ModelUnavailable: lambda: errors.ModelUnavailable(errors.NoActiveVersion("homes", ()), "homes", ["other"]),
     errors.RowsRefused: lambda: errors.RowsRefused(),
     errors.UnsupportedWaitress: lambda: errors.UnsupportedWaitress("4.0", ["HTTPChannel.service"]),
-    errors.Busy: lambda: errors.Busy(),
+    errors.RegistryBusy: lambda: errors.RegistryBusy(),
     errors.Draining: lambda: errors.Draining(),
     errors.StorageFailed: lambda: errors.StorageFailed("No space left on device"),
     errors.InvalidTraining: lambda: errors.InvalidTraining("The table has no rows."),

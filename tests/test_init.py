@@ -45,7 +45,7 @@ def test_an_injected_slot_is_used(instance, make_app):
 def test_every_active_model_is_loaded(app):
     assert set(app.extensions["models"]) == {"default", "homes"}
     assert app.extensions["models"]["default"] is app.extensions["model"]
-    assert app.extensions["models"]["homes"].serving.version == "1"
+    assert app.extensions["models"]["homes"].current_manifest.version == "1"
 
 
 def test_the_config_argument_overrides_the_environment_overrides_the_file(instance, monkeypatch, make_app):
@@ -126,7 +126,7 @@ def test_a_change_in_one_app_does_not_show_in_another(make_app, instance, tmp_pa
     first.extensions["jobs"].wait()
     second.extensions["watcher"].sync(force=True)
     assert first.test_client().get(f"/jobs/{job['id']}").json["status"] == "succeeded"
-    assert [app.extensions["model"].serving.version for app in (first, second)] == ["2", "1"]
+    assert [app.extensions["model"].current_manifest.version for app in (first, second)] == ["2", "1"]
     assert [app.extensions["store"].versions("default") for app in (first, second)] == [["1", "2"], ["1"]]
     assert [len(app.test_client().get("/jobs").json["jobs"]) for app in (first, second)] == [1, 0]
     assert second.test_client().get(f"/jobs/{job['id']}").status_code == 404

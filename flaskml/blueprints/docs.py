@@ -61,7 +61,7 @@ def _describe_api(app: Flask, root: str) -> ApiDescription:
 
 
 def _served_model(slot: ModelSlot) -> ServedModel:
-    active = slot.serving
+    active = slot.current_manifest
     others = [predictor.manifest for predictor in list(slot.versions.values())]
     versions = [active, *others] if active else others
     return ServedModel(active, {manifest.version: manifest for manifest in versions})

@@ -147,7 +147,7 @@ def _summary(app: Flask, name: str) -> dict[str, Any]:
 def _serving_version(app: Flask, name: str) -> str | None:
     """Return the version that this process serves, or None if it does not serve the model."""
     slot = registry_of(app).slots.get(name)
-    return slot.serving.version if slot and slot.serving else None
+    return slot.current_manifest.version if slot and slot.current_manifest else None
 
 
 def _public_verdicts(state: ModelState, version: str) -> dict[str, Any]:

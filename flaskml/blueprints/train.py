@@ -74,7 +74,7 @@ def show_job(job_id: str) -> Response:
 
 
 def _queued_reply(app: Flask, job_id: str, name: str, location: str) -> Response:
-    active = default_slot(app).serving
+    active = default_slot(app).current_manifest
     serving = {"model": active.model, "version": active.version} if active else None
     return json_reply(
         {"id": job_id, "status": "queued", "model": name, "serving": serving}, 202, {"Location": location}

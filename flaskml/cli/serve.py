@@ -1,4 +1,4 @@
-"""`flask serve`: serve the app on the event loop, in one process or in several workers."""
+"""`flask serve`: load the app, build the policy, and serve it on the event loop, in one process or in workers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def answers_equal(expected: Any, answered: Any, *, relative: float, absolute: fl
     return type(expected) is type(answered) and bool(expected == answered)
 
 
-def largest_magnitude(answer: Any) -> float:
+def largest_absolute_number(answer: Any) -> float:
     """Return the largest finite magnitude of the floats in an answer, 0.0 without any."""
     if isinstance(answer, np.ndarray):
         is_float = answer.dtype.kind == "f"
@@ -41,7 +41,7 @@ def largest_magnitude(answer: Any) -> float:
     if isinstance(answer, Mapping):
         answer = list(answer.values())
     if _is_list(answer):
-        return max(map(largest_magnitude, answer), default=0.0)
+        return max(map(largest_absolute_number, answer), default=0.0)
     return abs(answer) if isinstance(answer, float) and math.isfinite(answer) else 0.0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flaskml.errors import Busy, DamagedFile, FlaskmlError, ModelUnavailable, VersionNotFound
+from flaskml.errors import DamagedFile, FlaskmlError, ModelUnavailable, RegistryBusy, VersionNotFound
 from flaskml.hot_reload.roster import ROSTER_TIMEOUT_SECONDS, Member, Roster
 from flaskml.inference.predictor import Predictor, open_predictor
 from flaskml.inference.slot import ModelSlot, NoPredictor
@@ -66,7 +66,7 @@ class Registry:
     _refresh_lock: threading.Lock = field(default_factory=threading.Lock)
     _change_lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def use_slot(self, slot: ModelSlot) -> ModelSlot:
+    def inject_slot(self, slot: ModelSlot) -> ModelSlot:
         """Register a slot that the caller has filled, and return it. `refresh` does not change it."""
         self.slots[slot.name] = slot
         self.injected_model = slot.name
@@ -103,9 +103,9 @@ class Registry:
 
     @contextmanager
     def exclusive_change(self) -> Iterator[None]:
-        """Allow one request at a time to change the registry, because a change may take seconds. Raises `Busy`."""
+        """Allow one request at a time to change the registry; a change may take seconds. Raises `RegistryBusy`."""
         if not self._change_lock.acquire(blocking=False):
-            raise Busy
+            raise RegistryBusy
         try:
             yield
         finally:
@@ -150,7 +150,7 @@ class Registry:
         if self._skips_large_versions and self._needs_large_version(name, state):
             return
         failure, slot = self.failures.get(name), self.slots.get(name) or ModelSlot(name)
-        if state.active is None and slot.serving is not None:  # The model was removed, perhaps to be restored.
+        if state.active is None and slot.current_manifest is not None:  # The model was removed, perhaps to be restored.
             return
         if failure is None and state.revision == self.revisions.get(name, EMPTY_STATE.revision):
             return

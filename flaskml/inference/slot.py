@@ -45,7 +45,7 @@ class ModelSlot:
         return f"<ModelSlot {describe_current(self.current)}>"
 
     @property
-    def serving(self) -> Manifest | None:
+    def current_manifest(self) -> Manifest | None:
         """The manifest of the current version; None if there is no model."""
         return self.current.manifest if isinstance(self.current, Predictor) else None
 

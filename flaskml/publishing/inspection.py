@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import PydanticSerializationError
 
-from flaskml.codecs.answer_equality import answers_equal, largest_magnitude
+from flaskml.codecs.answer_equality import answers_equal, largest_absolute_number
 from flaskml.codecs.answers import encode_json, json_answers
 from flaskml.errors import InvalidSchema, NotPublishable
 from flaskml.runtimes.sklearn import as_numpy, drop_feature_names, estimator_classes, estimator_methods
@@ -194,7 +194,7 @@ def has_equal_answers(estimator: Any, frame: Table, array: Table) -> bool:
 
 def _are_equal(answers: list[Any], others: list[Any]) -> bool:
     return answers_equal(
-        answers, others, absolute=ROUNDING_TOLERANCE * largest_magnitude(answers), relative=ROUNDING_TOLERANCE
+        answers, others, absolute=ROUNDING_TOLERANCE * largest_absolute_number(answers), relative=ROUNDING_TOLERANCE
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_magnitude
+from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_absolute_number
 from flaskml.codecs.answers import Answer
 from flaskml.schema.features import Schema, Table
 from flaskml.store.golden_rows import sample_rows
@@ -85,7 +85,7 @@ class Comparison:
         """Return how `compute` differs from the estimator, as a clause that begins with the method; None if equal."""
         for method in methods:
             sample_answer = self._expected[method][0][1]
-            absolute = ABSOLUTE_TOLERANCE * (0.0 if sample_answer is None else largest_magnitude(sample_answer))
+            absolute = ABSOLUTE_TOLERANCE * (0.0 if sample_answer is None else largest_absolute_number(sample_answer))
             for table, expected in self._expected[method]:
                 if (difference := self._table_difference(compute, method, table, expected, absolute)) is not None:
                     return f"{method} {difference}"

@@ -1,4 +1,4 @@
-"""Corrections of a learnt schema: any part of the document that `flask models show --schema` prints.
+"""Corrections of a learnt schema by a document, and the cast of table columns to the corrected kinds.
 
 A part that the corrections leave out stays as learnt. Layout, dtypes and markers of missing values cannot be corrected;
 corrections of them have no effect.

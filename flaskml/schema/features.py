@@ -1,4 +1,4 @@
-"""The schema of an estimator: its features, in order, and the kind of table that it was fitted on.
+"""The schema of an estimator: its features, in order, with the texts that describe them to people.
 
 `from_sample` learns a schema from a sample, and the manifest of a version stores it. Loading a version compiles it into
 a parser of requests (`codecs.parser`) and a builder of tables (`tables`).

@@ -1,4 +1,4 @@
-"""Construction of the event-loop server of `flask serve`: settings, address, and checks of what it needs."""
+"""Construction of the server of `flask serve`: the settings of waitress, the address, the number of connections."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_magnitude
+from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_absolute_number
 from flaskml.schema.features import Schema, Table, Value
 from flaskml.schema.tables import SchemaTableBuilder, json_rows, json_value
 
@@ -38,7 +38,7 @@ class GoldenRows(BaseModel):
 
         `predict` takes a table (array or frame) and returns one answer for each row.
         """
-        table_builder, absolute = SchemaTableBuilder(schema), ABSOLUTE_TOLERANCE * largest_magnitude(self.answers)
+        table_builder, absolute = SchemaTableBuilder(schema), ABSOLUTE_TOLERANCE * largest_absolute_number(self.answers)
         batch_answers = finite_json(predict(table_builder.build(self.rows)))
         single_answers = [finite_json(predict(table_builder.build([row])))[0] for row in self.rows]
         for answers, is_alone in ((batch_answers, False), (single_answers, True)):

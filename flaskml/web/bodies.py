@@ -1,4 +1,4 @@
-"""Request bodies: size limits, and JSON validated by pydantic models."""
+"""Request bodies of the registry and training doors: size limits, and JSON validated by pydantic models."""
 
 from __future__ import annotations
 

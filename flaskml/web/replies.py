@@ -88,4 +88,4 @@ def see_other(location: str) -> Response:
 
 def error_detail(error: FlaskmlError) -> str:
     """Return the detail of an error, full or terse as the setting ERROR_DETAIL says."""
-    return error.terse_detail if is_terse() else error.detail
+    return error.detail_without_names if is_terse() else error.detail

@@ -140,7 +140,7 @@ def test_a_model_published_later_gets_its_slot(client, instance):
     train_into(instance, name="late")
     client.application.extensions["watcher"].sync()
     assert client.post("/models/late/predict", json={"feature": 1}).json["model"] == "late"
-    assert client.application.extensions["models"]["late"].serving.version == "1"
+    assert client.application.extensions["models"]["late"].current_manifest.version == "1"
 
 
 def test_an_idle_process_compares_before_its_first_answer(make_app, two):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from flaskml.codecs.answer_equality import answers_equal, largest_magnitude
+from flaskml.codecs.answer_equality import answers_equal, largest_absolute_number
 
 
 def array(*values):
@@ -54,9 +54,14 @@ def test_arrays_of_other_values_shapes_or_types_differ(one, other):
 
 
 def test_the_largest_magnitude_ignores_infinities_and_nan():
-    assert largest_magnitude(array(-3.0, np.inf, np.nan, 2.0)) == 3.0
-    assert largest_magnitude([array(1.0), array(-7.0)]) == 7.0
-    assert largest_magnitude(array("a")) == largest_magnitude(array(5)) == largest_magnitude(np.empty(0)) == 0.0
+    assert largest_absolute_number(array(-3.0, np.inf, np.nan, 2.0)) == 3.0
+    assert largest_absolute_number([array(1.0), array(-7.0)]) == 7.0
+    assert (
+        largest_absolute_number(array("a"))
+        == largest_absolute_number(array(5))
+        == largest_absolute_number(np.empty(0))
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from flaskml import create_app
-from flaskml.errors import Busy, ModelUnavailable, NoActiveVersion
+from flaskml.errors import ModelUnavailable, NoActiveVersion, RegistryBusy
 from flaskml.hot_reload.registry import Registry
 from flaskml.inference.predictor import Predictor
 from flaskml.inference.slot import ModelSlot, NoPredictor
@@ -46,7 +46,7 @@ def answer(slot):
 
 def test_the_active_version_fills_the_slot(small_store):
     slot = registry_of(small_store).slot_for("default")
-    assert answer(slot) == [7.0] and slot.serving.version == "1"
+    assert answer(slot) == [7.0] and slot.current_manifest.version == "1"
 
 
 def test_a_slot_is_created_once(small_store):
@@ -70,7 +70,7 @@ def test_a_refresh_swaps_in_the_newly_active_version(small_store, trials):
     accept(small_store, "default", put(small_store, constant(8)))
     assert answer(slot) == [7.0]
     assert registry.refresh() == {"default": small_store.state("default").revision}
-    assert answer(slot) == [8.0] and slot.serving.version == "2"
+    assert answer(slot) == [8.0] and slot.current_manifest.version == "2"
     assert old.predict(old.parser.parse_table([[0.5]])).tolist() == [7.0]
     assert not trials.asked
 
@@ -102,7 +102,7 @@ def test_a_model_published_later_gets_a_slot(small_store):
 
 def test_a_refresh_does_not_change_an_injected_slot(small_store):
     registry = registry_of(small_store)
-    slot = registry.use_slot(ModelSlot("default", NoPredictor(NoActiveVersion("default", ()))))
+    slot = registry.inject_slot(ModelSlot("default", NoPredictor(NoActiveVersion("default", ()))))
     registry.refresh()
     assert registry.slots["default"] is slot and isinstance(slot.current, NoPredictor)
 
@@ -226,7 +226,7 @@ def test_a_removed_model_keeps_serving_until_its_name_is_reused(small_store):
     assert answer(slot) == [7.0]
     accept(small_store, "default", put(small_store, constant(8)))
     registry.refresh()
-    assert answer(slot) == [8.0] and slot.serving.version == "1"
+    assert answer(slot) == [8.0] and slot.current_manifest.version == "1"
 
 
 def test_a_never_active_model_answers_under_its_alias(small_store):
@@ -243,7 +243,7 @@ def test_a_never_active_model_answers_under_its_alias(small_store):
 
 def test_a_concurrent_change_is_refused(small_store):
     registry = registry_of(small_store)
-    with registry.exclusive_change(), pytest.raises(Busy), registry.exclusive_change():
+    with registry.exclusive_change(), pytest.raises(RegistryBusy), registry.exclusive_change():
         pass
     with registry.exclusive_change():
         pass

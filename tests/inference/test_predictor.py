@@ -24,13 +24,13 @@ def slot(store):
 def test_a_swap_changes_the_slot_but_not_the_predictor_in_use(slot, store):
     old = slot.current
     slot.swap(open_predictor(load_active(store, "homes"), max_rows=10))
-    assert slot.serving.model == "homes" and old.manifest.model == "default"
+    assert slot.current_manifest.model == "homes" and old.manifest.model == "default"
     assert old.predict(old.parser.parse_table([[0.5]])) == pytest.approx([20.8956816])
 
 
 def test_a_slot_without_a_model_raises_the_reason():
     slot = ModelSlot("nothing")
-    assert isinstance(slot.current, NoPredictor) and slot.serving is None
+    assert isinstance(slot.current, NoPredictor) and slot.current_manifest is None
     for call in (lambda: slot.predict([[1]]), lambda: slot.current.parse(b""), lambda: slot.current.manifest):
         with pytest.raises(NoActiveVersion, match="flask train --name nothing"):
             call()

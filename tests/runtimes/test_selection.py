@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
-from flaskml.codecs.answer_equality import answers_equal, largest_magnitude
+from flaskml.codecs.answer_equality import answers_equal, largest_absolute_number
 from flaskml.codecs.answers import Answer
 from flaskml.errors import NotPublishable
 from flaskml.publishing.inspection import inspect_sample
@@ -69,7 +69,7 @@ def differences(estimator, loaded: LoadedVersion, X, tables):
     """Yield the method, the table and the answer where the version's runtime differs from the estimator."""
     runtime = open_runtime(loaded)
     for method in loaded.manifest.methods:
-        absolute = 1e-9 * largest_magnitude(estimator_answer(estimator, X, method))
+        absolute = 1e-9 * largest_absolute_number(estimator_answer(estimator, X, method))
         for table in tables:
             rows = [[None if value != value else value for value in row] for row in table.tolist()]
             with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):

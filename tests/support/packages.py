@@ -98,19 +98,30 @@ def mermaid():
 
 
 def module_list():
-    """Return a Markdown table for each package: its modules, and the first line of their docstrings."""
+    """Return a Markdown table for each package: its modules, the first lines of their docstrings, and their names."""
     tables = []
     for package, text in PACKAGES.items():
         modules = {module: path for module, path in MODULES.items() if package_of(module) == package}
         files = {path.relative_to(CHECKOUT / "flaskml").as_posix(): path for path in modules.values()}
-        rows = [f"| `{file}` | {summary(path)} |" for file, path in files.items() if has_code(path)]
-        tables.append("\n".join([f"| {package} | {text} |", "|---|---|", *rows]))
+        rows = [
+            f"| `{file}` | {summary(path)} | {', '.join(f'`{name}`' for name in public_definitions(path))} |"
+            for file, path in files.items()
+            if has_code(path)
+        ]
+        tables.append("\n".join([f"| {package} | {text} | defines |", "|---|---|---|", *rows]))
     return "\n\n".join(tables)
 
 
 def has_code(path):
     """Return whether a module holds more than its docstring."""
     return len(ast.parse(path.read_text()).body) > 1
+
+
+def public_definitions(path):
+    """Return the public classes and functions that a module defines."""
+    nodes = ast.parse(path.read_text()).body
+    names = [node.name for node in nodes if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    return [name for name in names if not name.startswith("_")]
 
 
 def summary(path):
