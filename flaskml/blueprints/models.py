@@ -1,4 +1,4 @@
-"""The model registry over HTTP: list models and versions, activate, roll back and delete versions."""
+"""The models of the store over HTTP: list, show, activate, roll back and delete versions."""
 
 from __future__ import annotations
 

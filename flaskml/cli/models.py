@@ -204,7 +204,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
 def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of every version and state."""
     with open_cli_store() as (store, _):
-        rows = [row for name in store.folders() for row in _verify_model(store, name)]
+        rows = [row for name in store.folder_names() for row in _verify_model(store, name)]
     _echo(rows, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in rows))
     if any(row["fault"] for row in rows):
         raise SystemExit(1)

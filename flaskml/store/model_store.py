@@ -65,9 +65,9 @@ class ModelStore:
 
     def names(self) -> list[str]:
         """Return the names of the models that have a version, sorted."""
-        return [name for name in self.folders() if self._has_version(name)]
+        return [name for name in self.folder_names() if self._has_version(name)]
 
-    def folders(self) -> list[str]:
+    def folder_names(self) -> list[str]:
         """Return the names of the models that have a folder, sorted. The folder may be empty."""
         with contextlib.suppress(OSError):
             return sorted(folder.name for folder in self.root.iterdir() if _NAME.fullmatch(folder.name))
@@ -87,7 +87,7 @@ class ModelStore:
     def fingerprint(self) -> object:
         """Return a value that differs whenever the state of any model differs. It reads no file, only its metadata."""
         stamps = []
-        for name in self.folders():
+        for name in self.folder_names():
             with contextlib.suppress(OSError):
                 status = self._state_file(name).stat()
                 stamps.append((name, status.st_ino, status.st_mtime_ns, status.st_size))

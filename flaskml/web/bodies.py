@@ -1,4 +1,4 @@
-"""Request bodies of the registry and training doors: size limits, and JSON validated by pydantic models."""
+"""Request bodies: size limits of every door, and JSON validated by pydantic models."""
 
 from __future__ import annotations
 
