@@ -23,7 +23,7 @@ PACKAGES = {
     "hot_reload": "processes follow the store",
     "training": "a table becomes a version",
     "web": "the parts that all blueprints share",
-    "blueprints": "the doors",
+    "blueprints": "the routes, one blueprint each",
     "__init__": "create_app()",
     "cli": "the commands",
 }
