@@ -103,7 +103,8 @@ class TooManyRows(FlaskmlError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"A request may have at most {limit:,} rows; split the rows over several requests (setting MAX_ROWS)."
+            f"A request may have at most {limit:,} rows; split the rows over several requests, or raise the "
+            "setting MAX_ROWS."
         )
 
 
@@ -114,8 +115,9 @@ class TooLarge(FlaskmlError):
     title = "Body too large"
 
     def __init__(self, limit: int, setting: str) -> None:
+        remedy = "send a smaller file" if setting == "MAX_UPLOAD" else "send several smaller ones"
         super().__init__(
-            f"The body may have at most {limit:,} bytes on this route; send several smaller ones (setting {setting})."
+            f"The body may have at most {limit:,} bytes on this route; {remedy}, or raise the setting {setting}."
         )
 
 
@@ -136,7 +138,8 @@ class ModelNotFound(FlaskmlError):
     title = "No such model"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f'There is no model "{name}"{did_you_mean(name, known) or "; GET /models lists all models."}')
+        hint = did_you_mean(name, known) or "; list all models with flask models list (GET /models)."
+        super().__init__(f'There is no model "{name}"{hint}')
 
 
 class VersionNotFound(FlaskmlError):
@@ -146,7 +149,10 @@ class VersionNotFound(FlaskmlError):
     title = "No such version"
 
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f'Model "{name}" has no version {version}; GET /models/{name} lists its versions.')
+        super().__init__(
+            f'Model "{name}" has no version {version}; list its versions with flask models show {name} '
+            f"(GET /models/{name})."
+        )
 
 
 class InvalidName(FlaskmlError):
@@ -209,18 +215,26 @@ class NothingToRollBackTo(FlaskmlError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f'"{name}" has no earlier active version that is still stored; GET /models/{name} shows its activations.'
+            f'"{name}" has no earlier active version that is still stored; activate a version by number instead: '
+            f"flask models show {name} (GET /models/{name}) lists the versions."
         )
 
 
 class VersionRejected(FlaskmlError):
-    """A version that must not be activated, because its trial failed. The active version does not change."""
+    """A version that must not be activated, because its trial failed. The active version does not change.
+
+    `is_active` is True if the rejected version is the active one: for example, its trial failed with other libraries.
+    """
 
     status = 409
     title = "Version rejected"
 
-    def __init__(self, name: str, version: str, reason: str) -> None:
-        super().__init__(f'Version {version} of "{name}" was rejected in its trial: {reason}')
+    def __init__(self, name: str, version: str, reason: str, *, is_active: bool = False) -> None:
+        unchanged = "" if is_active else "The active version has not changed. "
+        super().__init__(
+            f'Version {version} of "{name}" was rejected in its trial: {reason} {unchanged}'
+            f"Publish a corrected version, or repeat the trial: flask models activate {name} {version}."
+        )
 
 
 class NotPublishable(FlaskmlError):
@@ -384,7 +398,8 @@ class QueueFull(FlaskmlError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"The queue is full: {limit} training jobs are waiting; retry when one has ended (setting TRAIN_QUEUE)."
+            f"The queue is full: {limit} training jobs are waiting; retry when one has ended, or raise the setting "
+            "TRAIN_QUEUE."
         )
 
 
@@ -395,7 +410,10 @@ class TokenRequired(FlaskmlError):
     title = "Token required"
 
     def __init__(self) -> None:
-        super().__init__("This route changes state: send Authorization: Bearer with one of the configured tokens.")
+        super().__init__(
+            "This route changes state: send the header Authorization: Bearer TOKEN; in a browser, enter the token as "
+            "the password, with any user name."
+        )
 
 
 class AccessDenied(FlaskmlError):
@@ -404,8 +422,8 @@ class AccessDenied(FlaskmlError):
     status = 403
     title = "Access denied"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"This route changes state and {reason}.")
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"This route changes state and {reason}. {remedy}".rstrip())
 
 
 class MissingExtra(FlaskmlError):

@@ -86,7 +86,7 @@ def ask(connection, method, path, value=None):
 
 
 @pytest.mark.parametrize("server", ["flask serve", "waitress-serve"])
-def test_nginx_as_a_proxy(nginx, serve, server):
+def test_requests_pass_through_nginx(nginx, serve, server):
     connection = HTTPConnection("127.0.0.1", nginx(serve(server).port), timeout=30)
     for _ in range(3):
         assert ask(connection, "POST", "/predict", {"feature": 0.5})[0] == 200

@@ -156,7 +156,7 @@ def test_every_answer_equals_the_estimators(ask, cases, table, runtime, toleranc
 
 @pytest.mark.gauntlet
 @pytest.mark.parametrize(("table", "runtime"), SERVED)
-def test_every_answer_to_every_single_row(ask, cases, table, runtime, tolerance):  # noqa: F811
+def test_every_single_row_gets_the_estimators_answer(ask, cases, table, runtime, tolerance):  # noqa: F811
     compare(ask, cases[table], name_of(table, runtime), tolerance, single_rows=10**6, sevens_rows=10**6)
 
 

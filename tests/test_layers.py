@@ -18,12 +18,12 @@ def test_a_package_imports_only_from_those_above_it():
     assert not {p for p in pairs if order.index(package_of(p[0])) < order.index(package_of(p[1]))}
 
 
-def test_modules_form_no_circle():
+def test_there_are_no_circular_imports():
     graph = {module: set() for module in MODULES}
     for module, imported in module_imports():
         graph[module].add(imported)
     TopologicalSorter(graph).prepare()
 
 
-def test_few_packages_know_each_other():
+def test_package_dependencies_are_limited():
     assert len(package_imports()) <= MOST_PACKAGE_PAIRS

@@ -58,7 +58,7 @@ def python(built, tmp_path_factory):
     return interpreter
 
 
-def test_train_serve_and_predict_in_an_empty_directory(python, tmp_path):
+def test_the_wheel_trains_and_serves_in_an_empty_directory(python, tmp_path):
     imported_file = run(python, "-c", "import flaskml; print(flaskml.__file__)", cwd=tmp_path)
     assert str(CHECKOUT) not in imported_file
     output = run(python, "-m", "flask", "train", cwd=tmp_path)

@@ -28,7 +28,7 @@ def section(title):
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_the_two_commands():
+def test_both_commands_are_as_agreed():
     first, second = blocks("sh")[:2]
     environment = "python3 -m venv .venv && . .venv/bin/activate && pip install -e"
     assert first.strip() == f"{environment} . && flask train && waitress-serve wsgi:app"
@@ -49,7 +49,7 @@ def without_times(text):
     return re.sub(r"^runtime .*\n", "", text, flags=re.MULTILINE)
 
 
-def test_the_transcript(instance, monkeypatch, serve):
+def test_the_transcript_is_the_real_output(instance, monkeypatch, serve):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(instance))
     monkeypatch.chdir(CHECKOUT)
     transcript = blocks("console")[0]

@@ -47,7 +47,7 @@ def test_the_url_map_is_as_listed(app):
 
 
 @pytest.mark.parametrize("credential", CREDENTIALS)
-def test_every_route_with_every_credential(make_app, server_name, credential):
+def test_guarded_routes_need_a_credential(make_app, server_name, credential):
     has_tokens, peer, headers, refusal = CREDENTIALS[credential]
     if server_name == "waitress-serve" and "X-Forwarded-For" in headers:
         refusal = None  # Waitress removes the header.

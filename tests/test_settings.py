@@ -9,7 +9,7 @@ from flaskml.settings import Settings, find_instance_path, from_environment, rea
 from tests.support.checkout import CHECKOUT
 
 
-def test_defaults():
+def test_defaults_are_as_documented():
     settings = read_settings({"INSTANCE_PATH": "/x"})
     assert (settings.model_name, settings.max_rows, settings.max_body) == ("default", 10_000, 2 * 1024 * 1024)
     assert settings.max_upload == 50_000_000 and settings.admin_token_sha256 == ()
@@ -41,7 +41,7 @@ def test_every_setting_has_a_description():
     assert all(field.description for field in Settings.model_fields.values())
 
 
-def test_instance_path_from_environment_checkout_or_current_folder(tmp_path, monkeypatch):
+def test_instance_path_comes_from_environment_checkout_or_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_instance_path({}) == CHECKOUT / "instance"
     assert find_instance_path({"FLASKML_INSTANCE_PATH": "here"}) == tmp_path / "here"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,10 +78,10 @@ def show(name: str, version: str | None, schema: bool, as_json: bool) -> None:
 )
 @click.option("--target", help="The target column of the sample, which is not a feature.")
 @click.option("--name", required=True, help="The model that the new version belongs to.")
-@click.option("--no-activate", is_flag=True, help="Store and try the version without activating it.")
+@click.option("--no-activate", is_flag=True, help="Store the version and run its trial, but do not activate it.")
 @schema_option
 @runtime_option
-@click.option("--trust", is_flag=True, help="Load a joblib file, which runs code from it, without asking.")
+@click.option("--trust", is_flag=True, help="Do not ask before loading a joblib file. Loading runs the code in it.")
 @as_json
 def add(
     file: Path,
@@ -122,7 +122,8 @@ def add(
         is_active = store.state(name).active == manifest.version
     result = {"model": name, "version": manifest.version, "active": is_active}
     standing = "active" if is_active else "stored"
-    next_command = serve_command_for(name, settings.model_name)
+    activation = f"flask models activate {name} {manifest.version}"
+    next_command = serve_command_for(name, settings.model_name) if is_active else activation
     _echo(result, as_json, lambda: f"{name} version {manifest.version}, {standing}\nnext: {next_command}")
 
 
@@ -153,17 +154,28 @@ def rollback(name: str, as_json: bool) -> None:
         _wait_and_report(store, settings, name, state, as_json)
 
 
-def _wait_and_report(store: ModelStore, settings: Settings, name: str, state: ModelState, as_json: bool) -> None:
-    """Wait until every serving process has the new state, for a few seconds at most, and print the result."""
+def _wait_and_report(
+    store: ModelStore, settings: Settings, name: str, state: ModelState, as_json: bool, changed: str = "version"
+) -> None:
+    """Wait until every serving process has the new state, for a few seconds at most, and print the result.
+
+    `changed` is the changed part of the state, for the message about processes that still have the old one.
+    """
     from flaskml.hot_reload.registry import lagging_processes
     from flaskml.hot_reload.roster import Roster
 
     lagging = [member.pid for member in lagging_processes(store, Roster(settings.instance_path), name, state)]
     result = {"name": name, "active": state.active, "generation": state.generation, "lagging": lagging}
     aliases = f"; aliases: {_alias_list(state.aliases)}" if state.aliases else ""
-    waiting = f"; not yet served by process {', '.join(map(str, lagging))}" if lagging else ""
+    waiting = f"; {_lagging_text(lagging, changed)}" if lagging else ""
     standing = f"version {state.active} is active" if state.active else "has no active version"
     _echo(result, as_json, lambda: f"{name} {standing}{aliases}{waiting}")
+
+
+def _lagging_text(pids: Sequence[int], changed: str) -> str:
+    if len(pids) == 1:
+        return f"process {pids[0]} still serves the old {changed}: see its log, or restart it"
+    return f"processes {', '.join(map(str, pids))} still serve the old {changed}: see their logs, or restart them"
 
 
 @models.command("delete")
@@ -184,7 +196,10 @@ def delete_command(name: str, version: str, as_json: bool) -> None:
 @click.option("--delete", is_flag=True, help="Remove the alias.")
 @as_json
 def alias(name: str, alias: str, version: str | None, delete: bool, as_json: bool) -> None:
-    """Make ALIAS, such as stable, point to VERSION, which then also answers under its own number."""
+    """Give VERSION an alias, such as stable.
+
+    An aliased version stays in memory and answers at /models/NAME/versions/VERSION/predict.
+    """
     if delete is (version is not None):
         raise click.UsageError("Give either a version or --delete.")
     from flaskml.publishing.publish import trial_limits
@@ -196,7 +211,7 @@ def alias(name: str, alias: str, version: str | None, delete: bool, as_json: boo
         else:
             ensure_accepted(store, name, version, trial_limits(settings))
             state = store.alias(name, alias, version)
-        _wait_and_report(store, settings, name, state, as_json)
+        _wait_and_report(store, settings, name, state, as_json, changed="aliases")
 
 
 @models.command("verify")
@@ -205,7 +220,8 @@ def verify(as_json: bool) -> None:
     """Check owner, permissions, signature and digest of every version and state."""
     with open_cli_store() as (store, _):
         rows = [row for name in store.folder_names() for row in _verify_model(store, name)]
-    _echo(rows, as_json, lambda: "\n".join(f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in rows))
+    lines = [f"{row['name']} {row['version']}: {row['fault'] or 'ok'}" for row in rows]
+    _echo(rows, as_json, lambda: "\n".join(lines) or "No model to verify.")
     if any(row["fault"] for row in rows):
         raise SystemExit(1)
 

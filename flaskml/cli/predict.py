@@ -58,8 +58,8 @@ def predict_command(
 ) -> None:
     """Predict each row of FILE (.csv, .jsonl, .npy or .parquet), which may be larger than memory.
 
-    The output has one line for each row, in order. The line of a row that the model refuses is empty; the reasons are
-    printed at the end.
+    The output has one line for each row, in order. A row that the model refuses gets a line with empty cells (CSV) or
+    with null (JSON Lines). The first 20 problems are printed at the end.
     """
     from flaskml.inference.file_scoring import open_row_file, score_rows
 
@@ -152,7 +152,7 @@ class _CsvWriter:
         self._rows_before_header = 0
 
     def write(self, values: list[Any]) -> None:
-        """Write a line for each value, an empty one for None."""
+        """Write a line for each value, with empty cells for None."""
         from flaskml.codecs.answers import encode_csv_line, flatten_cells
 
         for value in values:
@@ -165,12 +165,12 @@ class _CsvWriter:
                 self._rows_before_header += 1
 
     def finish(self) -> None:
-        """Write the header and the empty lines, if there was no prediction."""
+        """Write the header and the lines of the refused rows, if there was no prediction."""
         if not self._header:
             self._write_header(["prediction"])
 
     def _write_header(self, header: list[str]) -> None:
-        """Write the header, and an empty line for each refused row before the first prediction."""
+        """Write the header, and a line with empty cells for each refused row before the first prediction."""
         from flaskml.codecs.answers import encode_csv_line
 
         self._header = header
@@ -204,7 +204,7 @@ class _Report:
 
     def __init__(self, file: IO[bytes] | None, *, strict: bool) -> None:
         self._file, self._strict = file, strict
-        self._row_count = self._refused_count = 0
+        self._row_count = self._refused_count = self._problem_count = 0
         self._first_problems: list[Problem] = []
 
     def add(self, chunk: ScoredChunk) -> None:
@@ -213,6 +213,7 @@ class _Report:
             raise click.ClickException(f"{_problem_line(chunk.problems[0])}. Nothing was written.")
         self._row_count += len(chunk.values)
         self._refused_count += len({problem.row for problem in chunk.problems})
+        self._problem_count += len(chunk.problems)
         self._first_problems += chunk.problems[: MAX_PRINTED_PROBLEMS - len(self._first_problems)]
         if self._file:
             lines = ({"row": p.row, "feature": p.feature, "detail": p.detail} for p in chunk.problems)
@@ -222,7 +223,10 @@ class _Report:
         """Print the first problems and the counts."""
         for problem in self._first_problems:
             click.echo(_problem_line(problem), err=True)
-        click.echo(f"{self._row_count:,} rows, {self._refused_count:,} refused, by {version}", err=True)
+        predicted = f"{self._row_count - self._refused_count:,} rows predicted by {version}"
+        has_more = self._problem_count > len(self._first_problems)
+        hint = "; --refused FILE writes every problem" if has_more and self._file is None else ""
+        click.echo(f"{predicted}, {self._refused_count:,} refused{hint}", err=True)
 
 
 def _problem_line(problem: Problem) -> str:

@@ -39,8 +39,9 @@ FALLBACK_THREADS = 32
 def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
     """Serve the models over HTTP on an event loop, which computes concurrent requests in batches.
 
-    The event loop needs Linux and pip install 'flaskml[fast]'; elsewhere waitress's threads serve, and a message says
-    so. The app is the one that flask finds (--app, wsgi.py), or else one with the models in ./instance.
+    The event loop needs Linux and pip install 'flaskml[fast]'. Without them, `flask serve` runs waitress with threads
+    and prints a message. The app is the one that flask finds (--app, wsgi.py), or else one with the models in
+    ./instance.
 
     WORKERS. Each worker is a process with one event loop. Models are loaded before the workers are forked, so that
     workers share memory (copy-on-write). A worker that dies is replaced, and its successor serves the connections that

@@ -36,7 +36,13 @@ MAX_LISTED_FEATURES = 6
 @click.option(
     "--task", type=click.Choice(["classification", "regression"]), help="The task; by default inferred from the target."
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of split and fit.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Random seed of the train/test split and of the fit.",
+)
 @schema_option
 @runtime_option
 def train_command(data: str, schema: Mapping[str, Any] | None, **options: Any) -> None:
@@ -94,7 +100,7 @@ def _print_summary(training: Training, instance_path: Path, default_name: str) -
         "score": f"{manifest.score} on {manifest.score.rows} held-out rows" if manifest.score else "not measured",
         "model": f"{manifest.model} version {manifest.version}, {_standing(training)}",
         "stored": shortest_path(folder),
-        "next": serve_command_for(manifest.model, default_name),
+        "next": _next_command(training, default_name),
     }
     for label, text in lines.items():
         click.echo(f"{label:<10} {text}")
@@ -104,10 +110,17 @@ def _standing(training: Training) -> str:
     return "active" if training.active == training.manifest.version else f"stored; version {training.active} is active"
 
 
+def _next_command(training: Training, default_name: str) -> str:
+    manifest = training.manifest
+    if training.active == manifest.version:
+        return serve_command_for(manifest.model, default_name)
+    return f"flask models activate {manifest.model} {manifest.version}"
+
+
 def _runtime(manifest: Manifest) -> str:
     """Return the chosen runtime and the measured time per row of each runtime."""
     times = {one.runtime: one.one_row_microseconds for one in manifest.measurements if one.one_row_microseconds}
-    others = [f"{name} {time:.0f}" for name, time in times.items() if name != manifest.runtime]
+    others = [f"{name}: {time:.0f} µs" for name, time in times.items() if name != manifest.runtime]
     compared = f" ({', '.join(others)})" if others else ""
     return f"{manifest.runtime}: {times[manifest.runtime]:.0f} µs per row{compared}"
 

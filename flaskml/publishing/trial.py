@@ -64,7 +64,8 @@ def ensure_accepted(
     """
     store.folder(name, version)
     current_limits = limits.model_dump()
-    verdict = store.state(name).verdict(version, environment_key())
+    state = store.state(name)
+    verdict = state.verdict(version, environment_key())
     if verdict is None or (not verdict.accepted and (retry_rejected or verdict.limits not in (None, current_limits))):
         store.check(name, version)
         verdict = run_trial(store, name, version, limits).model_copy(update={"limits": current_limits})
@@ -72,7 +73,7 @@ def ensure_accepted(
             with contextlib.suppress(FlaskmlError):  # A read-only store is served too; its trials run at each start.
                 store.change(name, lambda state: state.with_verdict(version, environment_key(), verdict))
     if not verdict.accepted:
-        raise VersionRejected(name, version, verdict.reason)
+        raise VersionRejected(name, version, verdict.reason, is_active=state.active == version)
 
 
 def activate_version(

@@ -195,7 +195,8 @@ class ModelStore:
             self.check(name, version)
             verdict = state.verdict(version, environment_key())
             if verdict is None or not verdict.accepted:
-                raise VersionRejected(name, version, verdict.reason if verdict else "it has had no trial here.")
+                rejection = verdict.reason if verdict else "it has had no trial here."
+                raise VersionRejected(name, version, rejection, is_active=state.active == version)
             return state.with_active(version, reason)
 
         return self.change(name, change)

@@ -56,9 +56,12 @@ def _reject_cross_site(request: Request) -> None:
     """
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if site not in (None, "same-origin", "none"):
-        raise AccessDenied("refuses requests from another site")
+        raise AccessDenied("refuses requests from another site", "Use this server's own pages.")
     if origin is not None and origin.partition("://")[2] != request.host:
-        raise AccessDenied("refuses requests from another origin")
+        raise AccessDenied(
+            "refuses requests from another origin",
+            "Use this server's own pages; behind a proxy, pass the Host header on unchanged.",
+        )
 
 
 def _require_token(request: Request, digests: tuple[str, ...]) -> None:

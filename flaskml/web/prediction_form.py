@@ -24,10 +24,12 @@ def render_form(
 ) -> tuple[str, int]:
     """Return the page with the form of the current model, and its status.
 
-    Without a model, the page shows how to get one. `context` holds more variables for the template.
+    Without a predictor, the page shows the reason. `context` holds more variables for the template.
     """
     if isinstance(current, NoPredictor):
-        return render_template("index.html", predictor=None, alert=error_detail(current.reason)), current.reason.status
+        reason = current.reason
+        page = render_template("index.html", predictor=None, title=reason.title, alert=error_detail(reason))
+        return page, reason.status
     if error is not None:
         field_errors = {} if is_terse() else {problem.feature: problem.detail for problem in error.problems}
         context |= {"alert": error_detail(error), "field_errors": field_errors}

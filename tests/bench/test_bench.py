@@ -163,14 +163,14 @@ def test_peers_are_compared_in_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.gauntlet
-def test_health_is_asked_beside_large_predictions() -> None:
+def test_health_latency_is_measured_during_large_predictions() -> None:
     options = ("--health", "--models=gradient-boosting", "--runtimes=sklearn", "--rows=50", "--interval=0.01")
     rows = _table(_run(("bench_peers.py", *TINY, *options)))[1:]
     assert [row[:2] for row in rows] == [["gradient-boosting", "serve-sklearn"]]
     assert all(float(number) > 0 for number in rows[0][2:])
 
 
-def test_a_server_that_predicts_otherwise_is_not_measured(tmp_path: Path) -> None:
+def test_a_server_with_wrong_predictions_is_not_measured(tmp_path: Path) -> None:
     wrong = replace(SIDES["flask-constant"], tolerance=EXACT)
     workload = make_workload("linear", tmp_path)
     with (

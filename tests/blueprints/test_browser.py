@@ -140,7 +140,7 @@ def test_a_bad_value_marks_its_field_and_keeps_the_other_values(site):
     assert Select(site.field("home city")).first_selected_option.text == "Rome"
 
 
-def test_train_watch_the_job_and_predict(own_site, mixed_csv):
+def test_an_uploaded_file_becomes_a_served_model(own_site, mixed_csv):
     own_site.open("/train")
     own_site.field("CSV file").send_keys(str(Path(mixed_csv).resolve()))
     own_site.type("Column to predict", "sold")
@@ -155,7 +155,7 @@ def test_train_watch_the_job_and_predict(own_site, mixed_csv):
     assert own_site.text("output") in ("yes", "no") and own_site.all("meter")
 
 
-def test_activate_and_roll_back(own_site, train_again):
+def test_the_page_activates_and_rolls_back(own_site, train_again):
     own_site.open("/models")
     own_site.browser.find_element(By.LINK_TEXT, "default").click()
     own_site.wait(lambda: "Version 2 is active" in own_site.text())

@@ -30,7 +30,7 @@ def two(trained_twice, store, instance):
     return store
 
 
-def test_the_list_of_models(client):
+def test_models_are_listed(client):
     models = client.get("/models").json["models"]
     assert [(model["name"], model["active"], model["versions"], model["serving"]) for model in models] == [
         ("default", "1", ["1"], "1"),
@@ -38,7 +38,7 @@ def test_the_list_of_models(client):
     ]
 
 
-def test_one_model(client, two):
+def test_a_model_shows_its_history_and_verdicts(client, two):
     model = client.get("/models/default").json
     assert (model["active"], model["versions"], model["serving"], model["aliases"]) == ("1", ["1", "2"], "1", {})
     assert [(entry["version"], entry["reason"]) for entry in model["history"]] == [
@@ -51,12 +51,12 @@ def test_one_model(client, two):
     assert verdict["accepted"] and "32 golden rows" in verdict["reason"]
 
 
-def test_a_manifest(client):
+def test_a_version_shows_its_manifest(client):
     manifest = client.get("/models/homes/versions/1").json
     assert (manifest["model"], manifest["version"], manifest["target"]) == ("homes", "1", "sold")
 
 
-def test_activation_and_rollback(client, two):
+def test_rollback_reverts_an_activation(client, two):
     assert client.post("/predict", json={"feature": 1}).json["version"] == "1"
     answer = client.put("/models/default/active", json={"version": "2"})
     assert answer.status_code == 200 and answer.json["active"] == answer.json["serving"] == "2"
@@ -105,13 +105,13 @@ def test_rollback_without_an_earlier_version_is_a_conflict(client):
         ({"version": "../1"}, 404),
     ],
 )
-def test_invalid_activations(client, body, status):
+def test_invalid_activations_are_refused(client, body, status):
     assert client.put("/models/default/active", json=body).status_code == status
     assert client.put("/models/absent/active", json={"version": "1"}).status_code == 404
     assert client.put("/models/default/active", data=b"{").status_code == 400
 
 
-def test_deletion(client, two):
+def test_an_unused_version_is_deleted(client, two):
     assert client.delete("/models/default/versions/1").status_code == 409
     assert client.delete("/models/default/versions/2").status_code == 204
     assert client.delete("/models/default/versions/2").status_code == 204
@@ -191,7 +191,7 @@ def test_unknown_names_and_versions_are_404(client):
         assert client.get(f"/models/default/versions/{version}").status_code == 404
 
 
-def test_an_empty_store(tmp_path):
+def test_an_empty_store_lists_no_model(tmp_path):
     from flaskml import create_app
 
     app = create_app({"INSTANCE_PATH": tmp_path / "new"})

@@ -152,6 +152,7 @@ def test_a_timestamp_without_offset_is_utc(homes, instance):
 def test_without_a_model_the_page_shows_how_to_train_one(make_app):
     answer = make_app(MODEL_NAME="absent").test_client().get("/")
     assert answer.status_code == 503 and "flask train --name absent" in answer.text and "default, homes" in answer.text
+    assert "<h1>No model</h1>" in answer.text and ">Train a model</a>" in answer.text
 
 
 def test_pages_are_small(homes):

@@ -34,7 +34,7 @@ URLENCODED = "application/x-www-form-urlencoded"
         ),
     ],
 )
-def test_one_row_in_every_body_format(client, body, content_type):
+def test_every_body_format_gives_the_same_prediction(client, body, content_type):
     answer = client.post("/predict", data=body, content_type=content_type)
     assert answer.status_code == 200 and answer.mimetype == "application/json"
     assert answer.json == {"prediction": pytest.approx(20.8956816), "model": "default", "version": "1"}
@@ -125,7 +125,7 @@ def test_methods_that_the_estimator_lacks_are_refused(client):
         assert answer.status_code == 422 and answer.json["detail"].endswith("available methods: predict.")
 
 
-def test_max_body_and_max_rows(make_app):
+def test_max_body_and_max_rows_limit_a_request(make_app):
     body = json.dumps({"instances": [[1.5]] * 3}).encode()
     client = make_app(MAX_BODY=len(body), MAX_ROWS=3).test_client()
     assert client.post("/predict", data=body).status_code == 200
@@ -148,7 +148,7 @@ def test_many_bad_values_get_a_small_answer(make_app):
     assert len(answer.json["errors"]) == MAX_PROBLEMS and "more than 20" in answer.json["detail"]
 
 
-def test_rows_of_mixed_types(homes, home):
+def test_rows_of_mixed_types_are_predicted(homes, home):
     rows = [home, home | {"age": None}, home | {"home city": None, "note": None}]
     answer = homes.post("/predict", json=rows)
     assert answer.status_code == 200 and set(answer.json["predictions"]) <= {"yes", "no"}
@@ -189,7 +189,7 @@ def test_input_is_never_rendered_as_a_template(homes, home):
     assert "{{7*7777777}}" in answer.text and "54444439" not in answer.text
 
 
-def test_probabilities_by_class(homes, home):
+def test_probabilities_are_objects_by_class(homes, home):
     probabilities = homes.post("/predict?method=predict_proba", json=home).json["prediction"]
     assert list(probabilities) == ["no", "yes"] and sum(probabilities.values()) == pytest.approx(1)
     label = homes.post("/predict", json=home).json["prediction"]
@@ -201,7 +201,7 @@ def test_probabilities_by_class(homes, home):
                                    "method=predict_proba&top_k=x", "method=predict_proba&top_k=-1",
                                    "method=predict_proba&top_k=", "method=predict_proba&top_k=1.0",
                                    "method=predict_proba&top_k=١"])  # fmt: skip
-def test_invalid_values_of_top_k(homes, home, query):
+def test_invalid_top_k_is_refused(homes, home, query):
     answer = homes.post(f"/predict?{query}", json=home)
     assert answer.status_code == 422 and "top_k" in answer.json["detail"]
 
@@ -213,7 +213,7 @@ def test_the_error_for_an_unknown_method_lists_the_methods(homes, home):
         assert method in answer.json["detail"]
 
 
-def test_csv_in_and_out(homes, home):
+def test_csv_is_accepted_and_returned(homes, home):
     rows = [home, {**home, "age": None, "note": 'good, "quoted"\nand broken', "member": False}]
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, list(home))

@@ -83,7 +83,7 @@ def test_uploads_have_their_own_limit(make_app):
     client = make_app(MAX_UPLOAD=1_000, MAX_BODY=10).test_client()
     upload = {"data": (io.BytesIO(b"a" * 2_000), "t.csv"), "target": "a"}
     answer = client.post("/train", data=upload)
-    assert answer.status_code == 413 and "MAX_UPLOAD" in answer.json["detail"]
+    assert answer.status_code == 413 and "raise the setting MAX_UPLOAD" in answer.json["detail"]
 
 
 @pytest.mark.thorough

@@ -72,7 +72,7 @@ def canary(files):
     return files / "canary"
 
 
-def test_list(flask_models, two_versions_store):
+def test_list_prints_active_versions_and_aliases(flask_models, two_versions_store):
     two_versions_store.alias("default", "next", "2")
     lines = flask_models("list").stdout.splitlines()
     assert [line.split() for line in lines] == [
@@ -85,11 +85,12 @@ def test_list(flask_models, two_versions_store):
     ]
 
 
-def test_list_of_an_empty_store(flask_models, monkeypatch, tmp_path):
+def test_an_empty_store_lists_no_model(flask_models, monkeypatch, tmp_path):
     monkeypatch.setenv("FLASKML_INSTANCE_PATH", str(tmp_path / "empty"))
     assert flask_models("list").stdout == "No model yet. Train one: flask train\n"
     assert flask_models("list", "--json").stdout == "[]\n"
-    assert flask_models("verify").exit_code == 0
+    assert flask_models("verify").stdout == "No model to verify.\n"
+    assert flask_models("verify", "--json").stdout == "[]\n"
     assert not (tmp_path / "empty").exists()
 
 
@@ -99,7 +100,7 @@ def test_list_shows_the_fault_of_a_damaged_model_and_all_others(flask_models, st
     assert "models/default/state.json" in rows[0]["fault"] and rows[1]["name"] == "homes"
 
 
-def test_show_a_model(flask_models, two_versions_store):
+def test_show_prints_the_history(flask_models, two_versions_store):
     two_versions_store.activate("default", "2", "it is better")
     for options in ([], ["--json"]):
         shown = json.loads(flask_models("show", "default", *options).stdout)
@@ -109,7 +110,7 @@ def test_show_a_model(flask_models, two_versions_store):
         assert all(entry["at"] for entry in shown["history"])
 
 
-def test_show_a_version(flask_models, store):
+def test_show_prints_the_manifest(flask_models, store):
     for options in ([], ["--json"]):
         shown = json.loads(flask_models("show", "homes", "1", *options).stdout)
         assert (shown["model"], shown["version"], shown["target"]) == ("homes", "1", "sold")
@@ -152,12 +153,13 @@ def test_the_question_is_not_part_of_json_output(flask_models, files, swift):
     assert json.loads(flask_models(*add_arguments(files), "--json", typed="y\n").stdout)["version"] == "1"
 
 
-def test_add_without_activating(flask_models, files, store, swift):
+def test_no_activate_keeps_the_active_version(flask_models, files, store, swift):
     result = flask_models(*add_arguments(files, name="default"), "--trust", "--no-activate", "--json")
     assert json.loads(result.stdout) == {"model": "default", "version": "2", "active": False}
     state = store.state("default")
     assert state.active == "1" and state.verdict("2", environment_key()).accepted
-    assert "version 3, stored" in flask_models(*add_arguments(files, name="default"), "--trust", "--no-activate").stdout
+    stdout = flask_models(*add_arguments(files, name="default"), "--trust", "--no-activate").stdout
+    assert stdout == "default version 3, stored\nnext: flask models activate default 3\n"
 
 
 def test_a_sample_may_have_other_columns_in_any_order(flask_models, files, store, swift):
@@ -299,7 +301,7 @@ def test_an_onnx_file_is_added_without_a_question(flask_models, files, store, sw
         (["--data", "README.md"], "README.md"),
     ],
 )
-def test_an_onnx_file_is_refused(flask_models, files, store, options, message):
+def test_an_onnx_file_with_unsuitable_options_is_refused(flask_models, files, store, options, message):
     stderr = flask_models(*add_arguments(files, write_onnx_file(files)), *options, code=1).stderr
     assert message in stderr and "Traceback" not in stderr and "mine" not in store.names()
 
@@ -344,7 +346,7 @@ def test_a_skops_file_without_skops_names_the_extra_to_install(flask_models, fil
     assert "pip install 'flaskml[skops]'" in flask_models(*add_arguments(files, "model.skops"), code=1).stderr
 
 
-def test_activate(flask_models, two_versions_store):
+def test_activate_records_the_activation(flask_models, two_versions_store):
     assert flask_models("activate", "default", "2").stdout == "default version 2 is active\n"
     generation = two_versions_store.state("default").generation
     result = json.loads(flask_models("activate", "default", "1", "--json").stdout)
@@ -352,7 +354,7 @@ def test_activate(flask_models, two_versions_store):
     assert [entry.reason for entry in two_versions_store.state("default").history][-2:] == ["flask models activate"] * 2
 
 
-def test_rollback(flask_models, two_versions_store):
+def test_rollback_activates_the_previous_version(flask_models, two_versions_store):
     flask_models("activate", "default", "2")
     assert flask_models("rollback", "default").stdout == "default version 1 is active\n"
     assert json.loads(flask_models("rollback", "default", "--json").stdout)["active"] == "2"
@@ -366,7 +368,8 @@ def test_a_lagging_process_is_named(flask_models, two_versions_store, instance, 
     other.enter()
     try:
         stdout = flask_models("activate", "default", "2").stdout
-        assert stdout == f"default version 2 is active; not yet served by process {os.getpid()}\n"
+        lagging = f"process {os.getpid()} still serves the old version: see its log, or restart it"
+        assert stdout == f"default version 2 is active; {lagging}\n"
         assert json.loads(flask_models("activate", "default", "1", "--json").stdout)["lagging"] == [os.getpid()]
     finally:
         other.leave()
@@ -377,12 +380,13 @@ def test_a_rejected_version_is_not_activated(flask_models, store, trials):
     trials.rejected.add("2")
     for command in (["activate", "default", "2"], ["alias", "default", "next", "2"]):
         stderr = flask_models(*command, code=1).stderr
-        assert 'Version 2 of "default" was rejected in its trial: the test decided so.' in stderr
+        assert 'Version 2 of "default" was rejected in its trial: the test decided so. The active version' in stderr
+        assert "repeat the trial: flask models activate default 2." in stderr
     state = store.state("default")
     assert state.active == "1" and not state.aliases
 
 
-def test_alias(flask_models, two_versions_store):
+def test_alias_is_stored(flask_models, two_versions_store):
     assert flask_models("alias", "default", "next", "2").exit_code == 0
     result = json.loads(flask_models("alias", "default", "next", "2", "--json").stdout)
     assert result["active"] == "1" and two_versions_store.state("default").aliases == {"next": "2"}
@@ -390,7 +394,7 @@ def test_alias(flask_models, two_versions_store):
         assert "is not a valid alias" in flask_models("alias", "default", alias, "2", code=1).stderr
 
 
-def test_alias_delete(flask_models, two_versions_store):
+def test_alias_delete_is_idempotent(flask_models, two_versions_store):
     flask_models("alias", "default", "next", "2")
     for _ in range(2):
         result = json.loads(flask_models("alias", "default", "next", "--delete", "--json").stdout)
@@ -417,7 +421,7 @@ def test_rollback_skips_deleted_versions(flask_models, two_versions_store):
     assert json.loads(flask_models("rollback", "default", "--json").stdout)["active"] == "1"
 
 
-def test_delete(flask_models, two_versions_store):
+def test_delete_refuses_versions_in_use(flask_models, two_versions_store):
     flask_models("alias", "default", "next", "2")
     for version in ("1", "2"):
         assert "is active or has an alias" in flask_models("delete", "default", version, code=1).stderr
@@ -433,7 +437,7 @@ def test_delete_of_an_unknown_version_is_no_error(flask_models, two_versions_sto
     flask_models("delete", "default", "99")
 
 
-def test_delete_of_the_only_version_twice(flask_models, store):
+def test_delete_of_the_only_version_removes_the_model(flask_models, store):
     put(store, constant(7), "fresh")
     for _ in range(2):
         flask_models("delete", "fresh", "1")
@@ -483,11 +487,11 @@ def test_an_unknown_version_is_an_error(flask_models, command):
         ["nothing"],
     ],
 )
-def test_wrong_use(flask_models, command):
+def test_usage_errors_exit_with_2(flask_models, command):
     assert "Usage:" in flask_models(*command, code=2).stderr
 
 
-def test_verify(flask_models, two_versions_store):
+def test_verify_accepts_an_intact_store(flask_models, two_versions_store):
     checked = [("default", "state"), ("default", "1"), ("default", "2"), ("homes", "state"), ("homes", "1")]
     assert flask_models("verify").stdout.splitlines() == [f"{name} {version}: ok" for name, version in checked]
     assert json.loads(flask_models("verify", "--json").stdout) == [
@@ -557,7 +561,7 @@ def test_verify_reports_a_missing_active_version(flask_models, two_versions_stor
     assert lines[0].startswith("default state: ") and "version 1" in lines[0]
 
 
-def test_verify_without_the_key(flask_models, instance):
+def test_verify_fails_without_the_key(flask_models, instance):
     (instance / "signing.key").unlink()
     lines = flask_models("verify", code=1).stdout.splitlines()
     faulty = [line for line in lines if not line.endswith(": ok")]
@@ -565,7 +569,7 @@ def test_verify_without_the_key(flask_models, instance):
     assert not (instance / "signing.key").exists()
 
 
-def test_verify_with_store_checks_warn(flask_models, store, monkeypatch, caplog):
+def test_store_checks_warn_only_logs(flask_models, store, monkeypatch, caplog):
     monkeypatch.setenv("FLASKML_STORE_CHECKS", "warn")
     (store.root / "homes/1").chmod(0o770)
     flask_models("verify")

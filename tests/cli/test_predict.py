@@ -78,7 +78,7 @@ def test_every_row_is_answered_in_order(run, estimator, tmp_path, suffix):
     file, out = tmp_path / f"rows{suffix}", tmp_path / "answers.csv"
     WRITERS[suffix](file)
     stdout, stderr = run(file, "-o", out)
-    assert stdout == "" and "5,000 rows, 0 refused, by default version 1" in stderr
+    assert stdout == "" and stderr.endswith("5,000 rows predicted by default version 1, 0 refused\n")
     predictions = pd.read_csv(out)["prediction"].tolist()
     assert predictions == estimator.predict(pd.DataFrame(ROWS, columns=NAMES)).tolist()
     assert [path.name for path in tmp_path.iterdir()] == [file.name, out.name] or len(list(tmp_path.iterdir())) == 2
@@ -112,7 +112,7 @@ def test_columns_beside_the_features_are_ignored_and_reported(run, estimator, tm
     }
     writers[suffix]()
     stdout, stderr = run(file)
-    assert "ignored columns: id, the target\n" in stderr and "50 rows, 0 refused" in stderr
+    assert stderr == "ignored columns: id, the target\n50 rows predicted by default version 1, 0 refused\n"
     assert stdout.splitlines()[1:] == estimator.predict(pd.DataFrame(ROWS[:50], columns=NAMES)).tolist()
 
 
@@ -129,7 +129,8 @@ def test_refused_rows_are_reported_and_others_predicted(run, estimator, tmp_path
     file, out, refused = tmp_path / "rows.csv", tmp_path / "answers.jsonl", tmp_path / "refused.jsonl"
     write_invalid_rows(file)
     _, stderr = run(file, "-o", out, "--refused", refused)
-    assert "5,000 rows, 2 refused" in stderr and 'row 0: "x19" must be a finite number' in stderr
+    assert stderr.endswith("4,998 rows predicted by default version 1, 2 refused\n")
+    assert 'row 0: "x19" must be a finite number' in stderr
     predictions = [json.loads(line)["prediction"] for line in out.read_text().splitlines()]
     assert [number for number, value in enumerate(predictions) if value is None] == [0, 3_000]
     expected = estimator.predict(pd.DataFrame(ROWS, columns=NAMES)).tolist()
@@ -138,7 +139,7 @@ def test_refused_rows_are_reported_and_others_predicted(run, estimator, tmp_path
     assert [(problem["row"], problem["feature"]) for problem in problems] == [(0, "x19"), (3_000, None)]
 
 
-def test_a_refused_row_is_an_empty_line_of_csv(run, tmp_path):
+def test_a_refused_row_has_empty_cells_in_csv(run, tmp_path):
     file = tmp_path / "rows.csv"
     write_invalid_rows(file)
     stdout, _ = run(file, "--method", "predict_proba")
@@ -158,7 +159,7 @@ def test_if_all_rows_are_refused_each_has_a_line(run, tmp_path):
     file.write_text(",".join(NAMES) + "\n" + ("a," * 19 + "a\n") * 3)
     stdout, stderr = run(file)
     assert stdout.splitlines()[0] == "prediction" and len(list(csv.reader(stdout.splitlines()))) == 4
-    assert "3 rows, 3 refused" in stderr
+    assert "0 rows predicted by default version 1, 3 refused; --refused FILE writes every problem\n" in stderr
 
 
 def test_a_pipe_or_a_link_as_output_is_not_replaced(run, tmp_path):
@@ -220,16 +221,16 @@ def test_an_array_of_objects_is_not_unpickled(run, tmp_path):
     assert "not an array of numbers" in stderr
 
 
-def test_the_installed_command(instance, tmp_path):
+def test_the_installed_command_predicts_a_file(instance, tmp_path):
     file = tmp_path / "rows.csv"
     write_csv(file, ROWS[:3])
     command = [sys.executable, "-m", "flask", "predict", str(file)]
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
     result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
-    assert len(result.stdout.splitlines()) == 4 and "3 rows, 0 refused" in result.stderr
+    assert len(result.stdout.splitlines()) == 4 and "3 rows predicted by default version 1, 0 refused" in result.stderr
 
 
-def test_usage_errors(run, tmp_path):
+def test_invalid_options_are_errors(run, tmp_path):
     file = tmp_path / "rows.csv"
     write_csv(file, ROWS[:1])
     assert "predict_proba" in run(file, "--method", "transform", code=1)[1]

@@ -39,7 +39,7 @@ def test_without_options_the_regression_data_is_trained(runner, store, instance)
     assert store.state("default").active == "2"
 
 
-def test_a_csv_file(runner, store, mixed_csv):
+def test_a_csv_file_is_trained(runner, store, mixed_csv):
     result = runner.invoke(
         train_command, ["--data", str(mixed_csv), "--target", "sold", "--name", "mine", "--seed", "7"]
     )
@@ -52,12 +52,12 @@ def test_a_csv_file(runner, store, mixed_csv):
 
 
 @pytest.mark.parametrize("data", ["iris", "wine", "diabetes", "breast_cancer"])
-def test_a_built_in_data_set(runner, data):
+def test_a_built_in_data_set_is_trained(runner, data):
     assert runner.invoke(train_command, ["--data", data]).exit_code == 0
 
 
 @pytest.mark.parametrize("runtime", ["sklearn", "onnx"])
-def test_the_runtime_option(runner, store, runtime):
+def test_runtime_selects_the_runtime(runner, store, runtime):
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("skl2onnx")
@@ -65,7 +65,7 @@ def test_the_runtime_option(runner, store, runtime):
     assert result.exit_code == 0, result.output
     manifest = store.manifest("flowers", "1")
     assert manifest.runtime == runtime and bool(manifest.graphs) is (runtime == "onnx")
-    others = "" if runtime == "sklearn" else r" \(sklearn \d+\)"
+    others = "" if runtime == "sklearn" else r" \(sklearn: \d+ µs\)"
     assert re.fullmatch(rf"{runtime}: \d+ µs per row{others}", summary(result)["runtime"])
 
 
@@ -77,7 +77,7 @@ def test_an_unsuitable_runtime_is_an_error(runner, store, mixed_csv):
     assert "mine" not in store.names()
 
 
-def test_the_task_option(runner, mixed_csv):
+def test_task_overrides_the_inferred_task(runner, mixed_csv):
     result = runner.invoke(train_command, ["--data", str(mixed_csv), "--target", "rooms", "--task", "regression"])
     assert summary(result)["task"] == "regression of rooms (as asked for)"
 
@@ -94,7 +94,7 @@ def test_the_task_option(runner, mixed_csv):
         (["--data", "README.md", "--target", "x"], 1, "README.md"),
     ],
 )
-def test_usage_errors(runner, options, code, message):
+def test_invalid_options_are_errors(runner, options, code, message):
     result = runner.invoke(train_command, options)
     assert result.exit_code == code and message in result.output and "Traceback" not in result.output
 
@@ -119,7 +119,7 @@ def flask(*arguments, cwd, **environment):
 
 
 @pytest.mark.thorough
-def test_outside_a_checkout_and_with_a_broken_app(tmp_path):
+def test_training_needs_no_working_wsgi_py(tmp_path):
     (tmp_path / "wsgi.py").write_text("broken")
     environment = {"FLASKML_INSTANCE_PATH": str(tmp_path / "here")}
     result = flask("train", "--name", "iris", "--data", "iris", cwd=tmp_path, **environment)
@@ -152,7 +152,7 @@ def terminal_output(terminal):
             yield chunk
 
 
-def test_flask_run_in_debug_mode(instance):
+def test_flask_run_debug_serves_the_app(instance):
     command = [sys.executable, "-m", "flask", "run", "--debug", "--port", "0"]
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance)}
     with subprocess.Popen(

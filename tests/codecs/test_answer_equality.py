@@ -95,5 +95,5 @@ def test_the_largest_magnitude_ignores_infinities_and_nan():
         ([[1.0]], [[1.5]], False),
     ],
 )
-def test_equality_of_json_values(expected, answered, is_equal):
+def test_json_values_are_equal_within_the_tolerance(expected, answered, is_equal):
     assert answers_equal(expected, answered, relative=1e-6) is is_equal

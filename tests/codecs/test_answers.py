@@ -91,7 +91,7 @@ def read_csv(content):
         ([], [["prediction"]]),
     ],
 )
-def test_answers_as_csv(rows, table):
+def test_answers_are_encoded_as_csv(rows, table):
     assert read_csv(encode_csv(rows)) == table
 
 

@@ -696,7 +696,7 @@ def test_leaked_names_are_found():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_inputs(target, name):
+def test_hostile_inputs_get_the_expected_status(target, name):
     hostile, peak_before = HOSTILE[name], target.peak_memory()
     if target.rejects_head_of(hostile):
         with suppress(ConnectionError):  # The server may close the connection before the request is sent.

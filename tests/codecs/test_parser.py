@@ -50,7 +50,7 @@ def test_one_object_is_a_single_row(parser, value):
         b'{"\\u0069nstances": [' + encode(VALUES) + b"," + encode(ROW) + b"]}",
     ],
 )
-def test_lists_of_rows(parser, body):
+def test_lists_of_rows_are_parsed(parser, body):
     rows = parser.parse_json(body)
     assert not rows.is_single and [row.tolist() for _, row in rows.table.iterrows()] == [VALUES, VALUES]
 
@@ -291,7 +291,7 @@ def test_an_integral_float_becomes_an_integer():
     ],
     ids=str,
 )
-def test_rows_from_python_values(parser, rows):
+def test_python_values_are_parsed(parser, rows):
     assert parser.parse_table(rows).table.iloc[0].tolist() == VALUES
 
 

@@ -27,7 +27,7 @@ def warnings_for(features, rows, layout="frame", **policies):
 
 
 @pytest.mark.parametrize("layout", ["array", "frame"])
-def test_numbers_out_of_range(layout):
+def test_numbers_out_of_range_give_warnings(layout):
     rows = [[18, 1], [80.5, 9], [None, 10], [17.9, 0]]
     age = '"age" is outside the range of the training data, 18.0 to 80.0'
     rooms = '"rooms" is outside the range of the training data, 1 to 9'
@@ -35,7 +35,7 @@ def test_numbers_out_of_range(layout):
     assert warnings == [(1, "age", age), (2, "rooms", rooms), (3, "age", age), (3, "rooms", rooms)]
 
 
-def test_unknown_categories():
+def test_unknown_categories_give_warnings():
     warnings = warnings_for((CITY,), [["Rome"], ["Bern"]])
     assert warnings == [(1, "city", '"city" is not a category of the training data')]
 
@@ -47,7 +47,7 @@ def test_unknown_categories():
         (SEEN, "2021-01-01T01:00:00+01:00", "2021-01-01T00:00:00-01:00"),
     ],
 )
-def test_datetimes_out_of_range(feature, inside, outside):
+def test_datetimes_out_of_range_give_warnings(feature, inside, outside):
     assert [(row, name) for row, name, _ in warnings_for((feature,), [[inside], [outside]])] == [(1, feature.name)]
 
 

@@ -167,12 +167,12 @@ FEW = ("mixed", "dates", "nullable", "categoricals", "whole_numbers")
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", FEW)
 @ONE_SERVER
-def test_valid_and_mutated_rows(ask, tables_store, cases, name):  # noqa: F811
+def test_mutated_rows_are_rejected_by_name(ask, tables_store, cases, name):  # noqa: F811
     check_rows(ask, tables_store, cases[name], name, 8)
 
 
 @pytest.mark.gauntlet
 @pytest.mark.parametrize("name", [make.__name__ for make in TABLES])
 @ONE_SERVER
-def test_many_valid_and_mutated_rows(ask, tables_store, cases, name):  # noqa: F811
+def test_many_mutated_rows_are_rejected_by_name(ask, tables_store, cases, name):  # noqa: F811
     check_rows(ask, tables_store, cases[name], name, 500)

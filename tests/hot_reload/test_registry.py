@@ -229,7 +229,7 @@ def test_a_removed_model_keeps_serving_until_its_name_is_reused(small_store):
     assert answer(slot) == [8.0] and slot.current_manifest.version == "1"
 
 
-def test_a_never_active_model_answers_under_its_alias(small_store):
+def test_an_aliased_version_of_an_inactive_model_answers(small_store):
     accept(small_store, "shadow", put(small_store, constant(9), "shadow"), active=False)
     small_store.alias("shadow", "next", "1")
     registry = registry_of(small_store)

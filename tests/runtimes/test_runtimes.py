@@ -114,7 +114,7 @@ def test_the_answer_to_a_row_does_not_depend_on_other_rows(runtime, loaded, name
 
 # A forest saves and restores the warning filters with each call, and threads see those of each other.
 @pytest.mark.filterwarnings("ignore:`sklearn.utils.parallel.delayed` should be used with")
-def test_threads_call_a_runtime_at_once(runtime, loaded):
+def test_concurrent_calls_get_correct_answers(runtime, loaded):
     rows = ROWS[:20].tolist()
     expected = {method: answer.tolist() for method, answer in answers(runtime, loaded, rows).items()}
     wrong, start = [], threading.Barrier(4)

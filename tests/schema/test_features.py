@@ -116,7 +116,7 @@ def test_the_example_is_made_up_and_accepted(feature, example):
         ({"kind": "integer", "minimum": 1, "maximum": 8}, {"out_of_range": "refuse"}, (1, 8)),
     ],
 )
-def test_bounds_of_numbers_in_requests(feature, options, bounds):
+def test_bounds_follow_dtype_magnitude_and_range(feature, options, bounds):
     schema = Schema(features=(Feature(name="a", **feature),), layout="frame", **options)
     assert schema.bounds(schema.features[0]) == bounds
 

@@ -59,7 +59,7 @@ def test_kinds_and_statistics_are_learnt(frame):
          "datetime64[ns, Europe/Oslo]", "NaT"),
     ],
 )  # fmt: skip
-def test_kind_dtype_and_missing_marker_of_a_column(column, kind, dtype, missing):
+def test_kind_dtype_and_missing_marker_are_learnt(column, kind, dtype, missing):
     feature = schema_from_frame(pd.DataFrame({"a": column})).features[0]
     assert (feature.kind, feature.dtype, feature.missing) == (kind, dtype, missing)
 

@@ -357,7 +357,7 @@ def test_the_header_cache_is_bounded():
     assert len(cache) <= 4 * MAX_CACHED_BLOCKS + 2 and cache.get(b"x" * (MAX_CACHED_BLOCK_BYTES + 1)) is None
 
 
-def test_more_header_blocks_than_the_cache_holds():
+def test_header_cache_eviction_changes_no_response():
     with event_loop_server(echo_app) as port, closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
         for number in range(3 * MAX_CACHED_BLOCKS):
             for value in (f"new {number}", "usual"):
@@ -436,7 +436,7 @@ def test_stopping_a_closed_loop_writes_to_no_descriptor():
     servers[0].wake()
 
 
-def test_a_unix_socket(tmp_path):
+def test_a_unix_socket_is_served(tmp_path):
     path = str(tmp_path / "s")
     servers, ready = [], threading.Event()
 

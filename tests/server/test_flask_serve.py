@@ -19,7 +19,7 @@ def server(serve):
     return serve("flask serve")
 
 
-def test_version_swaps_under_load(server, store, trials):
+def test_activations_under_load_fail_no_request(server, store, trials):
     put(store, constant(7))
     ensure_accepted(store, "default", "2", TrialLimits())
     stopped, responses = threading.Event(), []

@@ -51,14 +51,14 @@ def test_a_form_content_type_accepts_json_and_forms(server, body):
     assert {"model": "default", "version": "1"}.items() <= answer.items()
 
 
-def test_several_rows_in_one_request(server):
+def test_several_rows_get_several_predictions(server):
     for body in ([{"feature": 0.5}, {"feature": 1}], {"instances": [[0.5], [1]]}):
         status, answer = server.json("POST", "/predict", body)
         assert status == 200 and len(answer["predictions"]) == 2 and list(answer) == ["predictions", "model", "version"]
     assert server.json("POST", "/predict", [])[1]["predictions"] == []
 
 
-def test_mixed_table_equals_the_estimator(server, store):
+def test_mixed_rows_get_the_estimators_predictions(server, store):
     rows = [HOME, HOME | {"age": None, "home city": None}, HOME | {"note": None, "member": False, "rooms": 7.0}]
     loaded = load_active(store, "homes")
     table = SchemaTableBuilder(loaded.manifest.schema_).build([tuple(row.values()) for row in rows])
@@ -83,7 +83,7 @@ def test_training_activates_the_new_version(serve):
 
 @pytest.mark.thorough
 @pytest.mark.contract("flask serve")
-def test_training_from_an_uploaded_file(serve, mixed_csv):
+def test_training_accepts_an_uploaded_file(serve, mixed_csv):
     server = serve()
     boundary = "frontier"
     body = b"".join(

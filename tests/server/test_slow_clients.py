@@ -301,7 +301,7 @@ def test_the_connection_that_has_waited_longest_is_closed_first():
             assert read_all(evicted) == b""
 
 
-def test_more_connections_than_select_supports(descriptors):
+def test_connections_above_the_select_limit_are_served(descriptors):
     with event_loop_server(LargeApp()) as port, ExitStack() as held:
         for _ in range(1_100):
             held.enter_context(closing(connect(port)))

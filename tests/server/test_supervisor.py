@@ -306,7 +306,7 @@ def test_a_worker_that_fails_at_its_start_is_restarted_with_back_off(service):
     assert running.process.wait(10) == 0
 
 
-def test_flask_serve_with_two_workers(serve):
+def test_an_activation_reaches_both_workers(serve):
     server = serve("flask serve", "--workers", "2")
     assert server.json("POST", "/predict", {"feature": 0.5})[0] == 200
     status, answer = server.json("PUT", "/models/default/active", {"version": "1"})

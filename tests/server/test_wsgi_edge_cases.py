@@ -187,7 +187,7 @@ def test_a_failing_generator_truncates_its_response_and_no_other(port):
     assert is_healthy(port)
 
 
-def test_a_large_body_that_arrives_slowly(port):
+def test_a_slow_upload_blocks_no_other_client(port):
     with connect(port) as client:
         content = request_bytes("/digest", "POST", body=LARGE, version="1.0")
         for start in range(0, len(content), 2**17):

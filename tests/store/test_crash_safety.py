@@ -304,7 +304,7 @@ def test_every_fsync_is_needed(start_contents, scratch):
     assert places - needed == set()
 
 
-def test_the_power_cut_model_of_a_file_and_its_name(scratch):
+def test_the_power_cut_model_covers_content_and_name(scratch):
     root = write_tree(frozenset({("a", b"old")}), scratch / "recorded")
     cut = PowerCut(root)
     with intercepted(root, cut), Disk().create(root / "b") as file:

@@ -89,7 +89,7 @@ def _append_second(disk, path, order):
         order.append("second")
 
 
-def test_a_lock_without_waiting(tmp_path):
+def test_lock_file_does_not_wait(tmp_path):
     with (tmp_path / "a").open("wb") as holder, (tmp_path / "a").open("rb") as other:
         assert lock_file(holder)
         assert not lock_file(other, shared=True)

@@ -92,7 +92,7 @@ def test_verdicts_are_stored_by_version_and_environment():
     assert state.with_verdict("1", "there", ACCEPTED).verdict("1", "there") == ACCEPTED
 
 
-def test_served_and_retained_versions():
+def test_active_and_aliased_versions_are_served():
     assert EMPTY_STATE.served() == EMPTY_STATE.retained(STORED) == set()
     state = activated("1", "2", "3").with_alias("stable", "7")
     assert state.served() == {"3", "7"} and state.retained(STORED) == {"3", "7", "2"}

@@ -11,7 +11,7 @@ SIZES = {"regression": (100, 1), "iris": (150, 4), "wine": (178, 13), "diabetes"
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_shape_of_a_built_in_data_set(name):
+def test_built_in_data_sets_have_their_known_shapes(name):
     dataset = built_in(name)
     assert dataset.features.shape == SIZES[name] and len(dataset.target) == SIZES[name][0]
 

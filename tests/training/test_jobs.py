@@ -139,7 +139,7 @@ def test_later_jobs_run_after_a_temporarily_full_disk(make_jobs, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1_000])
-def test_an_empty_or_damaged_job_table(make_jobs, tmp_path, content):
+def test_a_damaged_job_table_is_reported(make_jobs, tmp_path, content):
     (tmp_path / "jobs.sqlite3").write_bytes(content)
     jobs = make_jobs()
     if content:
@@ -159,7 +159,7 @@ def test_an_unknown_job_is_not_found(make_jobs, tmp_path):
     assert not (tmp_path / "jobs.sqlite3").exists()
 
 
-def test_an_instance_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_instance_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("x")
     jobs = Jobs(settings_for(tmp_path / "file"), Roster(tmp_path / "file"), lambda: None)
     with pytest.raises(StorageFailed) as caught:
@@ -167,7 +167,7 @@ def test_an_instance_folder_that_cannot_be_written(tmp_path):
     assert caught.value.status == 507
 
 
-def test_an_upload_that_cannot_be_stored(make_jobs):
+def test_a_failed_upload_fails_the_job(make_jobs):
     class Broken(io.BytesIO):
         def read(self, *arguments):
             raise OSError(28, "No space left on device")

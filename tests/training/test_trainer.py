@@ -23,21 +23,21 @@ def predict(fitted, rows):
     return fitted.estimator.predict(Parser(fitted.facts.schema_, max_rows=10_000).parse_table(rows).table)
 
 
-def test_the_default_model(trained):
+def test_the_default_model_is_a_linear_regression(trained):
     manifest = ModelStore(trained).manifest("default", "1")
     assert (manifest.rows, manifest.score.rows, manifest.estimator) == (100, 20, "LinearRegression")
     assert manifest.score.value > 0.999
 
 
 @pytest.mark.parametrize("name", ["iris", "wine", "diabetes", "breast_cancer"])
-def test_a_built_in_data_set(name):
+def test_built_in_data_sets_are_fitted(name):
     facts = fit(TrainingSpec(data=name), ignore).facts
     assert facts.score.value > (0.3 if name == "diabetes" else 0.9)
     assert facts.task == ("regression" if name == "diabetes" else "classification")
 
 
 @pytest.mark.parametrize("rows", [300, 1_500])
-def test_a_mixed_table(tmp_path, rows):
+def test_a_table_of_mixed_types_is_fitted(tmp_path, rows):
     table = mixed_table(rows)
     fitted = fit_on(tmp_path, table, target="sold")
     assert fitted.facts.score.value > 0.8
@@ -78,7 +78,7 @@ def test_the_stored_model_is_fitted_on_all_rows(tmp_path):
     assert predict(fitted, [[100.0]]) == pytest.approx([slope * 100 + intercept])
 
 
-def test_the_task_option(tmp_path):
+def test_the_task_option_overrides_the_rule(tmp_path):
     table = pd.DataFrame({"x": np.arange(40.0), "y": [0, 1] * 20})
     assert fit_on(tmp_path, table, target="y").facts.task == "classification"
     fitted = fit_on(tmp_path, table, target="y", task="regression")
@@ -131,7 +131,7 @@ def test_a_text_target_is_refused_for_regression(tmp_path):
         fit_on(tmp_path, mixed_table(), target="sold", task="regression")
 
 
-def test_a_class_with_one_row(tmp_path):
+def test_a_class_with_one_row_is_accepted(tmp_path):
     table = pd.DataFrame({"x": np.arange(40.0), "y": ["a"] * 20 + ["b"] * 19 + ["c"]})
     assert set(predict(fit_on(tmp_path, table, target="y"), table[["x"]])) <= {"a", "b", "c"}
 
@@ -142,24 +142,24 @@ def test_without_a_class_after_the_split_there_is_no_score(tmp_path):
     assert True in scores
 
 
-def test_a_rare_class_in_a_long_table(tmp_path):
+def test_a_rare_class_is_accepted_by_gradient_boosting(tmp_path):
     table = pd.DataFrame({"x": np.arange(12_000.0), "y": ["a", "b"] * 5_999 + ["a", "c"]})
     assert fit_on(tmp_path, table, target="y").facts.estimator.endswith("HistGradientBoostingClassifier")
 
 
-def test_texts_without_words(tmp_path):
+def test_texts_without_words_are_fitted(tmp_path):
     table = pd.DataFrame({"x": [f"{i}.5%" for i in range(60)], "c": [chr(0x4E00 + i) for i in range(60)]})
     table["y"] = np.arange(60.0) / 7
     assert [feature.kind for feature in fit_on(tmp_path, table, target="y").facts.schema_.features] == ["text", "text"]
 
 
-def test_labels_beyond_64_bits(tmp_path):
+def test_labels_beyond_int64_are_predicted(tmp_path):
     table = pd.DataFrame({"x": np.arange(40.0), "y": [2**63 + 5, 2**63 + 9] * 20})
     fitted = fit_on(tmp_path, table, target="y", task="classification")
     assert set(predict(fitted, table[["x"]]).tolist()) <= {2**63 + 5, 2**63 + 9}
 
 
-def test_strange_column_names(tmp_path):
+def test_special_characters_in_column_names_are_accepted(tmp_path):
     table = mixed_table(100).rename(columns={"age": "quo\"te, 's", "rooms": "{{7*7}}", "note": "zeile\n2"})
     fitted = fit_on(tmp_path, table, target="sold")
     assert "quo\"te, 's" in fitted.facts.schema_.names
