@@ -108,13 +108,13 @@ def _probe_rows(batcher: Batcher, method: str) -> int | None:
 def _slice_rows(batcher: Batcher, method: str) -> int:
     """Return the largest power of two of rows that takes at most `MAX_SLICE_SECONDS`, or twice as long as one row.
 
-    In smaller slices, the fixed cost of each call would dominate.
+    In smaller slices, the fixed cost of each call would dominate. Every size is considered, because a disturbance of
+    the machine may have delayed the calls of a smaller one.
     """
-    costs, size = batcher.costs[method], 1
+    costs = batcher.costs[method]
     limit = max(MAX_SLICE_SECONDS, 2 * (costs.estimate(1) or 0))
-    while size < MAX_PROBE_ROWS and (costs.estimate(2 * size) or 0) <= limit:
-        size *= 2
-    return size
+    sizes = (1 << power for power in range(MAX_PROBE_ROWS.bit_length()))
+    return max(size for size in sizes if size == 1 or (costs.estimate(size) or 0) <= limit)
 
 
 def gil_held_share(call: Callable[[], object]) -> float:

@@ -117,6 +117,13 @@ def test_a_held_gil_is_distinguished_from_a_released_one():
     assert min(gil_held_share(lambda: time.sleep(0.1)) for _ in range(5)) < GIL_HELD_SHARE
 
 
+def test_a_delayed_call_does_not_make_slices_small():
+    batcher = batcher_of(lambda table, method: table[:, 0])
+    for power in range(11):
+        batcher.costs["predict"].record(2**power, 0.05 if power in (1, 2) else 0.0015)
+    assert warmup._slice_rows(batcher, "predict") == 2048
+
+
 def test_the_probe_leaves_no_thread():
     before = threading.active_count()
     gil_held_share(lambda: time.sleep(0.01))
