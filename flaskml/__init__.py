@@ -20,6 +20,8 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     its predictions answer 503. The factory starts no thread and runs no prediction, so the app survives a fork. Raises
     `InvalidSetting`.
     """
+    from flask import Flask
+
     from flaskml.blueprints import BLUEPRINTS
     from flaskml.hot_reload.registry import Registry
     from flaskml.hot_reload.roster import Roster
@@ -29,10 +31,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
     from flaskml.server.startup_log import name_model_in_startup_log
     from flaskml.training.jobs import Jobs
     from flaskml.web import setup as web
-    from flaskml.web.lean import Lean
 
     settings, values = web.flask_settings(config)
-    app = Lean(__name__, instance_path=str(settings.instance_path))
+    app = Flask(__name__, instance_path=str(settings.instance_path))
     app.config.update(values)
 
     store = open_store(settings)
@@ -52,7 +53,8 @@ def create_app(config: Mapping[str, Any] | None = None, *, slot: ModelSlot | Non
         app.register_blueprint(blueprint)
     web.install_hooks(app)
     web.compile_templates(app)
-    name_model_in_startup_log(lambda: describe_current(slot.current))
+    direct = app.extensions["direct"] = web.answer_predictions_directly(app, settings)
+    name_model_in_startup_log(lambda: describe_current(slot.current), direct.describe)
     return app
 
 

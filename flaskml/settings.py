@@ -77,6 +77,13 @@ class Settings(BaseModel):
     trial_memory: Annotated[int, Field(ge=2**26)] = 2 * 1024**3
     """Memory of a trial, in bytes, beyond four times the size of the model file and the memory of the libraries."""
 
+    threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Threads of a `flask serve` worker that serve views; as many again serve predictions that go through Flask."""
+
+    direct: Literal["auto", "always", "never"] = "auto"
+    """`auto`: predictions in JSON are answered without Flask if no code of the app would notice; `always`: even if
+    hooks of the app would; `never`: they go through Flask."""
+
     max_queue: Annotated[int, Field(ge=1)] = 1024
     """Largest number of unanswered requests per `flask serve` worker. Further ones get 503 at once (load shedding),
     because all requests would wait long."""

@@ -17,9 +17,7 @@ from tests.support.packages import MODULES
 
 UNPOLISHED = (
     "flaskml/codecs/csv_tables.py",
-    "flaskml/server/greenlets.py",
     "flaskml/training/",
-    "flaskml/web/lean.py",
 )
 """Code that is about to be replaced; it was moved as it is."""
 

@@ -13,8 +13,7 @@ from flaskml.inference.slot import ModelSlot
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.access import is_guarded
 from flaskml.web.bodies import ActivationRequest
-from flaskml.web.current import registry_of, settings_of
-from flaskml.web.lean import this_app, this_request
+from flaskml.web.current import registry_of, settings_of, this_app, this_request
 from flaskml.web.openapi import ApiDescription, ApiRoute, ServedModel, description_of, documented, openapi_document
 from flaskml.web.replies import json_reply
 

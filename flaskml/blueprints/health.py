@@ -6,8 +6,7 @@ from flask import Blueprint, Response
 
 from flaskml.errors import Draining
 from flaskml.server.policy import ENVIRON_KEY
-from flaskml.web.current import default_slot
-from flaskml.web.lean import this_app, this_request
+from flaskml.web.current import default_slot, this_app, this_request
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply
 

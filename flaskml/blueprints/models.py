@@ -15,8 +15,7 @@ from flaskml.store.manifest import environment_key
 from flaskml.store.model_store import ModelStore
 from flaskml.store.state import ModelState
 from flaskml.web.bodies import ActivationRequest, limit_body, parse_body, translate_validation_errors
-from flaskml.web.current import registry_of, settings_of, store_of, trial_limits_of, watcher_of
-from flaskml.web.lean import may_block, this_app, this_request
+from flaskml.web.current import registry_of, settings_of, store_of, this_app, this_request, trial_limits_of, watcher_of
 from flaskml.web.negotiation import prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply, page_or_json, see_other
@@ -26,7 +25,6 @@ bp = Blueprint("models", __name__)
 
 @bp.get("/models")
 @documented("models", {200: "Models"})
-@may_block
 def list_models() -> Response:
     """List every model with its versions and its active version."""
     app = this_app()
@@ -36,7 +34,6 @@ def list_models() -> Response:
 
 @bp.get("/models/<model_name:name>")
 @documented("models", {200: "Model"}, errors=(404, 503))
-@may_block
 def show_model(name: str) -> Response:
     """Show one model: its versions, features, aliases, trial verdicts and activation history."""
     app = this_app()
@@ -53,7 +50,6 @@ def show_model(name: str) -> Response:
 
 @bp.get("/models/<model_name:name>/versions/<version:version>")
 @documented("models", {200: "Manifest"}, errors=(404, 503))
-@may_block
 def show_version(name: str, version: str) -> Response:
     """Show the manifest of a version."""
     store = store_of(this_app())
@@ -71,14 +67,12 @@ def show_version(name: str, version: str) -> Response:
     errors=(400, 404, 409, 413, 422, 503, 507),
     request_schema="ActivationRequest",
 )
-@may_block
 def activate(name: str) -> Response:
     """Activate a version, and answer when every process serves it."""
     return _activate(this_app(), name, parse_body(ActivationRequest))
 
 
 @bp.post("/models/<model_name:name>/active")
-@may_block
 def activate_from_page(name: str) -> Response:
     """Activate a version from the form of the model's page."""
     app, request = this_app(), this_request()
@@ -90,7 +84,6 @@ def activate_from_page(name: str) -> Response:
 
 @bp.post("/models/<model_name:name>/rollback")
 @documented("models", {200: "Activated", 202: "Activated"}, errors=(404, 409, 413, 503, 507))
-@may_block
 def roll_back(name: str) -> Response:
     """Activate the version that was active before the current one."""
     app = this_app()
@@ -101,7 +94,6 @@ def roll_back(name: str) -> Response:
 
 @bp.delete("/models/<model_name:name>/versions/<version:version>")
 @documented("models", {204: None}, errors=(404, 409, 413, 503, 507))
-@may_block
 def delete(name: str, version: str) -> Response:
     """Delete a version that is neither active nor aliased."""
     app = this_app()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from flaskml.web.current import default_slot, named_slot
-from flaskml.web.lean import this_app, this_request
+from flaskml.web.current import default_slot, named_slot, this_app, this_request
 from flaskml.web.prediction_form import render_form
 
 bp = Blueprint("pages", __name__)

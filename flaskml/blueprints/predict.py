@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from functools import lru_cache
 from typing import Any
 
 from flask import Blueprint, Flask, Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.http import parse_options_header
 
 from flaskml.codecs.answers import PER_CLASS_METHODS, encode_csv
 from flaskml.codecs.rows import Rows
@@ -18,17 +16,16 @@ from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, Un
 from flaskml.inference.slot import Current
 from flaskml.web.access import changes_no_state
 from flaskml.web.bodies import limit_body
-from flaskml.web.current import default_slot, named_slot, settings_of
-from flaskml.web.lean import this_app, this_request
-from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers, prefers_page
+from flaskml.web.current import default_slot, named_slot, settings_of, this_app, this_request
+from flaskml.web.direct import answered_directly
+from flaskml.web.negotiation import CSV, FORM_MEDIA_TYPES, is_json, media_type_of, prefers, prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.prediction_form import render_form
-from flaskml.web.replies import json_reply, problems_as_json
+from flaskml.web.replies import is_terse, json_reply, problems_as_json
 
 bp = Blueprint("predict", __name__)
 
 URLENCODED, MULTIPART = FORM_MEDIA_TYPES
-CSV = "text/csv"
 NPY = "application/x-npy"
 ACCEPTED_MEDIA_TYPES = f"application/json, {CSV}, {NPY}, {URLENCODED} or {MULTIPART}"
 
@@ -43,12 +40,12 @@ MAX_SHOWN_CLASSES = 10
 
 _JSON_START = re.compile(rb"\s*[{\[]")
 _TOP_K = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
-_JSON_TYPE = re.compile(r"(application/(.+\+)?json)?\Z")
 
 
 @bp.post("/predict")
 @documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), request_schema="rows")
 @changes_no_state
+@answered_directly
 def predict() -> Response | tuple[str, int]:
     """Predict each row of the body with the default model."""
     app = this_app()
@@ -58,6 +55,7 @@ def predict() -> Response | tuple[str, int]:
 @bp.post("/models/<model_name:name>/predict")
 @documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), request_schema="rows")
 @changes_no_state
+@answered_directly
 def predict_with_model(name: str) -> Response | tuple[str, int]:
     """Predict each row of the body with the active version of a model."""
     app = this_app()
@@ -67,6 +65,7 @@ def predict_with_model(name: str) -> Response | tuple[str, int]:
 @bp.post("/models/<model_name:name>/versions/<version:version>/predict")
 @documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), request_schema="rows")
 @changes_no_state
+@answered_directly
 def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
     """Predict each row of the body with a version that is active or has an alias."""
     app = this_app()
@@ -85,7 +84,7 @@ def answer(app: Flask, request: Request, predictor: Current) -> Response | tuple
     warnings = predictor.range_warnings.find(rows)
     if prefers(request, CSV):
         return csv_reply(predictor, values, len(warnings))
-    warnings_json = problems_as_json(warnings) if warnings else ()
+    warnings_json = problems_as_json(warnings, terse=is_terse()) if warnings else ()
     return json_reply(predictor.encode_answer(rows, values, warnings_json))
 
 
@@ -121,7 +120,7 @@ def read_rows(predictor: Current, request: Request, *, is_form: bool) -> Rows:
         raise UnsupportedMediaType(f"Content-Encoding {encoding}", "an unencoded body")
     if is_form:
         return read_form(predictor, request)
-    declared_type = media_type(request.environ.get("CONTENT_TYPE", ""))
+    declared_type = media_type_of(request.environ.get("CONTENT_TYPE", ""))
     if declared_type == CSV:
         return predictor.parser.parse_csv(read_body(request))
     if declared_type == NPY:
@@ -131,7 +130,7 @@ def read_rows(predictor: Current, request: Request, *, is_form: bool) -> Rows:
     except NotParseable:
         # JSON under any other Content-Type is accepted, because curl and scripts often declare a wrong one. A body
         # that is not JSON is then a 415.
-        if _JSON_TYPE.match(declared_type) or declared_type == URLENCODED:
+        if is_json(declared_type) or declared_type == URLENCODED:
             raise
         raise UnsupportedMediaType(declared_type, ACCEPTED_MEDIA_TYPES) from None
 
@@ -146,15 +145,9 @@ def read_body(request: Request) -> bytes:
     return request.get_data(cache=False)  # The length is unknown, or the stream is partly read.
 
 
-@lru_cache(maxsize=256)
-def media_type(content_type: str) -> str:
-    """Return the media type of a Content-Type header, in lower case and without parameters."""
-    return parse_options_header(content_type)[0].lower()
-
-
 def has_form_body(request: Request) -> bool:
     """Return whether the body is a form. `curl -d '{...}'` declares a form, but sends JSON."""
-    declared_type = media_type(request.environ.get("CONTENT_TYPE", ""))
+    declared_type = media_type_of(request.environ.get("CONTENT_TYPE", ""))
     if declared_type == URLENCODED:
         return not _JSON_START.match(request.get_data(parse_form_data=False))
     return declared_type == MULTIPART

@@ -12,8 +12,7 @@ from flaskml.settings import MODEL_NAME_PATTERN
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
 from flaskml.web.bodies import limit_body, translate_validation_errors
-from flaskml.web.current import default_slot, jobs_of, settings_of
-from flaskml.web.lean import may_block, this_app, this_request
+from flaskml.web.current import default_slot, jobs_of, settings_of, this_app, this_request
 from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers_page
 from flaskml.web.openapi import documented
 from flaskml.web.replies import json_reply, page_or_json, see_other
@@ -40,7 +39,6 @@ def show_training() -> Response:
     errors=(400, 413, 415, 422, 429, 507),
     request_schema="TrainingSpec",
 )
-@may_block
 def train() -> Response:
     """Queue a training job. The body is JSON with the name of a built-in data set, or multipart with a CSV file."""
     app, request = this_app(), this_request()
@@ -56,7 +54,6 @@ def train() -> Response:
 
 @bp.get("/jobs")
 @documented("training", {200: "Jobs"}, errors=(503,))
-@may_block
 def list_jobs() -> Response:
     """List all jobs, newest first."""
     return page_or_json("jobs.html", {"jobs": [job.to_dict() for job in jobs_of(this_app()).table.all()]})
@@ -64,7 +61,6 @@ def list_jobs() -> Response:
 
 @bp.get("/jobs/<job_id>")
 @documented("training", {200: "Job"}, errors=(404, 503))
-@may_block
 def show_job(job_id: str) -> Response:
     """Show one job. When it has succeeded, a browser is redirected to the new version."""
     job = jobs_of(this_app()).table.get(job_id)

@@ -20,8 +20,9 @@ from flaskml.cli import errors_as_messages
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 """Paths of the health checks, which are answered before all other requests, under any load."""
 
-FALLBACK_THREADS = 32
-"""Threads of waitress where the event loop cannot run: as many calls may share a batch."""
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""Seconds after which a thread that computes in Python gives the GIL to one that waits for it. The event loop waits for
+the GIL after each system call."""
 
 
 @click.command("serve")
@@ -37,11 +38,14 @@ FALLBACK_THREADS = 32
 )
 @pass_script_info
 def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
-    """Serve the models over HTTP on an event loop, which computes concurrent requests in batches.
+    """Serve the models over HTTP: predictions on an event loop, in batches, and all other requests on threads.
 
-    The event loop needs Linux and pip install 'flaskml[fast]'. Without them, `flask serve` runs waitress with threads
-    and prints a message. The app is the one that flask finds (--app, wsgi.py), or else one with the models in
-    ./instance.
+    The event loop needs Linux; elsewhere, `flask serve` runs waitress and prints a message. The app is the one that
+    flask finds (--app, wsgi.py), or else one with the models in ./instance.
+
+    PREDICTIONS. The event loop answers predictions in JSON itself, without Flask, if no hook, signal or middleware of
+    the app would notice; the startup line says which one would. DIRECT=always or never overrides that. All other
+    requests run on THREADS threads, as on waitress-serve.
 
     WORKERS. Each worker is a process with one event loop. Models are loaded before the workers are forked, so that
     workers share memory (copy-on-write). A worker that dies is replaced, and its successor serves the connections that
@@ -76,7 +80,7 @@ def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | Non
     is_single_process = workers == 1 or unix_socket is not None
     with errors_as_messages():
         if not is_supported():
-            click.echo("Serving on threads: the event loop needs Linux and pip install 'flaskml[fast]'.", err=True)
+            click.echo("Serving on waitress: the event loop of flask serve needs Linux.", err=True)
             _serve_on_threads(_load_app(info), host, port, unix_socket)
         elif is_single_process:
             _serve_on_event_loop(_load_app(info), host=host, port=port, unix_socket=unix_socket)
@@ -112,13 +116,19 @@ def _serve_on_event_loop(app: Any, on_ready: Callable[[], None] | None = None, *
     app.extensions["watcher"].ensure_started()
     app.extensions["registry"].warm_up()
     settings = app.extensions["settings"]
+    handler = app.extensions["direct"]
+    handler.bypasses_middleware = True
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     policy = ServerPolicy(
-        drain_seconds=settings.drain_timeout, queue_limit=settings.max_queue, priority_paths=HEALTH_PATHS
+        drain_seconds=settings.drain_timeout,
+        queue_limit=settings.max_queue,
+        priority_paths=HEALTH_PATHS,
+        threads=settings.threads,
     )
     max_bytes = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
     # A body with chunked transfer coding is longer on the wire. The app enforces the exact limit of each route.
     limits = {"connection_limit": max_connections(), "max_request_body_size": max_bytes + max_bytes // 8 + 2**16}
-    server = build_server(app, **address, policy=policy, **limits)
+    server = build_server(app, **address, policy=policy, handler=handler, **limits)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     if on_ready is None and not (sys.stdin and sys.stdin.isatty()):  # On a terminal, SIGHUP means that it has closed.
@@ -173,7 +183,7 @@ def _serve_on_threads(app: Any, host: str, port: int, unix_socket: str | None) -
     from waitress import create_server
 
     address = {"unix_socket": unix_socket} if unix_socket else {"host": host, "port": port}
-    server = create_server(app, threads=FALLBACK_THREADS, **address)
+    server = create_server(app, threads=app.extensions["settings"].threads, **address)
     _log_address(server, unix_socket)
     server.run()
 

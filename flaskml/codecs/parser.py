@@ -61,16 +61,24 @@ class Parser:
 
         Rows under "instances" are objects, or lists of values in schema order. Duplicate keys: the last one wins.
         """
-        try:
-            if (rows := self._parse_json_fast(body)) is not None:
-                return rows
-        except ValidationError:
-            pass  # Its errors may be far larger than the body. They are freed before the second parse below.
+        rows = self.parse_valid_json(body)
+        if rows is not None:
+            return rows
         document = decode_json(body)
         rows_sent, is_single = _rows_of_document(document)
         if len(rows_sent) > self.max_rows:
             raise TooManyRows(self.max_rows)
         return self._validate_each(rows_sent, is_single=is_single, allow_lists=not isinstance(document, list))
+
+    def parse_valid_json(self, body: bytes) -> Rows | None:
+        """Return the rows of a valid JSON body, as `parse_json` does; None for a body that it must read again.
+
+        A body is read again to report its problems.
+        """
+        try:
+            return self._parse_json_fast(body)
+        except ValidationError:
+            return None  # Its errors may be far larger than the body. They are freed on return.
 
     def _parse_json_fast(self, body: bytes) -> Rows | None:
         """Return the rows of a valid JSON body, or None if a value is missing. Raises pydantic's `ValidationError`."""

@@ -1,7 +1,7 @@
 """Batching: concurrent requests for the same predictor and method share one call to the estimator.
 
-A lane decides how a caller waits. On threads, the default lane, the first caller computes for all that queue behind
-it. A server with an event loop sets its own lane in the context of each call that it starts.
+Threads that ask for the same slow model share calls: the first one computes for all that queue behind it. The event
+loop of `flask serve` forms its own batches from the requests of one iteration (`server/direct_requests.py`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
 from flaskml.codecs.answers import Answer
 from flaskml.codecs.rows import Rows
-
-Result = TypeVar("Result")
 
 MAX_BATCH_ROWS = 1024
 """Rows of the largest shared batch. A larger one gains no throughput: of the estimators measured, none has a fixed
@@ -35,19 +32,17 @@ about a fifth of this."""
 
 
 class Call:
-    """One caller's rows, and their answer or error."""
+    """One thread's rows, and their answer or error."""
 
-    __slots__ = ("answer", "batcher", "error", "leads", "method", "rows", "waiting")
+    __slots__ = ("answer", "error", "leads", "lock", "rows")
 
-    def __init__(self, batcher: Batcher, rows: Rows, method: str) -> None:
-        self.batcher = batcher
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.method = method
         self.answer: Answer | None = None
         self.error: Exception | None = None
         self.leads = False
-        self.waiting: Any = None
-        """The lock or greenlet by which the lane wakes the caller."""
+        self.lock: threading.Lock | None = None
+        """The lock that the thread waits for; None if it computes itself."""
 
     def result(self) -> Answer:
         """Return the answer, or raise what the estimator raised for these rows."""
@@ -56,16 +51,6 @@ class Call:
         if self.answer is None:
             raise RuntimeError("the thread that computed this batch was stopped; send the request again")
         return self.answer
-
-
-class Lane(Protocol):
-    """The way in which a caller waits."""
-
-    def ask(self, batcher: Batcher, rows: Rows, method: str) -> Answer:
-        """Return the batcher's answer, perhaps computed together with other calls."""
-
-    def apart(self, work: Callable[[], Result]) -> Result:
-        """Return or raise the outcome of `work`, which may wait for files and processes without blocking others."""
 
 
 class CallCosts:
@@ -99,110 +84,6 @@ class CallCosts:
         return self._seconds[smaller] * 2.0 ** (exponent - smaller)
 
 
-class Batcher:
-    """Calls to the runtime of one version, each for the rows of one caller or of several."""
-
-    def __init__(
-        self,
-        compute: Callable[[Any, str], Answer],
-        build_table: Callable[[Sequence[Sequence[Any]]], Any],
-        methods: Sequence[str],
-    ) -> None:
-        self.compute = compute
-        self._build_table = build_table
-        self.costs: Mapping[str, CallCosts] = {method: CallCosts() for method in methods}
-        self.slice_rows: dict[str, int] = {}
-        """The rows per slice of each method that holds the GIL; no entry for any other method."""
-        self.queues: Mapping[str, Queue] = {method: Queue() for method in methods}
-
-    def ask(self, rows: Rows, method: str) -> Answer:
-        """Return the method's answer to one or more rows, or raise what the estimator raises for them."""
-        return lane.get().ask(self, rows, method)
-
-    def compute_alone(self, rows: Rows, method: str) -> Answer:
-        """Return the same answer, computed in this thread and without batching."""
-        return self._compute_timed(rows.table, len(rows.values), method)
-
-    def _compute_timed(self, table: Any, row_count: int, method: str) -> Answer:
-        start = time.perf_counter()
-        answer = self.compute(table, method)
-        self.costs[method].record(row_count, time.perf_counter() - start)
-        return answer
-
-    def compute_batch(self, calls: Sequence[Call], *, in_slices: bool = False) -> None:
-        """Set the answer or the error of calls of one method, computed together.
-
-        If the shared call raises, each call is computed alone: a bad row fails only its own caller. With `in_slices`,
-        a method that holds the GIL is computed slice by slice, so that other threads run in between.
-        """
-        slice_rows = self.slice_rows.get(calls[0].method, 0) if in_slices else 0
-        if len(calls) > 1:
-            try:
-                self._compute_shared(calls, slice_rows)
-                return
-            except Exception:  # One row may have caused it. The rows of the other callers still get their answers.
-                pass
-        for call in calls:
-            try:
-                values = call.rows.values
-                if 0 < slice_rows < len(values):
-                    call.answer = self._compute_slices(values, call.method, slice_rows)
-                else:
-                    call.answer = self.compute_alone(call.rows, call.method)
-            except Exception as error:  # `Call.result` raises it in the caller.
-                call.error = error
-
-    def _compute_shared(self, calls: Sequence[Call], slice_rows: int) -> None:
-        values = list(chain.from_iterable(call.rows.values for call in calls))
-        answer = self._compute_slices(values, calls[0].method, slice_rows or len(values))
-        if len(answer[0] if isinstance(answer, list) else answer) != len(values):
-            raise ValueError("the estimator answered a different number of rows than it was given")
-        start = 0
-        for call in calls:
-            end = start + len(call.rows.values)
-            call.answer = [part[start:end] for part in answer] if isinstance(answer, list) else answer[start:end]
-            start = end
-
-    def _compute_slices(self, values: Sequence[Sequence[Any]], method: str, slice_rows: int) -> Answer:
-        """Return the answer to rows of values, computed `slice_rows` rows at a time."""
-        answers = []
-        for start in range(0, len(values), slice_rows):
-            if start:
-                time.sleep(0)  # Release the GIL, so that a waiting thread runs now.
-            part = values[start : start + slice_rows]
-            answers.append(self._compute_timed(self._build_table(part), len(part), method))
-        return concatenate_answers(answers)
-
-    def batches(self, calls: Sequence[Call]) -> list[list[Call]]:
-        """Split calls of one method into batches, in order.
-
-        A batch of several calls has at most `MAX_BATCH_ROWS` rows. It is expected to take at most `MAX_BATCH_SECONDS`,
-        unless a single row already takes longer.
-        """
-        batches: list[list[Call]] = []
-        costs, row_count = self.costs[calls[0].method], 0
-        for call in calls:
-            row_count += len(call.rows.values)
-            if (
-                not batches
-                or row_count > MAX_BATCH_ROWS
-                or (costs.estimate(row_count) or 0) > MAX_BATCH_SECONDS > (costs.estimate(1) or 0)
-            ):
-                batches.append([])
-                row_count = len(call.rows.values)
-            batches[-1].append(call)
-        return batches
-
-
-def concatenate_answers(answers: Sequence[Answer]) -> Answer:
-    """Concatenate the answers to consecutive rows into one answer; several outputs are concatenated one by one."""
-    if len(answers) == 1:
-        return answers[0]
-    if isinstance(answers[0], list):
-        return [np.concatenate(output) for output in zip(*answers, strict=True)]
-    return np.concatenate([answer for answer in answers if not isinstance(answer, list)])
-
-
 class Queue:
     """The threads that wait for one method of one predictor."""
 
@@ -212,51 +93,149 @@ class Queue:
         self.is_led = False
 
 
-class Threads:
-    """Callers are threads. The first computes for those who come while it does; the next of them then leads."""
+class Batcher:
+    """Calls to the runtime of one version, each for the rows of one caller or of several."""
 
-    def ask(self, batcher: Batcher, rows: Rows, method: str) -> Answer:
-        """Return the batcher's answer, computed here or by the thread that leads."""
-        alone = batcher.costs[method].estimate(1)
-        if alone is None or alone < MIN_QUEUED_CALL_SECONDS or len(rows.values) >= MAX_BATCH_ROWS:
-            return batcher.compute_alone(rows, method)
-        queue, call = batcher.queues[method], Call(batcher, rows, method)
+    def __init__(
+        self,
+        compute: Callable[[Any, str], Answer],
+        build_table: Callable[[Sequence[Sequence[Any]]], Any],
+        methods: Sequence[str],
+        *,
+        is_thread_safe: bool = True,
+    ) -> None:
+        self.compute = compute
+        self._build_table = build_table
+        self.is_thread_safe = is_thread_safe
+        """False if a call may wait for the lock of another; the event loop makes no such call."""
+
+        self.costs: Mapping[str, CallCosts] = {method: CallCosts() for method in methods}
+        self.slice_rows: dict[str, int] = {}
+        """The rows per slice of each method that holds the GIL; no entry for any other method."""
+        self._queues: Mapping[str, Queue] = {method: Queue() for method in methods}
+
+    def ask(self, rows: Rows, method: str) -> Answer:
+        """Return the method's answer to one or more rows, or raise what the estimator raises for them.
+
+        The answer is computed in this thread, or by the thread that computes for all that wait.
+        """
+        seconds = self.costs[method].estimate(1)
+        if seconds is None or seconds < MIN_QUEUED_CALL_SECONDS or len(rows.values) >= MAX_BATCH_ROWS:
+            return self.compute_alone(rows, method)
+        queue, call = self._queues[method], Call(rows)
         with queue.mutex:
             queue.calls.append(call)
             call.leads = not queue.is_led
             queue.is_led = True
             if not call.leads:
-                call.waiting = threading.Lock()
-                call.waiting.acquire()
-        if not call.leads:
-            call.waiting.acquire()
+                call.lock = threading.Lock()
+                call.lock.acquire()
+        if call.lock is not None:
+            call.lock.acquire()
         if call.leads:
-            self._lead(batcher, queue)
+            self._lead(queue, method)
         return call.result()
 
-    def apart(self, work: Callable[[], Result]) -> Result:
-        """Return or raise the outcome of `work`; the caller has a thread of its own."""
-        return work()
+    def compute_alone(self, rows: Rows, method: str) -> Answer:
+        """Return the same answer, computed in this thread for these rows only."""
+        if 0 < self.slice_rows.get(method, 0) < len(rows.values):
+            return self.compute_values(rows.values, method)
+        return self._compute_timed(rows.table, len(rows.values), method)
 
-    def _lead(self, batcher: Batcher, queue: Queue) -> None:
+    def compute_values(self, values: Sequence[Sequence[Any]], method: str) -> Answer:
+        """Return the answer to rows of values. A method that holds the GIL computes them slice by slice."""
+        slice_rows = self.slice_rows.get(method) or len(values)
+        answers = []
+        for start in range(0, len(values), slice_rows):
+            if start:
+                time.sleep(0)  # Release the GIL, so that a waiting thread runs now.
+            part = values[start : start + slice_rows]
+            answers.append(self._compute_timed(self._build_table(part), len(part), method))
+        return concatenate_answers(answers)
+
+    def _compute_timed(self, table: Any, row_count: int, method: str) -> Answer:
+        start = time.perf_counter()
+        answer = self.compute(table, method)
+        self.costs[method].record(row_count, time.perf_counter() - start)
+        return answer
+
+    def _lead(self, queue: Queue, method: str) -> None:
         """Compute for all waiting calls, the leader's among them; then the first call that came meanwhile leads."""
         with queue.mutex:
-            calls, queue.calls = queue.calls, deque()
+            calls, queue.calls = list(queue.calls), deque()
         followers = []
         try:
-            batch, *later = batcher.batches(list(calls))
-            followers = [call for call in batch if call.waiting is not None and not call.leads]
-            batcher.compute_batch(batch)
+            count = self.batch_lengths(method, [len(call.rows.values) for call in calls])[0]
+            batch, later = calls[:count], calls[count:]
+            followers = [call for call in batch if not call.leads]
+            self.compute_batch(batch, method)
         finally:
             with queue.mutex:
-                queue.calls.extendleft(reversed([call for rest in later for call in rest]))
+                queue.calls.extendleft(reversed(later))
                 successor = queue.calls[0] if queue.calls else None
                 queue.is_led = successor is not None
                 if successor is not None:
                     successor.leads = True
             for call in [*followers, *([successor] if successor else [])]:
-                call.waiting.release()
+                if call.lock is not None:
+                    call.lock.release()
+
+    def compute_batch(self, calls: Sequence[Call], method: str) -> None:
+        """Set the answer or the error of calls of one method, computed together.
+
+        If the shared call raises, each call is computed alone: a bad row fails only its own caller.
+        """
+        if len(calls) > 1:
+            try:
+                self._compute_shared(calls, method)
+                return
+            except Exception:  # One row may have caused it. The rows of the other callers still get their answers.
+                pass
+        for call in calls:
+            try:
+                call.answer = self.compute_alone(call.rows, method)
+            except Exception as error:  # `Call.result` raises it in the caller.
+                call.error = error
+
+    def _compute_shared(self, calls: Sequence[Call], method: str) -> None:
+        values = list(chain.from_iterable(call.rows.values for call in calls))
+        answer = self.compute_values(values, method)
+        if answer_length(answer) != len(values):
+            raise ValueError("the estimator answered a different number of rows than it was given")
+        start = 0
+        for call in calls:
+            end = start + len(call.rows.values)
+            call.answer = [part[start:end] for part in answer] if isinstance(answer, list) else answer[start:end]
+            start = end
+
+    def batch_lengths(self, method: str, row_counts: Sequence[int]) -> list[int]:
+        """Split calls with so many rows each into batches, in order; return the number of calls in each batch.
+
+        A batch of several calls has at most `MAX_BATCH_ROWS` rows. It is expected to take at most `MAX_BATCH_SECONDS`,
+        unless a single row already takes longer.
+        """
+        costs, lengths, rows_in_batch = self.costs[method], [0], 0
+        for rows in row_counts:
+            rows_in_batch += rows
+            if lengths[-1] and (
+                rows_in_batch > MAX_BATCH_ROWS
+                or (costs.estimate(rows_in_batch) or 0) > MAX_BATCH_SECONDS > (costs.estimate(1) or 0)
+            ):
+                lengths.append(0)
+                rows_in_batch = rows
+            lengths[-1] += 1
+        return lengths
 
 
-lane: ContextVar[Lane] = ContextVar("lane", default=Threads())  # noqa: B039 - it has no state
-"""The lane of the current call."""
+def answer_length(answer: Answer) -> int:
+    """Return the number of rows of an answer; several outputs have one length."""
+    return len(answer[0] if isinstance(answer, list) else answer)
+
+
+def concatenate_answers(answers: Sequence[Answer]) -> Answer:
+    """Concatenate the answers to consecutive rows into one answer; several outputs are concatenated one by one."""
+    if len(answers) == 1:
+        return answers[0]
+    if isinstance(answers[0], list):
+        return [np.concatenate(output) for output in zip(*answers, strict=True)]
+    return np.concatenate([answer for answer in answers if not isinstance(answer, list)])

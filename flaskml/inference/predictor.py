@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from flaskml.codecs.answers import Answer, encode_json, json_answers
 from flaskml.codecs.parser import Parser
 from flaskml.codecs.range_warnings import RangeWarnings
 from flaskml.codecs.rows import Rows
-from flaskml.errors import MethodNotOffered, RowsRefused
+from flaskml.errors import MethodNotOffered, Problem, RowsRefused
 from flaskml.inference.batching import Batcher
 from flaskml.inference.warmup import EXAMPLE_ROWS, example_rows, warm_up
 from flaskml.runtimes import open_runtime
@@ -77,6 +78,34 @@ class Predictor:
         """Return one JSON value per row of a method's answer; with `top`, only the `top` most probable classes."""
         return json_answers(answer, method, self.manifest.classes, top)
 
+    def answer_batch(
+        self,
+        batch: Sequence[Rows],
+        method: str,
+        warnings_as_json: Callable[[Sequence[Problem]], Sequence[Mapping[str, Any]]],
+    ) -> list[bytes]:
+        """Return the JSON body of the native contract for each request of a batch, computed in one call.
+
+        Raises what the estimator raises, and ValueError if it answers a different number of rows.
+        """
+        is_shared = len(batch) > 1
+        rows = batch[0]
+        if is_shared:
+            values = list(chain.from_iterable(part.values for part in batch))
+            rows = Rows(values, self.parser.table_builder, is_single=False)
+        answers = self.json_values(self.batcher.compute_alone(rows, method), method)
+        if len(answers) != len(rows.values):
+            raise ValueError("the estimator answered a different number of rows than it was given")
+        may_warn = self.range_warnings.may_find(rows)
+        bodies, start = [], 0
+        for part in batch:
+            end = start + len(part.values)
+            warnings = self.range_warnings.find(part) if may_warn else ()
+            part_answers = answers[start:end] if is_shared else answers
+            bodies.append(self.encode_answer(part, part_answers, warnings_as_json(warnings) if warnings else ()))
+            start = end
+        return bodies
+
     def encode_answer(self, rows: Rows, values: list[Any], warnings: Sequence[Mapping[str, Any]] = ()) -> bytes:
         """Return the JSON body of the native contract; a number that is not finite becomes null."""
         start, value = (b'{"prediction":', values[0]) if rows.is_single else (b'{"predictions":', values)
@@ -96,7 +125,12 @@ def open_predictor(loaded: LoadedVersion, *, max_rows: int) -> Predictor:
     return Predictor(
         manifest=manifest,
         parser=parser,
-        batcher=Batcher(runtime.compute, runtime.table_builder.build, manifest.methods),
+        batcher=Batcher(
+            runtime.compute,
+            runtime.table_builder.build,
+            manifest.methods,
+            is_thread_safe=runtime.is_thread_safe,
+        ),
         range_warnings=RangeWarnings(manifest.schema_),
         json_suffix=b"," + model_and_version[1:],
     )

@@ -17,7 +17,9 @@ class Runtime(Protocol):
     - does all preparation in its class method `from_version`: a later call opens no file, imports no module and starts
       no process;
     - starts no thread and runs no prediction in `from_version`, so that it survives a fork;
-    - is thread-safe: several threads call it at once, and a call does not change it;
+    - is called by several threads at once: by the event loop, by its compute threads and by the threads of views. A
+      runtime that is not thread-safe takes a lock in `compute`, and its `is_thread_safe` is False;
+    - is not changed by a call, unless the estimator contains code that does so;
     - gives a row the same answer whatever the other rows of the table are.
     """
 
@@ -29,6 +31,14 @@ class Runtime(Protocol):
     @property
     def table_builder(self) -> TableBuilder:
         """The builder of the tables that `compute` takes."""
+        ...
+
+    @property
+    def is_thread_safe(self) -> bool:
+        """True if several threads may compute at once.
+
+        Otherwise `compute` itself takes a lock, so a call may wait for another one and is never made on the event loop.
+        """
         ...
 
     def compute(self, table: Any, method: str) -> Answer:

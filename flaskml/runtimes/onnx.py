@@ -40,6 +40,8 @@ class OnnxRuntime:
         self.table_builder = SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
         self._outputs = {method: (sessions[method].run, [DERIVED_METHODS.get(method, method)]) for method in sessions}
         self._fallback = fallback
+        # Sessions are stateless, so threads may run one at once. An estimator may be unable to.
+        self.is_thread_safe = fallback is None or fallback.is_thread_safe
 
     @classmethod
     def from_version(cls, loaded: LoadedVersion) -> OnnxRuntime:

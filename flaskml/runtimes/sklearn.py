@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 
 from flaskml.codecs.answers import Answer, class_name
 from flaskml.errors import NotPublishable
+from flaskml.runtimes.thread_safety import is_thread_safe
 from flaskml.schema.features import Layout, Schema, Table
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store.manifest import METHODS, LoadedVersion
 
 
 class SklearnRuntime:
-    """A runtime that calls the methods of a fitted estimator in the calling thread."""
+    """A runtime that calls the methods of a fitted estimator in the calling thread.
+
+    An estimator that is not thread-safe is called by one thread at a time, whatever the method.
+    """
 
     def __init__(self, estimator: Any, methods: Sequence[str], schema: Schema) -> None:
         """Look up the methods. Raises `NotPublishable` if the estimator lacks one."""
@@ -26,7 +31,11 @@ class SklearnRuntime:
                 f"{name} has no method {', '.join(missing)} here; install the libraries that it was fitted with."
             )
         self.table_builder = SchemaTableBuilder(schema)
+        self.is_thread_safe = is_thread_safe(estimator)
         self._methods = {method: getattr(estimator, method) for method in methods}
+        if not self.is_thread_safe:
+            lock = threading.Lock()
+            self._methods = {method: _call_under_lock(lock, call) for method, call in self._methods.items()}
 
     @classmethod
     def from_version(cls, loaded: LoadedVersion) -> SklearnRuntime:
@@ -41,6 +50,16 @@ class SklearnRuntime:
         """Return the answer of the method: an array, or a list of arrays, one for each output."""
         with np.errstate(all="ignore"):  # To print a warning of numpy, Python opens the source file.
             return as_numpy(self._methods[method](table))
+
+
+def _call_under_lock(lock: threading.Lock, call: Callable[[Table], Any]) -> Callable[[Table], Any]:
+    """Return a function that acquires the lock for the duration of each call."""
+
+    def locked_call(table: Table) -> Any:
+        with lock:
+            return call(table)
+
+    return locked_call
 
 
 def estimator_methods(estimator: Any) -> tuple[str, ...]:

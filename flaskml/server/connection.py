@@ -1,6 +1,8 @@
-"""A client connection of the event loop: waitress's channel without threads.
+"""A client connection of the event loop: waitress's channel, which reports its changes to the loop.
 
-A greenlet that writes to a slow client yields to the event loop (backpressure) instead of blocking its thread.
+The event loop reads requests and answers direct ones. All others are served by a thread of a pool, through waitress's
+own `service`. A thread changes requests and output buffers under the channel's locks only; epoll events and deadlines
+belong to the loop.
 """
 
 from __future__ import annotations
@@ -8,22 +10,20 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import Any, Protocol
 
-from greenlet import getcurrent, greenlet
 from waitress.channel import HTTPChannel
 
-from flaskml.server.error_responses import ErrorResponseTask
-from flaskml.server.greenlets import Greenlets
+from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, ErrorResponseTask
 from flaskml.server.http_parser import RequestParser
 from flaskml.server.http_validation import RequestTimeout
 from flaskml.server.policy import Deadlines
-from flaskml.server.wsgi_task import RequestTask, environ_template
+from flaskml.server.wsgi_task import RequestTask
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER with which the kernel discards unsent data on close and sends the client a TCP reset."""
-
 
 LINGER_SECONDS = 2.0
 """Seconds for which a lingering close reads and discards input, so that a refused client can read the refusal."""
@@ -38,36 +38,36 @@ class ConnectionOwner(Protocol):
     now: float
     deadlines: Deadlines
     epoll: Any
-    calls: Greenlets
 
     def add_task(self, channel: Any) -> None:
         """Queue the connection, which has a request to serve or to refuse."""
 
     def schedule_update(self, channel: Any) -> None:
-        """Schedule an update of the events that the connection waits for."""
+        """Schedule an update of the events that the connection waits for. For the thread of the event loop."""
+
+    def request_update(self, channel: Any) -> None:
+        """Schedule an update from any thread."""
 
     def cancel_update(self, channel: Any) -> None:
         """Cancel the scheduled update of a connection that is about to be closed."""
 
 
-class NoLock:
-    """A replacement for the locks of waitress's channel, which only one thread uses here."""
+class ServerOfChannel:
+    """The server as a channel of waitress sees it: `pull_trigger` tells the event loop which channel has changed."""
 
-    def __enter__(self) -> None:
-        """Do nothing."""
+    __slots__ = ("_channel", "_loop")
 
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
+    def __init__(self, loop: Any, channel: Connection) -> None:
+        self._loop = loop
+        self._channel = channel
 
-    def acquire(self, *_: object) -> bool:
-        """Return True at once."""
-        return True
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
 
-    def release(self) -> None:
-        """Do nothing."""
-
-    def notify(self) -> None:
-        """Do nothing: `Connection` itself wakes the greenlet that waits for buffer space."""
+    def pull_trigger(self) -> None:
+        """Make the event loop send the output of the channel and update its events, if there is anything to do."""
+        if self._channel.needs_update:
+            self._loop.request_update(self._channel)
 
 
 class Connection(HTTPChannel):
@@ -81,17 +81,18 @@ class Connection(HTTPChannel):
     """The epoll events that the connection is registered for."""
 
     def __init__(self, server: ConnectionOwner, *args: Any, **kwargs: Any) -> None:
-        self._blocked_writer: greenlet | None = None
-        """The greenlet that waits for the output buffers to fall below the high watermark."""
-
+        self._loop = server
         self._discarded_bytes: int | None = None
         """Bytes of input discarded during a lingering close; None if there is none."""
 
-        super().__init__(server, *args, **kwargs)
-        self.requests_lock = self.outbuf_lock = NoLock()
-        self.environ_template = environ_template(self)
+        self._progress = self._seen_progress = 0
+        """Number of times that output was sent or a request ended, and the number that the event loop has seen."""
+
+        super().__init__(ServerOfChannel(server, self), *args, **kwargs)
         self.waiting_since = server.now
         """Time since which the server waits for the client, on the clock of the event loop."""
+
+    # Called by the event loop.
 
     def received(self, data: bytes) -> bool:
         """Process received bytes, most often exactly one complete request; return whether they were used."""
@@ -101,9 +102,10 @@ class Connection(HTTPChannel):
             request = self.parser_class.from_complete_request(self.adj, data)
             if request is not None:
                 self.sent_continue = False
-                self.requests.append(request)
-                if len(self.requests) == 1:
-                    self.server.add_task(self)
+                with self.requests_lock:
+                    self.requests.append(request)
+                    if len(self.requests) == 1:
+                        self._loop.add_task(self)
                 return True
         return self._received_partial(data)
 
@@ -113,40 +115,79 @@ class Connection(HTTPChannel):
         has_bytes = request is not None and (request.headers_finished or request.header_plus.strip())
         if has_bytes and not request.has_started:
             request.has_started = True
-            self.waiting_since = self.server.now
+            self.waiting_since = self._loop.now
+        self._loop.schedule_update(self)
         return was_used
 
-    def write_soon(self, data: Any) -> int:
+    def respond(self, response: bytes) -> None:
+        """Send the response to the first request, which no thread serves, and go on with the next request."""
+        if not self.connected:
+            return
+        self._send_or_buffer(response)
+        request = self.requests[0]
+        request.close()
+        with self.requests_lock:
+            self.requests.pop(0)
+            if self.requests:
+                self._loop.add_task(self)
+            elif self.request is not None:
+                self._continue_next_request()
+        self.waiting_since = self._loop.now
+        if self.needs_update:
+            self._loop.schedule_update(self)
+
+    def _send_or_buffer(self, data: bytes) -> None:
         """Send what the socket takes at once if the output buffers are empty; buffer the remainder."""
-        if self.total_outbufs_len or type(data) is not bytes or not self.connected:
-            buffered_bytes: int = super().write_soon(data)
-            return buffered_bytes
-        try:
-            sent_bytes = self.send(data, do_close=False)
-        except OSError:
-            self.will_close = True
-            return len(data)
-        if sent_bytes < len(data):
-            super().write_soon(data[sent_bytes:])
-        return len(data)
+        if not self.total_outbufs_len:
+            try:
+                data = data[self.send(data, do_close=False) :]
+            except OSError:
+                self.will_close = True
+                return
+        if data:
+            with self.outbuf_lock:
+                self.outbufs[-1].append(data)
+                self.current_outbuf_count += len(data)
+                self.total_outbufs_len += len(data)
 
-    def service(self) -> None:
-        """Serve or refuse the first request, and schedule the sending of the response."""
-        is_refused = self.requests[0].error is not None
+    def _continue_next_request(self) -> None:
+        """Send 100 (Continue) if the next request waits for it, as waitress does after a request."""
+        if self.request.expect_continue and self.request.headers_finished and not self.sent_continue:
+            self.send_continue()
+
+    def refuse(self) -> None:
+        """Answer the first request, which has an error, on the event loop."""
         super().service()
-        if is_refused and self.close_when_flushed:
+        if self.close_when_flushed:
             self._discarded_bytes = 0
-        self.waiting_since = self.server.now
-        self.server.schedule_update(self)
+        self.waiting_since = self._loop.now
+        self._loop.schedule_update(self)
 
-    def check_deadlines(self, now: float) -> None:
-        """Close the connection, or refuse its request, if the client exceeded a deadline; called once a second."""
-        waited, deadlines = now - self.waiting_since, self.server.deadlines
+    def update(self) -> None:
+        """Send what the socket takes, and register with epoll for the events that the connection waits for."""
+        if self.is_open and self.writable() and not self.events & select.EPOLLOUT:
+            self.handle_write()
+        if not self.is_open:
+            return
+        with self.requests_lock:  # A thread that has ended a request reads `events` to know whether to call again.
+            events = (select.EPOLLIN if self.readable() else 0) | (select.EPOLLOUT if self.writable() else 0)
+            if events != self.events:
+                self.events = events
+                self._loop.epoll.modify(self._fileno, events)
+
+    def check_deadlines(self, now: float, *, is_short_of_threads: bool) -> None:
+        """Close the connection, or refuse its request, if the client exceeded a deadline; called once a second.
+
+        If requests wait for a thread, a client that keeps one waiting because it reads nothing has less time.
+        """
+        self.note_progress(now)
+        waited, deadlines = now - self.waiting_since, self._loop.deadlines
+        limit = deadlines.response_seconds
         if self._discarded_bytes is not None and not self.total_outbufs_len:
             if waited > LINGER_SECONDS:
                 self.handle_close()
         elif self.total_outbufs_len:
-            if waited > deadlines.response_seconds:
+            if waited > (deadlines.grace_seconds if is_short_of_threads and self._holds_thread else limit):
                 self.abort()
         elif self.requests:
             self.waiting_since = now  # The client waits for the server.
@@ -156,12 +197,23 @@ class Connection(HTTPChannel):
         elif waited > deadlines.request_limit_seconds(self.request.body_bytes_received):
             self._refuse_slow_request()
 
+    @property
+    def _holds_thread(self) -> bool:
+        """True if a thread waits until the client has read enough (backpressure)."""
+        return bool(self.requests) and self.total_outbufs_len > self.adj.outbuf_high_watermark
+
+    def note_progress(self, now: float) -> None:
+        """Restart the deadline if a thread has sent output or ended a request since the last call."""
+        if self._progress != self._seen_progress:
+            self._seen_progress = self._progress
+            self.waiting_since = now
+
     def _refuse_slow_request(self) -> None:
         """Answer 408 to a request that is not complete within its deadline (a slow client)."""
         request, self.request = self.request, None
         request.error = RequestTimeout("The request did not arrive completely in time")
         self.requests.append(request)
-        self.server.add_task(self)
+        self._loop.add_task(self)
 
     def abort(self) -> None:
         """Close the connection and discard unsent data, in the kernel's buffers too."""
@@ -170,14 +222,13 @@ class Connection(HTTPChannel):
         self.handle_close()
 
     def handle_write(self) -> None:
-        """Send what the socket takes, and wake a writer for which there is buffer space again."""
+        """Send what the socket takes."""
         if self._discarded_bytes is not None and self.close_when_flushed:
             self._flush_exception(self._flush_some, do_close=False)
             if not self.total_outbufs_len and not self.will_close:
                 self._begin_lingering_close()
         if self._discarded_bytes is None or self.will_close:
             super().handle_write()
-        self._wake_blocked_writer()
 
     def _begin_lingering_close(self) -> None:
         """Close the sending half only (RFC 9112, section 9.6).
@@ -186,7 +237,7 @@ class Connection(HTTPChannel):
         the response.
         """
         self.close_when_flushed = False
-        self.waiting_since = self.server.now
+        self.waiting_since = self._loop.now
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -198,36 +249,40 @@ class Connection(HTTPChannel):
             self.handle_close()
         return False
 
-    def handle_close(self) -> None:
-        """Close the connection, and wake a writer that waits for buffer space; it then finds the connection closed."""
-        super().handle_close()
-        self._wake_blocked_writer()
+    # Called by a thread of a pool.
+
+    def service(self) -> None:
+        """Serve the first request through WSGI, unless its client has stopped waiting for the response."""
+        request = self.requests[0]
+        if request.is_expired(time.monotonic()):
+            request.error = CLIENT_TIMEOUT_PASSED
+        try:
+            super().service()
+        except BaseException:  # Such as SystemExit in a view. Waitress logs it, and would leave the connection open.
+            self.will_close = True
+            self._loop.request_update(self)
+            raise
+        finally:
+            self._progress += 1
+
+    # Called by any thread.
 
     def _flush_some(self, do_close: bool = True) -> bool:
-        """Send buffered data as far as the socket takes it; if any was sent, restart the deadline."""
+        """Send buffered data as far as the socket takes it."""
         is_sent: bool = super()._flush_some(do_close)
-        if is_sent:
-            self.waiting_since = self.server.now
+        self._progress += is_sent
         return is_sent
 
-    def _wake_blocked_writer(self) -> None:
-        writer = self._blocked_writer
-        if writer is not None and (not self.connected or self.total_outbufs_len <= self.adj.outbuf_high_watermark):
-            self._blocked_writer = None
-            self.server.calls.wake(writer)
-
-    def _flush_outbufs_below_high_watermark(self) -> None:
-        """Yield to the event loop until the client has read enough (backpressure).
-
-        Waitress would block the thread here, which all connections share.
-        """
-        while self.connected and self.total_outbufs_len > self.adj.outbuf_high_watermark:
-            self._flush_exception(self._flush_some, do_close=False)
-            if self.will_close or self.total_outbufs_len <= self.adj.outbuf_high_watermark:
-                return
-            self._blocked_writer = getcurrent()
-            self.server.schedule_update(self)
-            self.server.calls.park()
+    @property
+    def needs_update(self) -> bool:
+        """True if the event loop has to send output, close the connection, or change its epoll events."""
+        return bool(
+            self.total_outbufs_len
+            or self.will_close
+            or self.close_when_flushed
+            or self.requests
+            or self.events != select.EPOLLIN
+        )
 
     @property
     def has_one_request(self) -> bool:
@@ -245,17 +300,11 @@ class Connection(HTTPChannel):
         """True until the socket is closed."""
         return self._fileno is not None
 
-    @property
-    def fileno(self) -> int:
-        """The file descriptor of the socket."""
-        descriptor: int = self._fileno
-        return descriptor
-
     def add_channel(self, map: Any = None) -> None:
         """Register the connection with the event loop and with epoll, for reading."""
         super().add_channel(map)
         self.events = select.EPOLLIN
-        self.server.epoll.register(self._fileno, self.events)
+        self._loop.epoll.register(self._fileno, self.events)
 
     def del_channel(self, map: Any = None) -> None:
         """Unregister the connection from epoll and from the event loop."""
@@ -263,6 +312,6 @@ class Connection(HTTPChannel):
             # Closing a descriptor removes it from epoll only once no process holds it, and a child that was just forked
             # may hold it. Its event would then close the next connection, which gets the same descriptor number.
             with suppress(OSError, ValueError):  # The socket is closed next, even if epoll reports an error.
-                self.server.epoll.unregister(self._fileno)
+                self._loop.epoll.unregister(self._fileno)
         super().del_channel(map)
-        self.server.cancel_update(self)
+        self._loop.cancel_update(self)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from waitress.task import ErrorTask
+
+from flaskml.server.response_heads import Headers
 
 CLIENT_TIMEOUT_HEADER = "X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 """Header field with the milliseconds that the client waits for a response; Envoy sends it to its upstreams."""
@@ -56,33 +57,31 @@ class ErrorResponseTask(ErrorTask):
         """Write a cached response: under overload, refusals must be cheap."""
         headers, body = _encoded(refusal)
         server = self.channel.server
-        head = server.response_heads.get(UNAVAILABLE_STATUS, headers)
         if server.status.is_draining and self.channel.has_one_request:
             self.set_close_on_finish()
-        if not (self.request.is_keep_alive and head) or self.close_on_finish or self.request.command == "HEAD":
+        if not self.request.is_keep_alive or self.close_on_finish or self.request.command == "HEAD":
             self._write_response(UNAVAILABLE_STATUS, headers, body)
             return
         self.wrote_header = True
-        self.channel.write_soon(b"".join((head.content, server.date_header.line(), body)))
+        self.channel.write_soon(server.response_heads.response(headers, body, UNAVAILABLE_STATUS))
 
-    def _write_response(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    def _write_response(self, status: str, headers: Headers, body: bytes) -> None:
         self.status = status
         self.content_length = len(body)
         self.response_headers += headers
         self.write(b"" if self.request.command == "HEAD" else body)
 
 
-def _problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
+def _problem(status: int, title: str, detail: str) -> tuple[Headers, bytes]:
     """Return the headers and the body of a problem (RFC 9457)."""
     body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
-    content_type = ("Content-Type", "application/problem+json")
-    return [content_type, ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")], body
+    return (("Content-Type", "application/problem+json"), ("X-Content-Type-Options", "nosniff")), body
 
 
 @lru_cache
-def _encoded(refusal: Refusal) -> tuple[list[tuple[str, str]], bytes]:
+def _encoded(refusal: Refusal) -> tuple[Headers, bytes]:
     headers, body = _problem(503, refusal.title, refusal.detail)
-    return [*headers, ("Retry-After", str(refusal.retry_after))], body
+    return (*headers, ("Retry-After", str(refusal.retry_after))), body
 
 
 def client_timeout_seconds(headers: dict[str, str]) -> float | None:

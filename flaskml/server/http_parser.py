@@ -13,10 +13,10 @@ from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser
 from waitress.receiver import FixedStreamReceiver
-from waitress.task import rename_headers
 from waitress.utilities import BadRequest, Error
 
 from flaskml.server.bounded_cache import BoundedCache
+from flaskml.server.direct_requests import DirectHandler, Target
 from flaskml.server.error_responses import CLIENT_TIMEOUT_HEADER, client_timeout_seconds
 from flaskml.server.http_validation import (
     FIELD_PATTERN,
@@ -109,11 +109,13 @@ class HeaderCache:
 
 def _with_values(attributes: dict[str, Any], values: dict[bytes, bytes]) -> dict[str, Any]:
     """Return parser attributes with other values of some header fields."""
-    names = {name.upper().replace(b"-", b"_").decode("latin-1"): value for name, value in values.items()}
-    new = {name: value.strip(b" \t").decode("latin-1") for name, value in names.items()}
-    new_environ = {rename_headers.get(name, f"HTTP_{name}"): value for name, value in new.items()}
-    environ = {**attributes["environ"], **new_environ}
-    return {**attributes, "headers": {**attributes["headers"], **new}, "environ": environ}
+    new = {
+        name.upper().replace(b"-", b"_").decode("latin-1"): value.strip(b" \t").decode("latin-1")
+        for name, value in values.items()
+    }
+    derived = {**attributes, "headers": {**attributes["headers"], **new}}
+    derived.pop("direct", None)  # It depends on the values.
+    return derived
 
 
 class RequestParser(HTTPRequestParser):
@@ -123,8 +125,11 @@ class RequestParser(HTTPRequestParser):
     command = path = ""
     header_plus = b""
     error: Error | None = None
-    environ: dict[str, str] | None = None
-    """The request line and the header fields in the form of a WSGI environment."""
+    direct: tuple[object, Any] | None = None
+    """The epoch of the direct handler, and the target that it found then for this header block."""
+
+    attributes: dict[str, Any] | None = None
+    """The cached attributes of the header block that these attributes were copied from."""
 
     is_keep_alive = False
     """True if the connection stays open after the response without a Connection header."""
@@ -152,6 +157,7 @@ class RequestParser(HTTPRequestParser):
             return None
         request = cls(adj)
         request.__dict__.update(attributes)
+        request.attributes = attributes
         request.body = data[body_start:]
         request.completed = request.headers_finished = True
         return request
@@ -192,6 +198,7 @@ class RequestParser(HTTPRequestParser):
         attributes = self.header_cache.get(block)
         if attributes is not None:
             self.__dict__.update(attributes)
+            self.attributes = attributes
             if self.content_length:
                 self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(self.adj.inbuf_overflow))
             return
@@ -203,25 +210,37 @@ class RequestParser(HTTPRequestParser):
         super().parse_header(collapse_spaces(block))
         if self.chunked:
             self.body_rcv = StrictChunkedReceiver(OverflowableBuffer(self.adj.inbuf_overflow))
-        self.environ = self._environ()
         self.client_timeout_seconds = client_timeout_seconds(self.headers)
         self.is_keep_alive = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
         if not self.chunked and not self.expect_continue:
-            own = ("adj", "body_rcv", "header_plus", "header_bytes_received")
+            own = ("adj", "attributes", "body_rcv", "direct", "header_plus", "header_bytes_received")
             self.header_cache.put(block, {name: value for name, value in vars(self).items() if name not in own})
 
-    def _environ(self) -> dict[str, str]:
-        headers = {rename_headers.get(name, f"HTTP_{name}"): value for name, value in self.headers.items()}
-        path: str = self.path
-        return {
-            **headers,
-            "REQUEST_METHOD": self.command.upper(),
-            "SERVER_PROTOCOL": f"HTTP/{self.version}",
-            "PATH_INFO": "/" + path.lstrip("/") if path.startswith("/") else path,
-            "REQUEST_URI": self.request_uri,
-            "QUERY_STRING": self.query,
-            "wsgi.url_scheme": self.url_scheme,
-        }
+    def find_target(self, handler: DirectHandler) -> Target | None:
+        """Return the target of this request if the event loop may answer it, else None.
+
+        The handler decides by header block; its decision is cached with the block.
+        """
+        direct = self.direct
+        if direct is None or direct[0] is not handler.epoch:
+            epoch, target = handler.epoch, None
+            if self.headers.get("CONNECTION", "keep-alive").lower() == "keep-alive" and self.version == "1.1":
+                target = handler.find_target(self.command, self.path, self.query, self.headers)
+            direct = (epoch, target)
+            if self.attributes is not None:
+                self.attributes["direct"] = direct
+        return direct[1]
+
+    def is_expired(self, now: float) -> bool:
+        """Return whether the client no longer waits for the response. `now` is on the monotonic clock."""
+        timeout = self.client_timeout_seconds
+        return timeout is not None and now - self.arrived_at >= timeout
+
+    def read_body(self) -> bytes:
+        """Return the whole body; `get_body_stream` gives the same bytes afterwards."""
+        if self.body is None:
+            self.body = super().get_body_stream().read()
+        return self.body
 
     def get_body_stream(self) -> Any:
         """Return the body as a file."""

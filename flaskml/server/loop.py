@@ -1,4 +1,4 @@
-"""The event loop: one thread that accepts connections, reads requests, runs views in greenlets and sends responses."""
+"""The event loop: one thread that owns all sockets, answers direct predictions, and hands other requests to threads."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import socket
 import threading
 import time
 from collections import deque
-from operator import itemgetter
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
+from flaskml.server.compute_queue import ComputeQueue
 from flaskml.server.connection import Connection
+from flaskml.server.direct_requests import DirectHandler, DirectRequest, DirectRequests
 from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, OVERLOADED
-from flaskml.server.greenlets import Greenlets
+from flaskml.server.eviction import STALL_SECONDS, Eviction
 from flaskml.server.policy import ServerPolicy, ServerStatus
-from flaskml.server.wsgi_task import DateHeader, ResponseHeadCache
-
-MAX_STARTED_PER_ITERATION = 64
-"""Requests started in one iteration. One takes 70 microseconds, so a request that arrives meanwhile waits 5 ms."""
+from flaskml.server.request_threads import RequestThreads
+from flaskml.server.response_heads import ResponseHeads
 
 MAX_REFUSED_PER_ITERATION = 16
 """Refusals sent in one iteration, at 30 microseconds each, so that clients that retry at once take little time from
@@ -40,23 +39,12 @@ ACCEPT_PAUSE_SECONDS = 0.5
 IDLE_DRAIN_SECONDS = 1.0
 """Seconds that idle keep-alive connections stay open in a graceful shutdown, for one more request each."""
 
-STALL_SECONDS = 5.0
-"""Seconds after which eviction candidates are outdated. A longer time between two maintenance runs means that the loop
-was blocked, which is not the fault of clients."""
-
-
-class _NoThreads:
-    """A replacement for waitress's thread pool."""
-
-    def shutdown(self, *_: object, **__: object) -> None:
-        """Do nothing: no thread runs."""
-
 
 class EventLoop(BaseWSGIServer):
-    """A waitress server that serves all connections on one thread, with epoll and greenlets.
+    """A waitress server that serves all connections on one thread with epoll, and runs WSGI calls on others.
 
-    Epoll registrations persist between iterations. Code that changes a connection without an event calls
-    `schedule_update`.
+    Epoll registrations persist between iterations. A thread that has changed a connection calls `request_update`. A
+    request is direct, and answered on the loop, if `handler` finds a target for it.
     """
 
     channel_class = Connection
@@ -67,19 +55,31 @@ class EventLoop(BaseWSGIServer):
         adj: Adjustments,
         sockinfo: Any,
         policy: ServerPolicy,
+        handler: DirectHandler | None = None,
         listening_socket: socket.socket | None = None,
     ) -> None:
         """Listen on `listening_socket` if given, which is bound already, else on the address in `sockinfo`."""
         self.deadlines = policy.deadlines
-        self.now = self._last_maintenance = self._last_search = time.monotonic()
-        self._eviction_candidates: deque[tuple[float, Connection]] = deque()
-        """Connections that may be closed near the limit, each with its `waiting_since`, the oldest first."""
-
+        self.now = self._last_maintenance = time.monotonic()
         self.epoll = select.epoll()
-        self.date_header, self.response_heads = DateHeader(), ResponseHeadCache(adj.ident)
-        self._ready: deque[Connection] = deque()
+        self.response_heads = ResponseHeads(adj.ident)
+        self._handler = handler
+        self._compute_queue = self._direct = None
+        if handler is not None:
+            self._compute_queue = ComputeQueue(handler, self._finish_direct, self._refuse_expired, self._notify)
+            self._direct = DirectRequests(handler, self._compute_queue, self._finish_direct)
+        self._threads = RequestThreads(policy, handler)
         self._refused: deque[Connection] = deque()
         self._scheduled_updates: set[Connection] = set()
+        self._changed: deque[Connection] = deque()
+        """Connections that threads have changed."""
+
+        self._returned: deque[Connection] = deque()
+        """Connections with a next request, whose previous one was served by a thread."""
+
+        self._is_notified = self._is_handler_fresh = False
+        self._thread_id = threading.get_ident()
+        self._eviction = Eviction(policy.deadlines.grace_seconds)
         self.status = ServerStatus()
         self.policy = policy
         self._stop_calls = 0
@@ -91,29 +91,65 @@ class EventLoop(BaseWSGIServer):
         """Number of open sockets when `accept` last failed with one of `EXHAUSTION_ERRNOS`."""
 
         bound = {"_sock": listening_socket, "bind_socket": listening_socket is None}
-        super().__init__(application, {}, dispatcher=_NoThreads(), adj=adj, sockinfo=sockinfo, **bound)
-        self.calls = Greenlets(self.wake)
+        super().__init__(application, {}, dispatcher=self._threads, adj=adj, sockinfo=sockinfo, **bound)
         for fd in self._map:
             self.epoll.register(fd, select.EPOLLIN)
 
     # Called by connections.
 
     def add_task(self, channel: Connection) -> None:
-        """Queue the first request of a connection; refuse it if the queue is full (load shedding)."""
+        """Queue the first request of a connection; refuse it if too many are unanswered (load shedding).
+
+        A thread that has served the previous request of the connection gives the next one back to the loop.
+        """
+        if threading.get_ident() != self._thread_id:
+            self._returned.append(channel)
+            self._notify()
+            return
         request = channel.requests[0]
         if request.client_timeout_seconds is not None:
             request.arrived_at = time.monotonic()
-        if request.error is None and request.path in self.policy.priority_paths:
-            self._ready.appendleft(channel)
-            return
-        if len(self._ready) + self.calls.unfinished >= self.policy.queue_limit and request.error is None:
+        if request.error is not None:
+            self._refused.append(channel)
+        elif request.path in self.policy.priority_paths:
+            self._threads.add_task(channel)
+        elif self._unanswered >= self.policy.queue_limit:
             request.error = OVERLOADED
             self._refused.append(channel)
-            return
-        self._ready.append(channel)
+        elif self._direct is None or (target := self._find_target(request)) is None:
+            self._threads.add_task(channel)
+        else:
+            self._direct.add(DirectRequest(channel, request, target))
+
+    def _find_target(self, request: Any) -> Any:
+        """Return the target of a request that the loop may answer itself, else None."""
+        if self._handler is None or self.status.is_draining:
+            return None
+        if not self._is_handler_fresh:
+            self._is_handler_fresh = True
+            self._handler.refresh()
+        return request.find_target(self._handler)
+
+    @property
+    def _unanswered(self) -> int:
+        """The number of requests that wait or are served, without refused ones."""
+        direct = len(self._direct or ()) + len(self._compute_queue or ())
+        return direct + self._threads.unfinished
 
     def pull_trigger(self) -> None:
-        """Do nothing: the loop updates a connection after each call. Other threads call `wake`."""
+        """Wake the loop; connections call `request_update` instead."""
+        self.wake()
+
+    def request_update(self, channel: Connection) -> None:
+        """Schedule an update of a connection from any thread."""
+        self._changed.append(channel)
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wake the loop, once for all changes that it has not seen yet."""
+        if not self._is_notified:
+            self._is_notified = True
+            self.wake()
 
     def schedule_update(self, channel: Connection) -> None:
         """Schedule the sending of output, and an update of the epoll events, for the end of this iteration."""
@@ -147,6 +183,7 @@ class EventLoop(BaseWSGIServer):
 
     def run(self) -> None:
         """Serve until `stop` is called, then drain."""
+        self._thread_id = threading.get_ident()
         try:
             while not self._stop_calls:
                 self._run_once(self.adj.asyncore_loop_timeout)
@@ -154,8 +191,10 @@ class EventLoop(BaseWSGIServer):
         finally:
             with self._close_lock:
                 self._is_closed = True
+            self._threads.stop()
+            if self._compute_queue is not None:
+                self._compute_queue.stop()
             wasyncore.close_all(self._map, ignore_all=True)
-            self.calls.close()
             self.epoll.close()
 
     def stop(self) -> None:
@@ -197,99 +236,104 @@ class EventLoop(BaseWSGIServer):
         self.socket.close()
 
     def _run_once(self, timeout: float) -> None:
-        """Run one iteration: wait for events, read, start requests, compute predictions, send."""
+        """Run one iteration: wait for events, read, compute direct predictions, send."""
         if self.now >= self._last_maintenance + self.adj.cleanup_interval:
             self.maintenance(self.now)
         self._update_listening()
-        is_idle = not (self._ready or self._refused or self.calls.is_busy or self._scheduled_updates)
-        events = self.epoll.poll(self.calls.sleep_at_most(timeout) if is_idle else 0)
+        events = self.epoll.poll(0 if self._is_busy else self._sleep_at_most(timeout))
         self.now = time.monotonic()
+        self._is_handler_fresh = False
         for fd, flags in events:
-            channel = self._map.get(fd)
-            if type(channel) is Connection:
-                self._scheduled_updates.add(channel)
-            if channel is not None:
-                wasyncore.readwrite(channel, flags)
-        for _ in range(min(len(self._ready), MAX_STARTED_PER_ITERATION)):
-            self.calls.is_last = len(self._ready) == 1
-            channel = self._ready.popleft()
-            self._refuse_expired(channel)
-            self.calls.start(channel.service)
+            self._handle_event(fd, flags)
+        if self._is_notified:
+            self._is_notified = False  # Before the queues are read, so that a later change wakes the loop again.
+        while self._returned:
+            self._serve_next(self._returned.popleft())
+        while self._changed:
+            self._scheduled_updates.add(self._changed.popleft())
+        if self._direct:
+            self._direct.process()
+        if self._compute_queue:
+            self._compute_queue.proceed()
         refusals = max(MAX_REFUSED_PER_ITERATION, len(self._refused) // 64)
         for _ in range(min(len(self._refused), refusals)):
-            self.calls.start(self._refused.popleft().service)
-        self.calls.is_last = False  # Calls that are woken may share a batch.
-        self.calls.proceed()
-        scheduled, self._scheduled_updates = self._scheduled_updates, set()
-        for channel in scheduled:
-            self._update(channel)
+            self._refuse(self._refused.popleft())
+        if self._scheduled_updates:
+            scheduled, self._scheduled_updates = self._scheduled_updates, set()
+            for channel in scheduled:
+                channel.update()
 
-    def _refuse_expired(self, channel: Connection) -> None:
-        """Refuse a request whose client timeout has passed: the client no longer waits for the response."""
-        request = channel.requests[0] if channel.requests else None
-        if request is None or request.client_timeout_seconds is None or request.error is not None:
-            return
-        if time.monotonic() - request.arrived_at >= request.client_timeout_seconds:
-            request.error = CLIENT_TIMEOUT_PASSED
+    @property
+    def _is_busy(self) -> bool:
+        """True if there is work that waits for no event."""
+        is_computed = self._compute_queue is not None and self._compute_queue.is_busy
+        return bool(self._direct or self._refused or self._scheduled_updates or is_computed)
+
+    def _sleep_at_most(self, timeout: float) -> float:
+        return self._compute_queue.sleep_at_most(timeout) if self._compute_queue else timeout
+
+    def _handle_event(self, fd: int, flags: int) -> None:
+        """Read from, write to or close the socket that epoll reports."""
+        channel = self._map.get(fd)
+        if type(channel) is not Connection:
+            if channel is not None:
+                wasyncore.readwrite(channel, flags)
+        elif flags == select.EPOLLIN:
+            if channel.readable():
+                wasyncore.read(channel)
+            else:  # A request is being served: read on when it has ended.
+                self._scheduled_updates.add(channel)
+        else:
+            self._scheduled_updates.add(channel)
+            wasyncore.readwrite(channel, flags if channel.readable() else flags & ~select.EPOLLIN)
+
+    def _serve_next(self, channel: Connection) -> None:
+        """Queue the next request of a connection whose previous one was served by a thread."""
+        if channel.is_open and channel.requests:
+            self.add_task(channel)
+
+    def _finish_direct(self, direct: DirectRequest, body: bytes | None) -> None:
+        """Send the answer to a direct request; without an answer, let Flask serve the request."""
+        if body is not None:
+            direct.channel.respond(self.response_heads.response(direct.target.headers, body))
+        elif direct.channel.is_open:
+            self._threads.add_task(direct.channel)
+
+    def _refuse_expired(self, direct: DirectRequest) -> bool:
+        """Refuse a direct request whose client timeout has passed; return whether its answer is not needed any more."""
+        if not direct.channel.is_open:
+            return True
+        if not direct.request.is_expired(time.monotonic()):
+            return False
+        direct.request.error = CLIENT_TIMEOUT_PASSED
+        self._refused.append(direct.channel)
+        return True
+
+    def _refuse(self, channel: Connection) -> None:
+        if channel.is_open and channel.requests:
+            channel.refuse()
 
     def _update_listening(self) -> None:
         """Pause or resume accepting connections, by the limit of connections."""
         if self.status.is_draining:
             return
         if self.accepting:
-            self._close_longest_waiting()
+            limit = self._exhausted_at if self.now < self._accept_paused_until else self.adj.connection_limit
+            self._eviction.close_longest_waiting(self.active_channels, len(self._map), limit, self.now)
         has_room = len(self._map) < self.adj.connection_limit and self.now >= self._accept_paused_until
         is_listening = self.accepting and has_room
         if is_listening != self._is_listening:
             self._is_listening = is_listening
             self.epoll.modify(self._fileno, select.EPOLLIN if is_listening else 0)
 
-    def _close_longest_waiting(self) -> None:
-        """Near the limit of connections, close those that have waited longest for their client.
-
-        Runs between iterations only: within one, a new connection could get the descriptor number of a closed one that
-        still has an event in the list.
-        """
-        limit = self._exhausted_at if self.now < self._accept_paused_until else self.adj.connection_limit
-        target = limit - min(MAX_ACCEPTED_PER_ITERATION, limit // 100 + 1)
-        if len(self._map) <= target:
-            return
-        if not self._eviction_candidates and self.now > self._last_search + self.deadlines.grace_seconds:
-            self._find_eviction_candidates()
-        while self._eviction_candidates and len(self._map) > target:
-            since, channel = self._eviction_candidates.popleft()
-            if channel.is_open and channel.waiting_since == since and not channel.requests:
-                channel.abort()
-
-    def _find_eviction_candidates(self) -> None:
-        """Find the connections that wait for their client, at most once in `grace_seconds`: no other is old enough."""
-        self._last_search = self.now
-        latest = self.now - self.deadlines.grace_seconds
-        waiting = [channel for channel in self.active_channels.values() if channel.waiting_since < latest]
-        candidates = [(channel.waiting_since, channel) for channel in waiting if not channel.requests]
-        self._eviction_candidates = deque(sorted(candidates, key=itemgetter(0)))
-        message = "Near the connection limit: %s connections are open; %s wait for their client and may be closed"
-        self.logger.warning(message, len(self.active_channels), len(candidates))
-
     def maintenance(self, now: float) -> None:
         """Check the deadlines of all connections."""
-        if now > self._last_search + STALL_SECONDS:
-            self._eviction_candidates.clear()  # Closed connections among them keep their received data in memory.
+        self._eviction.forget_outdated(now)
         elapsed, self._last_maintenance = now - self._last_maintenance, now
         for channel in list(self.active_channels.values()):
             if elapsed > STALL_SECONDS:  # The loop was blocked: extend the deadlines.
                 channel.waiting_since += elapsed
-            channel.check_deadlines(now)
-
-    def _update(self, channel: Connection) -> None:
-        """Send what the socket takes, and register the connection with epoll for the events that it waits for."""
-        if channel.is_open and channel.writable() and not channel.events & select.EPOLLOUT:
-            channel.handle_write()
-        if channel.is_open:
-            events = (select.EPOLLIN if channel.readable() else 0) | (select.EPOLLOUT if channel.writable() else 0)
-            if events != channel.events:
-                channel.events = events
-                self.epoll.modify(channel.fileno, events)
+            channel.check_deadlines(now, is_short_of_threads=self._threads.has_waiting)
 
 
 class TcpServer(EventLoop, TcpWSGIServer):

@@ -53,6 +53,10 @@ class ServerPolicy:
     """Unanswered requests above which further ones are refused with 503 (load shedding): a few dozen batches, so that
     the latency of accepted requests stays low."""
 
+    threads: int = 32
+    """Threads of a pool that serves requests through WSGI; one pool serves predictions, another one all other
+    requests. As many views may wait for a database or another server at once."""
+
     deadlines: Deadlines = field(default_factory=Deadlines)
     """Time limits for slow clients."""
 

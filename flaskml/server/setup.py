@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from flaskml.errors import UnsupportedWaitress
+from flaskml.server.direct_requests import DirectHandler
 from flaskml.server.policy import ServerPolicy
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ RESERVED_DESCRIPTORS = 256
 
 
 def is_supported() -> bool:
-    """Return whether the event loop can run here: it needs greenlet, and epoll, which only Linux has."""
+    """Return whether the event loop can run here: it needs epoll, which only Linux has."""
     import select
 
-    return find_spec("greenlet") is not None and hasattr(select, "epoll")
+    return hasattr(select, "epoll")
 
 
 def build_server(
@@ -58,12 +58,14 @@ def build_server(
     unix_socket: str | None = None,
     listening_socket: socket.socket | None = None,
     policy: ServerPolicy = DEFAULT_POLICY,
+    handler: DirectHandler | None = None,
     **adjustments: Any,
 ) -> EventLoop:
-    """Return a server that listens; its `run` serves in the thread that built it.
+    """Return a server that listens; its `run` serves in the thread that calls it.
 
-    `listening_socket` is a bound socket; it replaces `host` and `port`. `adjustments` are settings of waitress that
-    override `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress`, and OSError if the address cannot be bound.
+    `handler` answers predictions on the event loop; without one, every request goes through WSGI. `listening_socket` is
+    a bound socket; it replaces `host` and `port`. `adjustments` are settings of waitress that override
+    `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress`, and OSError if the address cannot be bound.
     """
     check_waitress()
     from waitress.adjustments import Adjustments
@@ -72,10 +74,10 @@ def build_server(
 
     if unix_socket is not None:
         adj = Adjustments(unix_socket=unix_socket, **{**WAITRESS_ADJUSTMENTS, **adjustments})
-        return UnixServer(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy)
+        return UnixServer(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy, handler)
     adj = Adjustments(host=host, port=port, **{**WAITRESS_ADJUSTMENTS, **adjustments})
     sockinfo = _sockinfo(listening_socket) if listening_socket else adj.listen[0]
-    return TcpServer(app, adj, sockinfo, policy, listening_socket)
+    return TcpServer(app, adj, sockinfo, policy, handler, listening_socket)
 
 
 def _sockinfo(sock: socket.socket) -> tuple[Any, ...]:
@@ -102,10 +104,11 @@ def check_waitress() -> None:
     from waitress import channel, parser, receiver, server, task
 
     needed = {
-        channel.HTTPChannel: ("_flush_some", "_flush_exception", "_flush_outbufs_below_high_watermark", "service"),
+        channel.HTTPChannel: ("_flush_some", "_flush_exception", "send_continue", "service"),
         parser.HTTPRequestParser: ("received", "parse_header", "get_body_stream"),
         receiver.ChunkedReceiver: ("received", "getfile", "getbuf"),
-        task.WSGITask: ("get_environment", "build_response_header", "has_body"),
+        task.WSGITask: ("get_environment", "build_response_header"),
+        task.ThreadedTaskDispatcher: ("add_task", "set_thread_count"),
         server.TcpWSGIServer: ("add_task", "pull_trigger", "maintenance", "handle_accept"),
     }
     missing = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]

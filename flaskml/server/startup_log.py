@@ -10,25 +10,27 @@ _SERVING = "Serving on "
 
 
 class StartupLogFilter(logging.Filter):
-    """A filter that adds the served model to waitress's startup line, which names only the address."""
+    """A filter that adds facts about the app to waitress's startup line, which names only the address."""
 
-    def __init__(self, describe: Callable[[], str]) -> None:
+    def __init__(self, describe_model: Callable[[], str], describe_path: Callable[[], str]) -> None:
         super().__init__()
-        self.describe = describe
+        self.describe_model = describe_model
+        self.describe_path = describe_path
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the startup line, and pass every record."""
         if isinstance(record.msg, str) and record.msg.startswith(_SERVING):
-            record.msg = f"Serving {self.describe()} on {record.msg.removeprefix(_SERVING)}"
+            address = record.getMessage().removeprefix(_SERVING)
+            record.msg, record.args = "Serving %s on %s; %s", (self.describe_model(), address, self.describe_path())
         return True
 
 
-def name_model_in_startup_log(describe: Callable[[], str]) -> None:
-    """Add the result of `describe()` to waitress's startup line.
+def name_model_in_startup_log(describe_model: Callable[[], str], describe_path: Callable[[], str]) -> None:
+    """Add the served model, and the path of predictions through the server, to waitress's startup line.
 
-    The function is called when the line is logged. The newest app of a process replaces the filter of earlier ones.
+    The functions are called when the line is logged. The newest app of a process replaces the filter of earlier ones.
     """
     logger = logging.getLogger("waitress")
     for existing in [filter_ for filter_ in logger.filters if isinstance(filter_, StartupLogFilter)]:
         logger.removeFilter(existing)
-    logger.addFilter(StartupLogFilter(describe))
+    logger.addFilter(StartupLogFilter(describe_model, describe_path))

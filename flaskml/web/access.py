@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from flask import Request
 
 from flaskml.errors import AccessDenied, TokenRequired
-from flaskml.web.current import settings_of
-from flaskml.web.lean import this_app, this_request
+from flaskml.web.current import settings_of, this_app, this_request
+from flaskml.web.direct_conditions import indifferent_to_predictions
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """The safe methods of RFC 9110, section 9.2.1: they change no state. Every other method is guarded."""
@@ -34,6 +34,7 @@ def is_guarded(view: Callable[..., Any], method: str) -> bool:
     return method not in SAFE_METHODS and not getattr(view, "changes_no_state", False)
 
 
+@indifferent_to_predictions
 def check_access() -> None:
     """Reject a state-changing request without the right to it.
 

@@ -15,8 +15,7 @@ from flaskml.errors import (
     Problem,
     TooLarge,
 )
-from flaskml.web.current import settings_of
-from flaskml.web.lean import this_app, this_request
+from flaskml.web.current import settings_of, this_app, this_request
 
 Body = TypeVar("Body", bound=BaseModel)
 

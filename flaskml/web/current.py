@@ -1,4 +1,4 @@
-"""The live objects of an app: slots, store, registry, watcher, jobs, settings.
+"""The app and request of a call, and the live objects of an app: slots, store, registry, watcher, jobs, settings.
 
 A view calls `this_app` and `this_request` once and passes the app on: each access through Flask's proxies costs time.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from flask import Flask
+from flask import Flask, Request, current_app, request
 
 from flaskml.errors import ModelNotFound
 from flaskml.hot_reload.registry import Registry
@@ -18,6 +18,16 @@ from flaskml.publishing.trial import TrialLimits
 from flaskml.settings import Settings
 from flaskml.store.model_store import ModelStore
 from flaskml.training.jobs import Jobs
+
+
+def this_app() -> Flask:
+    """Return the current app itself, not Flask's proxy of it."""
+    return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+def this_request() -> Request:
+    """Return the current request itself, not Flask's proxy of it."""
+    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
 
 
 def default_slot(app: Flask) -> ModelSlot:

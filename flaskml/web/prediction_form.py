@@ -33,6 +33,6 @@ def render_form(
     if error is not None:
         field_errors = {} if is_terse() else {problem.feature: problem.detail for problem in error.problems}
         context |= {"alert": error_detail(error), "field_errors": field_errors}
-    context["warnings"] = [warning["detail"] for warning in problems_as_json(warnings)]
+    context["warnings"] = [warning["detail"] for warning in problems_as_json(warnings, terse=is_terse())]
     context["names"] = sorted(name for name, slot in list(registry_of(app).slots.items()) if slot.current_manifest)
     return render_template("index.html", predictor=current, default=settings_of(app).model_name, **context), status

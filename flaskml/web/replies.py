@@ -9,8 +9,7 @@ from typing import Any, cast
 from flask import Response, redirect, render_template
 
 from flaskml.errors import FlaskmlError, Problem, TokenRequired
-from flaskml.web.current import settings_of
-from flaskml.web.lean import Reply, this_app, this_request
+from flaskml.web.current import settings_of, this_app, this_request
 from flaskml.web.negotiation import prefers_page
 
 MAX_PROBLEM_BYTES = 16 * 1024
@@ -24,9 +23,6 @@ def json_reply(
     body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a JSON response. A mapping is encoded; bytes must already be JSON and are sent unchanged."""
-    is_plain = status == 200 and headers is None and issubclass(Reply, this_app().response_class)
-    if isinstance(body, bytes) and is_plain:
-        return Reply(body, "application/json")
     content = body if isinstance(body, bytes) else json.dumps(body, allow_nan=False).encode()
     return Response(content, status, headers, mimetype="application/json")
 
@@ -44,9 +40,9 @@ def problem_reply(error: FlaskmlError) -> Response:
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
-def problems_as_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Return problems as JSON objects. Where details are terse, they name the row only."""
-    if is_terse():
+def problems_as_json(problems: Iterable[Problem], *, terse: bool) -> list[dict[str, Any]]:
+    """Return problems as JSON objects. With `terse`, they name the row only."""
+    if terse:
         problems = [Problem(problem.row, None, TERSE_PROBLEM) for problem in problems]
     return [{"row": found.row, "feature": found.feature, "detail": found.detail[:1_000]} for found in problems]
 
@@ -61,7 +57,8 @@ def _problem_body(error: FlaskmlError) -> bytes:
     document: dict[str, Any] = {"title": error.title, "status": error.status, "detail": detail[:1_000]}
     free_bytes = MAX_PROBLEM_BYTES - len(json.dumps(document)) - 100
     errors = []
-    for entry in problems_as_json(error.problems):  # JSON escapes can make a text six times as long: count bytes.
+    # JSON escapes can make a text six times as long: count bytes.
+    for entry in problems_as_json(error.problems, terse=is_terse()):
         free_bytes -= len(json.dumps(entry)) + 2
         if free_bytes >= 0:
             errors.append(entry)

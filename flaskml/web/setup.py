@@ -12,7 +12,10 @@ from werkzeug.routing import BaseConverter
 from flaskml.errors import FlaskmlError
 from flaskml.settings import MODEL_NAME_PATTERN, VERSION_PATTERN, Settings, load_settings
 from flaskml.web import access
-from flaskml.web.lean import Reply
+from flaskml.web.current import this_app, watcher_of
+from flaskml.web.direct import DirectPredictions
+from flaskml.web.direct_conditions import indifferent_to_predictions
+from flaskml.web.direct_middleware import DirectMiddleware
 from flaskml.web.replies import problem_reply
 from flaskml.web.template_filters import short_number, time_ago
 
@@ -54,11 +57,25 @@ def compile_templates(app: Flask) -> None:
 
 def install_hooks(app: Flask) -> None:
     """Register the access check, the error handlers and the hook that sets security headers."""
-    app.before_request(app.extensions["watcher"].ensure_started)
+    app.before_request(_follow_store)
     app.before_request(access.check_access)
     app.after_request(_set_security_headers)
     app.register_error_handler(FlaskmlError, problem_reply)
     app.register_error_handler(HTTPException, _http_problem)
+
+
+def answer_predictions_directly(app: Flask, settings: Settings) -> DirectPredictions:
+    """Wrap the app in the middleware that answers predictions directly, and return the handler for an event loop."""
+    middleware = DirectMiddleware(app.wsgi_app)
+    app.wsgi_app = middleware  # type: ignore[method-assign]
+    handler = middleware.handler = DirectPredictions(app, settings, DirectMiddleware)
+    return handler
+
+
+@indifferent_to_predictions
+def _follow_store() -> None:
+    """Make sure that this process is in the roster and follows the store."""
+    watcher_of(this_app()).ensure_started()
 
 
 def _http_problem(error: HTTPException) -> Response:
@@ -75,9 +92,8 @@ def _http_problem(error: HTTPException) -> Response:
     return response
 
 
+@indifferent_to_predictions
 def _set_security_headers(response: Response) -> Response:
-    if isinstance(response, Reply):  # Its constructor sets the header.
-        return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.mimetype == "text/html":
         response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)

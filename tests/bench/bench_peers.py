@@ -3,9 +3,10 @@
 Every server of a round is started, timed to its first answer and held to what the estimator answers; then, at each
 count of connections, one after the other is warmed up and loaded while the rest wait idle. The order changes between
 rounds, so that a slow minute falls on all; a ratio is taken in each round before its median is. All servers are given
-the same files and asked for the same row with the same body, except where a peer has a protocol of its own (MLServer
-and BentoML). Peers are installed into virtual environments of their own on first use; the plain Flask apps run with
-this Python, whose Flask, waitress and scikit-learn are the product's.
+the same files and asked for the same row with the same body, except where a peer has a protocol of its own (MLServer,
+BentoML and mosec) and in the pair of plain views, which predict nothing. Peers are installed into virtual environments
+of their own on first use; the plain Flask apps run with this Python, whose Flask, waitress and scikit-learn are the
+product's.
 
 `--health` measures the latency of GET /livez at intervals, during large predictions that follow one another. `--start`
 measures the time to the first answer, and memory then.
@@ -35,7 +36,7 @@ from sample import Sample, take_sample
 
 from flaskml.errors import FlaskmlError
 
-PRODUCT = ("flask", "werkzeug", "waitress", "greenlet", "pydantic")
+PRODUCT = ("flask", "werkzeug", "waitress", "pydantic")
 MODELS = ("linear", "pipeline", "forest")
 
 
@@ -74,14 +75,17 @@ def compare(workload: Workload, names: Sequence[str], options: argparse.Namespac
     return results
 
 
-def report(results: Mapping[str, Results], peers: Sequence[str]) -> Iterator[str]:
-    """Yield a table for each model and peer, then one of the requests a second of all, and one of the starts."""
+def report(results: Mapping[str, Results], peers: Mapping[str, str]) -> Iterator[str]:
+    """Yield a table for each model and peer, then one of the requests a second of all, and one of the starts.
+
+    `peers` names our side of each.
+    """
     for model, result in results.items():
-        for peer in peers:
-            yield f"\n{PEERS[peer]} against {peer}, {model}\n"
-            yield from head(peer, PEERS[peer])
+        for peer, ours in peers.items():
+            yield f"\n{ours} against {peer}, {model}\n"
+            yield from head(peer, ours)
             for connections, rounds in result.samples.items():
-                yield from rows(connections, rounds, peer, PEERS[peer])
+                yield from rows(connections, rounds, peer, ours)
     yield from _summary(results, peers)
     yield from _starts(results)
 
@@ -123,7 +127,7 @@ def _sides(options: argparse.Namespace) -> list[str]:
     """Return the names of all sides that are asked for, in a comparison each of ours beside its peers."""
     if options.start:
         return [*_ours(options), *options.peers]
-    return list(dict.fromkeys(name for peer in options.peers for name in (PEERS[peer], peer)))
+    return list(dict.fromkeys(name for peer, ours in options.peers.items() for name in (ours, peer)))
 
 
 def _ours(options: argparse.Namespace) -> list[str]:
@@ -151,16 +155,16 @@ def _conditions(options: argparse.Namespace, names: Sequence[str]) -> Iterator[s
         yield "This flaskml computes with scikit-learn alone, so serve-onnx is serve-sklearn."
 
 
-def _summary(results: Mapping[str, Results], peers: Sequence[str]) -> Iterator[str]:
+def _summary(results: Mapping[str, Results], peers: Mapping[str, str]) -> Iterator[str]:
     """Yield the ratio of requests a second at each count of connections, and the requests a second themselves."""
     counts = list(next(iter(results.values())).samples)
     yield "\nRequests a second: ratio (ours, the peer's)\n"
     yield f"| model | ours | peer | {' | '.join(f'c={count}' for count in counts)} |"
     yield f"| --- | --- | --- | {' | '.join('---:' for _ in counts)} |"
     for model, result in results.items():
-        for peer in peers:
-            cells = [_ratio(rounds, peer, PEERS[peer]) for rounds in result.samples.values()]
-            yield f"| {model} | {PEERS[peer]} | {peer} | {' | '.join(cells)} |"
+        for peer, ours in peers.items():
+            cells = [_ratio(rounds, peer, ours) for rounds in result.samples.values()]
+            yield f"| {model} | {ours} | {peer} | {' | '.join(cells)} |"
 
 
 def _ratio(rounds: Rounds, peer: str, ours: str) -> str:
@@ -188,6 +192,9 @@ def _parse() -> argparse.Namespace:
         "--start", action="store_true", help="measure starts alone, of our servers unless peers are named"
     )
     parser.add_argument("--peers", type=some_of(PEERS), metavar="NAME,...", help=f"from {', '.join(PEERS)}")
+    parser.add_argument(
+        "--ours", choices=SIDES, metavar="NAME", help=f"compared with all peers, from {', '.join(SIDES)}"
+    )
     parser.add_argument("--models", type=some_of(ESTIMATORS), metavar="NAME,...", help=f"from {', '.join(ESTIMATORS)}")
     parser.add_argument("--runtimes", type=some_of(RUNTIMES), metavar="NAME,...", help="for --health and --start")
     parser.add_argument("--connections", type=counts, default=[1, 8, 32, 128], help="keep-alive connections, as 1,32")
@@ -204,7 +211,8 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.client = choose_client(options.client)
     options.runtimes = options.runtimes or (RUNTIMES if takes_runtime() else RUNTIMES[:1])
-    options.peers = options.peers or ([] if options.start else list(PEERS))
+    peers = options.peers or ([] if options.start else PEERS)
+    options.peers = {peer: options.ours or PEERS[peer] for peer in peers}
     if options.start:
         options.connections = []
     return options

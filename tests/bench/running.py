@@ -66,4 +66,5 @@ def _check(server: Server, side: Side, workload: Workload) -> None:
 
 
 def _bodies(side: Side, workload: Workload) -> list[str]:
-    return [json.dumps(side.protocol.body(workload, row)) for row in workload.questions]
+    bodies = (side.protocol.body(workload, row) for row in workload.questions)
+    return ["" if body is None else json.dumps(body) for body in bodies]

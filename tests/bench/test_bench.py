@@ -22,7 +22,7 @@ from harness import CLIENTS, Launch, Load, ServerError, memory_mb, serve
 from peers.sides import EXACT, SIDES
 from peers.workload import make_workload
 from process_tree import Process, process_tree
-from running import run
+from running import load_of, run
 
 pytestmark = pytest.mark.thorough
 
@@ -189,6 +189,36 @@ def test_a_worker_in_a_session_of_its_own_counts_and_ends() -> None:
     with suppress(OSError):
         # A zombie process counts as dead.
         assert Process.read(worker.folder).stat[0] == "Z"
+
+
+@pytest.mark.gauntlet
+def test_predictions_are_measured_under_every_condition() -> None:
+    options = ("--runtime=sklearn", "--connections=2", "--many=4", "--waiting=2", "--client=python")
+    head, *rows = _table(_run(("bench_beside.py", *TINY, *options)))
+    names = ["alone", "beside 2 that wait", "beside 1 that computes", "alone, 4 connections"]
+    assert [row[0] for row in rows] == names
+    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    assert all(float(row["requests/s"]) > 0 and row["errors"] == "0" for row in cells)
+    assert [bool(row["view's answers/s"]) for row in cells] == [False, True, True, False]
+
+
+@pytest.mark.gauntlet
+@pytest.mark.parametrize("name", ["plain-serve", "plain-waitress"])
+def test_a_plain_view_is_loaded_with_get(name: str, tmp_path: Path) -> None:
+    side, workload = SIDES[name], make_workload("linear", tmp_path)
+    load = load_of(side, workload, 1, 0.1)
+    assert load.method == "GET"
+    with run(side, workload, tmp_path) as (server, _):
+        assert CLIENTS["python"](server, load).errors == 0
+
+
+def test_clients_beside_the_load_count_their_answers() -> None:
+    with serve(Launch(["python", "trivial_app.py", "{port}"], HERE)) as server:
+        command = [sys.executable, str(HERE / "beside_clients.py"), str(server.port), "/health", "2"]
+        finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    begun, counts = finished.stdout.splitlines()
+    assert begun == "begun"
+    assert json.loads(counts)["failures"] == 0
 
 
 @pytest.mark.gauntlet

@@ -26,7 +26,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from flaskml import publish
 from tests.support.checkout import CHECKOUT
-from tests.support.in_process_servers import command_of
+from tests.support.in_process_servers import COMMANDS
 from tests.support.problems import problem_of, strict
 from tests.support.server_processes import Server
 from tests.support.tables import HOME
@@ -672,7 +672,7 @@ TARGETS = (("flask serve", "terse"), pytest.param(("waitress-serve", "full"), ma
 @pytest.fixture(scope="module", params=TARGETS, ids=["flask serve terse", "waitress-serve full"])
 def target(request, hostile_instance):
     name, detail = request.param
-    command = list(command_of(name))
+    command = list(COMMANDS[name])
     if name == "waitress-serve":
         command.insert(-1, "--threads=1")
     variables = {"FLASKML_INSTANCE_PATH": str(hostile_instance), "FLASKML_ERROR_DETAIL": detail}

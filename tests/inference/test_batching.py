@@ -70,8 +70,8 @@ def make_slow(batcher):
 def test_each_call_gets_the_answer_to_its_own_rows():
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    calls = [Call(batcher, rows(*range(n, 2 * n)), "predict") for n in range(1, 6)]
-    batcher.compute_batch(calls)
+    calls = [Call(rows(*range(n, 2 * n))) for n in range(1, 6)]
+    batcher.compute_batch(calls, "predict")
     assert estimator.sizes == [15]
     for n, call in enumerate(calls, 1):
         assert call.result().tolist() == [2.0 * value for value in range(n, 2 * n)]
@@ -79,8 +79,8 @@ def test_each_call_gets_the_answer_to_its_own_rows():
 
 def test_several_outputs_are_split_one_by_one():
     batcher = batcher_of(Estimator())
-    calls = [Call(batcher, rows(1, 2), "outputs"), Call(batcher, rows(3), "outputs")]
-    batcher.compute_batch(calls)
+    calls = [Call(rows(1, 2)), Call(rows(3))]
+    batcher.compute_batch(calls, "outputs")
     assert [part.tolist() for part in calls[1].result()] == [[6.0], [[3.0]]]
 
 
@@ -88,8 +88,8 @@ def test_several_outputs_are_split_one_by_one():
 def test_a_bad_row_fails_only_its_own_call(method):
     estimator = Estimator()
     batcher = batcher_of(estimator)
-    calls = [Call(batcher, rows(1), method), Call(batcher, rows(2, b=-1), method), Call(batcher, rows(3), method)]
-    batcher.compute_batch(calls)
+    calls = [Call(rows(1)), Call(rows(2, b=-1)), Call(rows(3))]
+    batcher.compute_batch(calls, method)
     assert estimator.sizes == [3, 1, 1, 1]
     with pytest.raises(ValueError, match="negative"):
         calls[1].result()
@@ -99,20 +99,18 @@ def test_a_bad_row_fails_only_its_own_call(method):
 
 def test_calls_are_computed_alone_if_the_shared_answer_has_too_few_rows():
     batcher = batcher_of(Estimator())
-    calls = [Call(batcher, rows(1), "short"), Call(batcher, rows(2), "short")]
-    batcher.compute_batch(calls)
+    calls = [Call(rows(1)), Call(rows(2))]
+    batcher.compute_batch(calls, "short")
     assert [call.result().tolist() for call in calls] == [[1.0], [2.0]]
 
 
-def test_batches_keep_the_order_and_are_limited_in_rows_and_seconds():
+def test_batches_are_limited_in_rows_and_seconds():
     batcher = batcher_of(Estimator())
-    calls = [Call(batcher, rows(*range(MAX_BATCH_ROWS // 4)), "predict") for _ in range(9)]
-    batches = batcher.batches(calls)
-    assert [len(batch) for batch in batches] == [4, 4, 1] and [call for batch in batches for call in batch] == calls
+    assert batcher.batch_lengths("predict", [MAX_BATCH_ROWS // 4] * 9) == [4, 4, 1]
+    assert batcher.batch_lengths("predict", [2 * MAX_BATCH_ROWS, 1, MAX_BATCH_ROWS, 1]) == [1, 1, 1, 1]
     batcher.costs["predict"].record(1, MAX_BATCH_SECONDS / 10)
     batcher.costs["predict"].record(16, 2 * MAX_BATCH_SECONDS)
-    single_rows = [Call(batcher, rows(1), "predict") for _ in range(20)]
-    assert [len(batch) for batch in batcher.batches(single_rows)] == [8, 8, 4]
+    assert batcher.batch_lengths("predict", [1] * 20) == [8, 8, 4]
 
 
 def test_costs_are_estimated_by_size_and_follow_the_measurements():
@@ -136,35 +134,32 @@ def test_a_method_that_holds_the_gil_is_computed_in_slices(method):
     estimator = Estimator()
     batcher = batcher_of(estimator)
     batcher.slice_rows[method] = 4
-    calls = [Call(batcher, rows(*range(5)), method), Call(batcher, rows(*range(5, 11)), method)]
-    batcher.compute_batch(calls, in_slices=True)
+    calls = [Call(rows(*range(5))), Call(rows(*range(5, 11)))]
+    batcher.compute_batch(calls, method)
     assert estimator.sizes == [4, 4, 3]
     for call, values in zip(calls, (range(5), range(5, 11)), strict=True):
         answer = call.result()
         assert np.ravel(answer[0] if method == "outputs" else answer).tolist() == [2.0 * value for value in values]
-    alone = Call(batcher, rows(*range(9)), method)
-    batcher.compute_batch([alone], in_slices=True)
+    alone = Call(rows(*range(9)))
+    batcher.compute_batch([alone], method)
     assert estimator.sizes[3:] == [4, 4, 1]
 
 
-def test_rows_are_sliced_only_on_request():
+def test_a_call_of_few_rows_is_not_sliced():
     estimator = Estimator()
     batcher = batcher_of(estimator)
     batcher.slice_rows["predict"] = 2
-    for in_slices, sizes in ((False, [6]), (True, [2, 2, 2])):
-        batcher.compute_batch([Call(batcher, rows(*range(3)), "predict") for _ in range(2)], in_slices=in_slices)
-        assert estimator.sizes == sizes
-        estimator.sizes.clear()
-    batcher.compute_batch([Call(batcher, rows(1, 2), "predict")], in_slices=True)
-    assert estimator.sizes == [2]
+    assert batcher.compute_alone(rows(1, 2), "predict").tolist() == [2.0, 4.0]
+    assert batcher.compute_alone(rows(1, 2, 3), "predict").tolist() == [2.0, 4.0, 6.0]
+    assert estimator.sizes == [2, 2, 1]
 
 
 def test_a_bad_row_in_a_slice_fails_only_its_own_call():
     estimator = Estimator()
     batcher = batcher_of(estimator)
     batcher.slice_rows["predict"] = 2
-    calls = [Call(batcher, rows(*range(3)), "predict"), Call(batcher, rows(*range(3), b=-1), "predict")]
-    batcher.compute_batch(calls, in_slices=True)
+    calls = [Call(rows(*range(3))), Call(rows(*range(3), b=-1))]
+    batcher.compute_batch(calls, "predict")
     assert calls[0].result().tolist() == [0.0, 2.0, 4.0]
     with pytest.raises(ValueError, match="negative"):
         calls[1].result()
@@ -226,4 +221,4 @@ def test_every_thread_gets_its_own_answer_or_error():
                 assert isinstance(answer, ValueError)
             else:
                 assert answer.tolist() == [2.0 * value, 2.0 * (value + turn)]
-        assert not any(queue.is_led or queue.calls for queue in batcher.queues.values())
+        assert not any(queue.is_led or queue.calls for queue in batcher._queues.values())

@@ -159,6 +159,8 @@ def test_a_row_is_rounded_to_the_dtype_of_the_estimator(kind):
             return [inputs["rows"].sum(axis=1)]
 
     class Estimator:
+        is_thread_safe = True
+
         def compute(self, table, method):
             tables.append(table)
             return table[:, 0]
@@ -178,6 +180,8 @@ def test_integers_beyond_double_precision_reach_the_estimator_exactly():
     computed = []
 
     class Estimator:
+        is_thread_safe = True
+
         def compute(self, table, method):
             computed.append(int(table[0, 0]))
             return table[:, 0]

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from flaskml.runtimes.selection import choose_runtime
 from flaskml.store.model_store import ModelStore
 from flaskml.store.version_folder import VersionContents
 from tests.support.checkout import run_python
+from tests.support.concurrency import THREADS, call_at_once
 from tests.support.numeric_cases import ROWS, TARGETS, facts_of, numeric_case
 
 
@@ -112,33 +113,20 @@ def test_the_answer_to_a_row_does_not_depend_on_other_rows(runtime, loaded, name
                 )
 
 
-# A forest saves and restores the warning filters with each call, and threads see those of each other.
-@pytest.mark.filterwarnings("ignore:`sklearn.utils.parallel.delayed` should be used with")
 def test_concurrent_calls_get_correct_answers(runtime, loaded):
-    rows = ROWS[:20].tolist()
-    expected = {method: answer.tolist() for method, answer in answers(runtime, loaded, rows).items()}
-    wrong, start = [], threading.Barrier(4)
+    assert runtime.is_thread_safe
+    tables = [runtime.table_builder.build(ROWS[index : 20 + index].tolist()) for index in range(THREADS)]
+    methods = loaded.manifest.methods
+    expected = [{method: runtime.compute(table, method) for method in methods} for table in tables]
 
-    def call():
-        start.wait()
-        for index in range(25):
-            for method in loaded.manifest.methods:
-                part = runtime.compute(runtime.table_builder.build(rows[index % 10 :]), method)
-                if not np.allclose(as_numbers(part.tolist()), as_numbers(expected[method][index % 10 :]), rtol=1e-6):
-                    wrong.append((method, index))
+    def find_wrong(table, answers):
+        return [
+            method
+            for method in methods * 15
+            if not answers_equal(answers[method], runtime.compute(table, method), relative=1e-12)
+        ]
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not wrong
-
-
-def as_numbers(answer):
-    """Return an answer as a numeric array; strings become numbers."""
-    array = np.array(answer)
-    return np.unique(array, return_inverse=True)[1] if array.dtype.kind == "U" else np.nan_to_num(array)
+    assert call_at_once(partial(find_wrong, *case) for case in zip(tables, expected, strict=True)) == [[]] * THREADS
 
 
 def test_a_call_does_not_change_its_table(runtime, loaded):

@@ -16,8 +16,6 @@ from tests.support.load import Load, failed, mixed
 from tests.support.server_processes import children, wait_until
 from tests.support.two_versions import OFFSETS
 
-pytest.importorskip("greenlet")
-
 
 @pytest.fixture
 def instance(two_versions, tmp_path):

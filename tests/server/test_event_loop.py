@@ -9,7 +9,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from contextvars import ContextVar
 from functools import partial
 from http.client import HTTPConnection
 
@@ -18,20 +17,15 @@ from flask import Flask, g, request
 
 from flaskml.codecs.rows import Rows
 from flaskml.errors import UnsupportedWaitress
-from flaskml.inference.batching import Batcher, lane
+from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
+from flaskml.server.http_parser import MAX_CACHED_BLOCK_BYTES, MAX_CACHED_BLOCKS, HeaderCache, RequestParser
+from flaskml.server.policy import ServerPolicy
 from flaskml.server.setup import build_server, check_waitress
 from tests.support.in_process_servers import event_loop_server, waitress_server
 
-pytest.importorskip("greenlet")
-
-from flaskml.server.http_parser import MAX_CACHED_BLOCK_BYTES, MAX_CACHED_BLOCKS, HeaderCache, RequestParser
-from flaskml.server.loop import MAX_STARTED_PER_ITERATION
-
 TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
-LEAK = ContextVar("leak", default="clean")
-"""A context variable that each call sets, and that no other call may see."""
 
 
 def double(table, _):
@@ -74,14 +68,11 @@ def doubling_app():
 
     @app.get("/<float(signed=True):value>")
     def double_twice(value):
-        assert LEAK.get() == "clean"
-        LEAK.set(f"leaked {value}")
         g.value, mark = value, request.headers["Mark"]
         predictions = []
         for _ in range(2):
             predictions += batcher.ask(Rows([(value,)], TABLE_BUILDER, is_single=True), "predict").tolist()
-            lane.get().apart(lambda: None)
-            assert g.value == value and request.headers["Mark"] == mark and LEAK.get() == f"leaked {value}"
+            assert g.value == value and request.headers["Mark"] == mark
         return {"predictions": predictions, "mark": mark}
 
     @app.get("/healthy")
@@ -123,95 +114,6 @@ def test_a_row_that_the_estimator_refuses_fails_alone():
             run_in_threads(12, send_request)
 
 
-def waiting_app(release):
-    """Return an app with a view that waits for an event in a thread, and one whose prediction waits for it."""
-    app = Flask(__name__)
-
-    def compute(table, _):
-        release.wait(20)
-        return table[:, 0]
-
-    batcher = Batcher(compute, TABLE_BUILDER.build, ["predict"])
-    batcher.costs["predict"].record(1, 1.0)  # A known slow predictor is computed in a thread.
-    app.add_url_rule("/healthy", view_func=lambda: "yes", endpoint="healthy")
-    app.add_url_rule("/wait", view_func=lambda: str(lane.get().apart(lambda: release.wait(20))), endpoint="wait")
-    app.add_url_rule(
-        "/predict",
-        view_func=lambda: str(batcher.ask(Rows([(1.0,)], TABLE_BUILDER, is_single=True), "predict")),
-        endpoint="predict",
-    )
-    app.add_url_rule("/fail", view_func=lambda: lane.get().apart(lambda: 1 / 0), endpoint="fail")
-    return app
-
-
-@pytest.mark.parametrize(("path", "body"), [("/wait", b"True"), ("/predict", b"[1.]")])
-def test_slow_calls_do_not_block_the_event_loop(path, body):
-    release, responses = threading.Event(), []
-    with event_loop_server(waiting_app(release)) as port:
-        threads = [threading.Thread(target=lambda: responses.append(get(port, path))) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in range(20):
-            assert get(port, "/healthy") == (200, b"yes")
-        assert not responses
-        release.set()
-        for thread in threads:
-            thread.join(20)
-    assert responses == [(200, body)] * 3
-
-
-def slow_app(calls):
-    """Return an app that predicts as many rows as the path says; a call takes 20 ms and 1 ms per row."""
-    app = Flask(__name__)
-
-    def compute(table, _):
-        calls.append(len(table))
-        time.sleep(0.02 + 0.001 * len(table))
-        return table[:, 0]
-
-    batcher = Batcher(compute, TABLE_BUILDER.build, ["predict"])
-    for count in (1, 2, 32, 1_024):
-        batcher.costs["predict"].record(count, 0.02 + 0.001 * count)
-
-    @app.get("/<int:rows>")
-    def predict(rows):
-        return str(len(batcher.ask(Rows([(1.0,)] * rows, TABLE_BUILDER, is_single=False), "predict")))
-
-    return app
-
-
-def test_a_single_row_does_not_wait_for_a_large_request():
-    calls = []
-    with event_loop_server(slow_app(calls)) as port:
-        large = threading.Thread(target=get, args=(port, "/2000"))
-        large.start()
-        while not calls:
-            time.sleep(0.01)
-        begun = time.monotonic()
-        assert get(port, "/1") == (200, b"1")
-        assert large.is_alive() and time.monotonic() - begun < 1
-        large.join()
-
-
-def test_clients_of_a_slow_model_share_batches():
-    calls = []
-    with event_loop_server(slow_app(calls)) as port:
-
-        def send_requests(_):
-            with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-                for _ in range(20):
-                    connection.request("GET", "/1")
-                    assert connection.getresponse().read() == b"1"
-
-        run_in_threads(8, send_requests)
-    assert sum(calls) == 160 and len(calls) < 60
-
-
-def test_an_error_in_a_thread_is_raised_in_its_call():
-    with event_loop_server(waiting_app(threading.Event())) as port:
-        assert get(port, "/fail")[0] == 500 and get(port, "/healthy")[0] == 200
-
-
 def descriptor_holding_app(held):
     """Return an app that duplicates the socket of its connection into `held`, as a fork does."""
     app = Flask(__name__)
@@ -251,8 +153,8 @@ def test_requests_are_served_after_the_connection_limit_was_reached():
             assert get(port, "/healthy") == (200, b"yes")
 
 
-def test_more_requests_than_start_in_one_iteration_are_served():
-    count = 3 * MAX_STARTED_PER_ITERATION
+def test_more_requests_than_threads_are_served():
+    count = 6 * ServerPolicy().threads
     with event_loop_server(doubling_app()) as port:
         responses = {}
 
@@ -408,7 +310,7 @@ def parsed(adj, block, cache):
     """Return the attributes of the parser of a block, and its error."""
     parser = type("Parsing", (RequestParser,), {"header_cache": cache})(adj)
     parser.received(block)
-    own = ("adj", "body_rcv", "header_plus", "header_bytes_received", "error", "first_line")
+    own = ("adj", "attributes", "body_rcv", "header_plus", "header_bytes_received", "error", "first_line")
     return {key: value for key, value in vars(parser).items() if key not in own}, getattr(parser.error, "body", None)
 
 

@@ -11,8 +11,6 @@ import pytest
 from flaskml.publishing.trial import TrialLimits, ensure_accepted
 from tests.support.stores import constant, put
 
-pytest.importorskip("greenlet")
-
 
 @pytest.fixture
 def server(serve):

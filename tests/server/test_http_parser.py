@@ -12,16 +12,13 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 from waitress.adjustments import Adjustments
 
-from tests.support.http_corpus import ACCEPTED, CANARY, REFUSED, request
-from tests.support.in_process_servers import event_loop_server, waitress_server
-
-pytest.importorskip("greenlet")
-
 from flaskml.server import http_validation
 from flaskml.server.connection import Connection
 from flaskml.server.http_parser import HeaderCache, RequestParser
 from flaskml.server.http_validation import collapse_spaces
 from flaskml.server.setup import WAITRESS_ADJUSTMENTS
+from tests.support.http_corpus import ACCEPTED, CANARY, REFUSED, request
+from tests.support.in_process_servers import event_loop_server, waitress_server
 
 LAST = request(b"Connection: close", start=b"GET /last HTTP/1.1")
 """The request after each accepted one. Its response is complete and the last one if the framing was right."""

@@ -3,12 +3,11 @@
 import json
 import time
 from contextlib import ExitStack
-from importlib.util import find_spec
 
 import pytest
 
 from flaskml.schema.tables import SchemaTableBuilder
-from tests.support.in_process_servers import COMMANDS, command_of
+from tests.support.in_process_servers import COMMANDS
 from tests.support.server_processes import server_of_a_copy
 from tests.support.stores import load_active, train_into
 from tests.support.tables import HOME
@@ -19,15 +18,13 @@ pytestmark = pytest.mark.contract
 @pytest.fixture(scope="module")
 def running(trained, tmp_path_factory):
     """Yield each server by its name, for tests that change no state."""
-    names = [name for name in COMMANDS if name != "flask serve" or find_spec("greenlet")]
     with ExitStack() as stack:
-        folders = {name: tmp_path_factory.mktemp("running") for name in names}
-        yield {name: stack.enter_context(server_of_a_copy(trained, folders[name], name)) for name in names}
+        folders = {name: tmp_path_factory.mktemp("running") for name in COMMANDS}
+        yield {name: stack.enter_context(server_of_a_copy(trained, folders[name], name)) for name in COMMANDS}
 
 
 @pytest.fixture
 def server(running, server_name):
-    command_of(server_name)  # Skips the test if the server cannot run.
     return running[server_name]
 
 

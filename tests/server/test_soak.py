@@ -26,7 +26,7 @@ from flaskml.publishing import trial
 from flaskml.store.model_store import ModelStore
 from tests.support.answers import by_class, differs, largest, plain
 from tests.support.checkout import CHECKOUT
-from tests.support.in_process_servers import command_of
+from tests.support.in_process_servers import COMMANDS
 from tests.support.server_processes import Server
 from tests.support.stores import run_trial_in_process
 
@@ -255,7 +255,7 @@ def run(instance, cases, server_name):
     """Return a function that starts the server and sends it `count` requests; `script` may replace its start."""
 
     def start_and_send(count, *, script=None, wanted=frozenset()):
-        command = list(command_of(server_name))
+        command = list(COMMANDS[server_name])
         if server_name == "waitress-serve":
             command.insert(-1, f"--threads={THREADS}")
         if script is not None:

@@ -23,12 +23,12 @@ def logged(message):
 
 
 def test_the_newest_app_of_a_process_is_named(waitress_logger):
-    name_model_in_startup_log(lambda: "old version 1")
-    name_model_in_startup_log(lambda: "new version 2")
-    assert logged("Serving on http://127.0.0.1:8080") == "Serving new version 2 on http://127.0.0.1:8080"
+    name_model_in_startup_log(lambda: "old version 1", lambda: "old path")
+    name_model_in_startup_log(lambda: "new version 2", lambda: "100 % direct")
+    assert logged("Serving on http://127.0.0.1:80") == "Serving new version 2 on http://127.0.0.1:80; 100 % direct"
     assert len([filter_ for filter_ in waitress_logger.filters if isinstance(filter_, StartupLogFilter)]) == 1
 
 
 def test_other_lines_pass_unchanged():
-    name_model_in_startup_log(lambda: "any")
+    name_model_in_startup_log(lambda: "any", lambda: "any")
     assert logged("Task queue depth is 5") == "Task queue depth is 5"

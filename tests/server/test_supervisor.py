@@ -23,16 +23,12 @@ from flaskml.hot_reload.registry import LARGE_VERSION_BYTES
 from tests.support.checkout import CHECKOUT
 from tests.support.server_processes import children, wait_until
 
-pytest.importorskip("greenlet")
-
-
 APP = """
 import os, signal, sys, time
 from pathlib import Path
 from flask import Flask
 from flaskml.server.setup import build_server
 from flaskml.server.supervisor import Supervisor, open_listening_sockets
-from flaskml.web.lean import may_block
 
 word_file = Path(sys.argv[1])
 
@@ -47,7 +43,6 @@ def load():
         return f"{os.getpid()} {word}"
 
     @app.get("/slow")
-    @may_block
     def slow():
         time.sleep(0.2)
         return f"{os.getpid()} {word}"

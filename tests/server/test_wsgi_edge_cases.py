@@ -11,10 +11,10 @@ import pytest
 from flask import Flask, request
 
 from flaskml.codecs.rows import Rows
-from flaskml.inference.batching import Batcher, lane
+from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
-from tests.support.in_process_servers import SERVERS_IN_THREADS, event_loop_server
+from tests.support.in_process_servers import SERVERS_IN_THREADS
 
 TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
 
@@ -36,7 +36,7 @@ class EdgeCaseApp:
 
         self.batcher = Batcher(self.double, TABLE_BUILDER.build, ["predict"])
         self.begun, self.release, self.closed = threading.Event(), threading.Event(), threading.Event()
-        for path in ("healthy", "twice", "stall", "wait", "large", "parts", "fail", "fail-late", "fail-in-parts"):
+        for path in ("healthy", "twice", "wait", "large", "parts", "fail", "fail-late", "fail-in-parts"):
             self.app.add_url_rule(f"/{path}", path, getattr(self, path.replace("-", "_")))
         self.app.post("/digest")(self.digest)
 
@@ -57,15 +57,9 @@ class EdgeCaseApp:
     def digest(self):
         return self.twice(2.0) + hashlib.sha256(request.get_data()).hexdigest()
 
-    def stall(self):
-        """Block the thread."""
+    def wait(self):
         self.begun.set()
         return str(self.release.wait(20))
-
-    def wait(self):
-        """Wait in a thread of its own."""
-        self.begun.set()
-        return str(lane.get().apart(lambda: self.release.wait(20)))
 
     def large(self):
         try:
@@ -77,7 +71,6 @@ class EdgeCaseApp:
 
     def parts(self):
         for number in range(5):
-            lane.get().apart(lambda: None)
             yield self.twice(float(number))
 
     def fail(self):
@@ -85,12 +78,10 @@ class EdgeCaseApp:
 
     def fail_late(self):
         self.twice(1.0)
-        lane.get().apart(lambda: None)
         raise RuntimeError
 
     def fail_in_parts(self):
         yield self.twice(1.0)
-        lane.get().apart(lambda: None)
         raise RuntimeError
 
 
@@ -227,23 +218,3 @@ def test_a_slow_reader_gets_everything_and_blocks_no_other_client(port, edge_cas
             "the response is generated no faster than the client reads (backpressure)"
         )
         assert response.read() == b"".join(PARTS)[10:]
-
-
-def test_a_failing_batch_fails_only_the_requests_with_bad_rows(edge_cases):
-    values = [-1.0 if number % 5 == 2 else float(number) for number in range(10)]
-    with event_loop_server(edge_cases.app) as port, connect(port) as first:
-        first.sendall(request_bytes("/stall"))
-        assert edge_cases.begun.wait(20)
-        clients = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in values]
-        for client, value in zip(clients, values, strict=True):
-            client.sendall(request_bytes(f"/twice?of={value}", version="1.0"))
-        edge_cases.release.set()  # All requests have arrived; they start in one iteration.
-        for client, value in zip(clients, values, strict=True):
-            with closing(client):
-                received = read_all(client)
-            if value < 0:
-                assert b" 500 " in received
-            else:
-                assert received.endswith(f"\r\n\r\n{2 * value} ".encode())
-        assert max(edge_cases.sizes) > 5 and edge_cases.sizes.count(1) >= len(values)
-        assert is_healthy(port)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 from tests.support.checkout import CHECKOUT
-from tests.support.in_process_servers import command_of
+from tests.support.in_process_servers import COMMANDS
 
 
 class Server:
@@ -64,7 +64,7 @@ class Server:
 def start_server(instance, name, *options, cwd=CHECKOUT, **environment):
     """Start a server from the checkout on an instance folder; keyword arguments are environment variables."""
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(instance), **environment}
-    return Server((*command_of(name), *options), cwd=cwd, env=variables)
+    return Server((*COMMANDS[name], *options), cwd=cwd, env=variables)
 
 
 @contextmanager

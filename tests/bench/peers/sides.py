@@ -20,15 +20,20 @@ SINGLE = 1e-5
 """How far a prediction in 32-bit floats may be off, relative to it."""
 
 UVICORN = Environment(
-    "uvicorn", ("fastapi", "starlette", "uvicorn[standard]", "orjson", "pydantic"), (*SHARED, "onnxruntime")
+    "uvicorn", ("fastapi", "starlette", "uvicorn[standard]", "orjson", "msgspec", "pydantic"), (*SHARED, "onnxruntime")
 )
+GRANIAN = Environment("granian", ("granian[uvloop]", "msgspec"), ("numpy", "onnxruntime"))
 MLSERVER = Environment("mlserver", ("mlserver==1.7.*", "mlserver-sklearn==1.7.*"))
 BENTOML = Environment("bentoml", ("bentoml==1.4.*",))
+MOSEC = Environment("mosec", ("mosec==0.9.*", "msgspec"))
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The path that is asked, what is sent for a row, and where the prediction is in the answer."""
+    """The path that is asked, what is sent for a row, and where the prediction is in the answer.
+
+    A body of None is a GET.
+    """
 
     path: str
     body: Callable[[Workload, np.ndarray], Any]
@@ -40,6 +45,8 @@ OBJECT = Protocol(
     lambda workload, row: dict(zip(workload.features, row.tolist(), strict=True)),
     lambda answer: answer["prediction"],
 )
+INFERENCE = Protocol("/inference", OBJECT.body, OBJECT.prediction)
+PLAIN = Protocol("/plain", lambda workload, row: None, lambda answer: answer["value"])
 ROWS = Protocol("/predict", lambda workload, row: {"rows": [row.tolist()]}, lambda answer: answer[0])
 TENSOR = Protocol(
     "/v2/models/model/infer",
@@ -69,15 +76,42 @@ def _ours(name: str, command: Sequence[str], runtime: str) -> Side:
     return Side(name, launch, tolerance=SINGLE if runtime == "onnx" else EXACT)
 
 
-def _uvicorn(name: str, *, graph: bool) -> Side:
+def _never() -> Side:
+    """Return the side that sends every prediction through Flask."""
+
+    def launch(workload: Workload, programs: Path) -> Launch:
+        variables = {"FLASKML_INSTANCE_PATH": str(workload.graph_instance()), "FLASKML_DIRECT": "never"}
+        return Launch(SERVE, CHECKOUT, {**variables, **ONE_THREAD})
+
+    return Side("serve-never", launch, tolerance=SINGLE)
+
+
+def _plain(name: str, *command: str) -> Side:
+    def launch(workload: Workload, programs: Path) -> Launch:
+        return _app(command, workload, {"FLASKML_INSTANCE_PATH": workload.instance("sklearn")})
+
+    return Side(name, launch, protocol=PLAIN, tolerance=None)
+
+
+def _uvicorn(name: str, *more: str, graph: bool) -> Side:
     app = f"{name.replace('-', '_')}:app"
     options = ["--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning", "--port={port}"]
 
     def launch(workload: Workload, programs: Path) -> Launch:
         given = {"GRAPH": workload.graph_file()} if graph else {"MODEL": workload.model_file()}
-        return _app([str(programs / "uvicorn"), *options, app], workload, given)
+        return _app([str(programs / "uvicorn"), *options, *more, app], workload, given)
 
     return Side(name, launch, UVICORN, tolerance=SINGLE if graph else EXACT)
+
+
+def _granian() -> Side:
+    options = ["--interface=rsgi", "--workers=1", "--log-level=warning", "--host=127.0.0.1", "--port={port}"]
+
+    def launch(workload: Workload, programs: Path) -> Launch:
+        command = [str(programs / "granian"), *options, "granian_rsgi:app"]
+        return _app(command, workload, {"GRAPH": workload.graph_file()})
+
+    return Side("granian-rsgi", launch, GRANIAN, tolerance=SINGLE)
 
 
 def _flask(name: str, *command: str) -> Side:
@@ -95,6 +129,16 @@ def _bentoml() -> Side:
         return _app(command, workload, {"MODEL": workload.model_file(), "BENTOML_DO_NOT_TRACK": "True"})
 
     return Side("bentoml", launch, BENTOML, ROWS)
+
+
+def _mosec() -> Side:
+    options = ["--address=127.0.0.1", "--port={port}", "--log-level=warning"]
+
+    def launch(workload: Workload, programs: Path) -> Launch:
+        command = [str(programs / "python"), "mosec_server.py", *options]
+        return _app(command, workload, {"MODEL": workload.model_file()})
+
+    return Side("mosec", launch, MOSEC, INFERENCE)
 
 
 def _mlserver(name: str, **batching: float) -> Side:
@@ -129,32 +173,43 @@ SIDES: Mapping[str, Side] = {
     for side in (
         _ours("serve-sklearn", SERVE, "sklearn"),
         _ours("serve-onnx", SERVE, "onnx"),
+        _never(),
         _ours("waitress-4", _waitress(4, "wsgi:app"), "sklearn"),
         _ours("waitress-32", _waitress(32, "wsgi:app"), "sklearn"),
+        _plain("plain-serve", "flask", "--app=flask_plain", *SERVE[1:]),
+        _plain("plain-waitress", "waitress-serve", "--listen=127.0.0.1:{port}", "flask_plain:app"),
         _uvicorn("fastapi-sklearn", graph=False),
         _uvicorn("fastapi-onnx", graph=True),
         _uvicorn("fastapi-tuned", graph=True),
         _uvicorn("starlette-onnx", graph=True),
+        # Without --lifespan=off uvicorn calls the app once with a scope that is not a request.
+        _uvicorn("raw-asgi", "--lifespan=off", graph=True),
+        _granian(),
         _constant(),
         _flask("flask-naive-4", *_waitress(4, "flask_naive:app")),
         _flask("flask-naive-32", *_waitress(32, "flask_naive:app")),
         _mlserver("mlserver"),
         _mlserver("mlserver-batched", max_batch_size=32, max_batch_time=0.005),
         _bentoml(),
+        _mosec(),
     )
 }
 PEERS: Mapping[str, str] = {
     "fastapi-onnx": "serve-onnx",
     "fastapi-tuned": "serve-onnx",
     "starlette-onnx": "serve-onnx",
+    "raw-asgi": "serve-onnx",
+    "granian-rsgi": "serve-onnx",
     "flask-constant": "serve-onnx",
     "fastapi-sklearn": "serve-sklearn",
     "mlserver": "serve-sklearn",
     "mlserver-batched": "serve-sklearn",
     "bentoml": "serve-sklearn",
+    "mosec": "serve-sklearn",
     "waitress-4": "serve-sklearn",
     "waitress-32": "serve-sklearn",
     "flask-naive-4": "waitress-4",
     "flask-naive-32": "waitress-32",
+    "plain-waitress": "plain-serve",
 }
 """Which of our servers each peer is compared with: one that computes with the same, and waits in the same way."""

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from flaskml import publish
+from flaskml.errors import NotPublishable
 
 SEED = 42
 ROWS = 1000
@@ -75,6 +76,13 @@ class Workload:
             f"instance-{runtime}",
             lambda path: publish(self.estimator, frame, self.targets, name="default", instance_path=path, **chosen),
         )
+
+    def graph_instance(self) -> Path:
+        """Return an instance folder with the published estimator and its graph, without one if none can be made."""
+        try:
+            return self.instance("onnx")
+        except NotPublishable:
+            return self.instance("sklearn")
 
     def _once(self, name: str, write: Callable[[Path], object]) -> Path:
         path = self.folder / name
