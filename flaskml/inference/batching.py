@@ -31,6 +31,10 @@ MIN_QUEUED_CALL_SECONDS = 0.0005
 about a fifth of this."""
 
 
+MAX_SLICES = 64
+"""Largest number of slices of one call. Each slice has the fixed cost of a call."""
+
+
 class Call:
     """One thread's rows, and their answer or error."""
 
@@ -144,7 +148,7 @@ class Batcher:
 
     def compute_values(self, values: Sequence[Sequence[Any]], method: str) -> Answer:
         """Return the answer to rows of values. A method that holds the GIL computes them slice by slice."""
-        slice_rows = self.slice_rows.get(method) or len(values)
+        slice_rows = max(self.slice_rows.get(method) or len(values), len(values) // MAX_SLICES)
         answers = []
         for start in range(0, len(values), slice_rows):
             if start:

@@ -6,6 +6,7 @@ import operator
 import pickle
 import sys
 import time
+import warnings
 from collections import defaultdict
 from functools import partial
 
@@ -297,6 +298,12 @@ OTHER_LIBRARIES = {
 }
 
 
+def support_vector_probabilities():
+    """Return a fitted support vector classifier with probabilities, which scikit-learn 1.9 deprecates, and its rows."""
+    with warnings.catch_warnings(action="ignore"):
+        return svm.SVC(probability=True, random_state=0).fit(ROWS, STRING_CLASSES), ROWS
+
+
 def numeric(name):
     """Return the fitted estimator and the rows of a numeric case."""
     case = numeric_case(name)
@@ -305,6 +312,7 @@ def numeric(name):
 
 CASES = {
     **{name: partial(numeric, name) for name in NUMERIC_CASES},
+    "support vector probabilities": support_vector_probabilities,
     **CLASSIFIERS,
     **REGRESSORS,
     **CLUSTERERS_AND_OUTLIER_DETECTORS,
