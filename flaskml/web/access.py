@@ -8,11 +8,10 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Request
+from flask import Flask, Request
 
 from flaskml.errors import AccessDenied, TokenRequired
-from flaskml.web.current import settings_of, this_app, this_request
-from flaskml.web.direct_conditions import indifferent_to_predictions
+from flaskml.web.current import settings_of, this_request
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """The safe methods of RFC 9110, section 9.2.1: they change no state. Every other method is guarded."""
@@ -34,17 +33,16 @@ def is_guarded(view: Callable[..., Any], method: str) -> bool:
     return method not in SAFE_METHODS and not getattr(view, "changes_no_state", False)
 
 
-@indifferent_to_predictions
-def check_access() -> None:
+def check_access(app: Flask) -> None:
     """Reject a state-changing request without the right to it.
 
     Raises `TokenRequired` (401) or `AccessDenied` (403).
     """
     request = this_request()
-    if request.endpoint is None or not is_guarded(this_app().view_functions[request.endpoint], request.method):
+    if request.endpoint is None or not is_guarded(app.view_functions[request.endpoint], request.method):
         return
     _reject_cross_site(request)
-    if digests := settings_of(this_app()).admin_token_sha256:
+    if digests := settings_of(app).admin_token_sha256:
         _require_token(request, digests)
     else:
         _require_loopback(request)

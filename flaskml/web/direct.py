@@ -231,7 +231,7 @@ class DirectPredictions:
         names = {(getattr(function, "__module__", ""), getattr(function, "__qualname__", "")) for function in functions}
         is_always = self._setting == "always"
         observers = list(conditions.find_observers(app, blueprints))
-        if self.bypasses_middleware:
+        if self.bypasses_middleware and self._setting != "never":
             observers += conditions.find_middleware(app.wsgi_app, self._innermost)
         if is_always:
             self._warn_of(observers)

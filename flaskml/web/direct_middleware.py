@@ -18,14 +18,14 @@ PREFIX = "HTTP_"
 class DirectMiddleware:
     """The application that answers predictions directly where possible, and calls Flask for all other requests."""
 
-    def __init__(self, wsgi_app: WSGIApplication) -> None:
+    def __init__(self, wsgi_app: WSGIApplication, handler: DirectPredictions) -> None:
         self.wsgi_app = wsgi_app
-        self.handler: DirectPredictions | None = None
+        self.handler = handler
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer the request (PEP 3333)."""
         handler = self.handler
-        if handler is None or environ["REQUEST_METHOD"] != "POST" or not handler.is_prediction(environ["PATH_INFO"]):
+        if environ["REQUEST_METHOD"] != "POST" or not handler.is_prediction(environ["PATH_INFO"]):
             return self.wsgi_app(environ, start_response)
         handler.refresh()
         line = ("POST", environ["PATH_INFO"], environ.get("QUERY_STRING", ""))

@@ -57,25 +57,26 @@ def compile_templates(app: Flask) -> None:
 
 def install_hooks(app: Flask) -> None:
     """Register the access check, the error handlers and the hook that sets security headers."""
-    app.before_request(_follow_store)
-    app.before_request(access.check_access)
+    app.before_request(_begin_request)
     app.after_request(_set_security_headers)
     app.register_error_handler(FlaskmlError, problem_reply)
     app.register_error_handler(HTTPException, _http_problem)
 
 
 def answer_predictions_directly(app: Flask, settings: Settings) -> DirectPredictions:
-    """Wrap the app in the middleware that answers predictions directly, and return the handler for an event loop."""
-    middleware = DirectMiddleware(app.wsgi_app)
-    app.wsgi_app = middleware  # type: ignore[method-assign]
-    handler = middleware.handler = DirectPredictions(app, settings, DirectMiddleware)
+    """Wrap the app in the middleware that answers predictions directly; return the handler, for an event loop."""
+    handler = DirectPredictions(app, settings, DirectMiddleware)
+    if settings.direct != "never":
+        app.wsgi_app = DirectMiddleware(app.wsgi_app, handler)  # type: ignore[method-assign]
     return handler
 
 
 @indifferent_to_predictions
-def _follow_store() -> None:
-    """Make sure that this process is in the roster and follows the store."""
-    watcher_of(this_app()).ensure_started()
+def _begin_request() -> None:
+    """Make sure that this process is in the roster and follows the store, and check the right to change state."""
+    app = this_app()
+    watcher_of(app).ensure_started()
+    access.check_access(app)
 
 
 def _http_problem(error: HTTPException) -> Response:
