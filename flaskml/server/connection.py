@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from waitress.channel import HTTPChannel
 
+from flaskml.server import gil_holding_io
 from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, ErrorResponseTask
 from flaskml.server.http_parser import RequestParser
 from flaskml.server.http_validation import RequestTimeout
@@ -38,6 +39,8 @@ class ConnectionOwner(Protocol):
     now: float
     deadlines: Deadlines
     epoll: Any
+    is_contended: bool
+    """True while other threads may compete for the GIL."""
 
     def add_task(self, channel: Any) -> None:
         """Queue the connection, which has a request to serve or to refuse."""
@@ -119,6 +122,15 @@ class Connection(HTTPChannel):
         self._loop.schedule_update(self)
         return was_used
 
+    def recv(self, buffer_size: int) -> bytes:
+        """Return received bytes; none if the connection was closed."""
+        if self._loop.is_contended:
+            data = gil_holding_io.receive(self._fileno)
+            if data:
+                return data
+        received: bytes = super().recv(buffer_size)  # It also treats the error, if there was one.
+        return received
+
     def respond(self, response: bytes) -> None:
         """Send the response to the first request, which no thread serves, and go on with the next request."""
         if not self.connected:
@@ -139,8 +151,9 @@ class Connection(HTTPChannel):
     def _send_or_buffer(self, data: bytes) -> None:
         """Send what the socket takes at once if the output buffers are empty; buffer the remainder."""
         if not self.total_outbufs_len:
+            sent_bytes = gil_holding_io.send(self._fileno, data) if self._loop.is_contended else 0
             try:
-                data = data[self.send(data, do_close=False) :]
+                data = data[sent_bytes or self.send(data, do_close=False) :]
             except OSError:
                 self.will_close = True
                 return

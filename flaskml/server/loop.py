@@ -77,7 +77,7 @@ class EventLoop(BaseWSGIServer):
         self._returned: deque[Connection] = deque()
         """Connections with a next request, whose previous one was served by a thread."""
 
-        self._is_notified = self._is_handler_fresh = False
+        self._is_notified = self._is_handler_fresh = self.is_contended = False
         self._thread_id = threading.get_ident()
         self._eviction = Eviction(policy.deadlines.grace_seconds)
         self.status = ServerStatus()
@@ -243,6 +243,7 @@ class EventLoop(BaseWSGIServer):
         events = self.epoll.poll(0 if self._is_busy else self._sleep_at_most(timeout))
         self.now = time.monotonic()
         self._is_handler_fresh = False
+        self.is_contended = self._threads.unfinished > 0 or bool(self._compute_queue)
         for fd, flags in events:
             self._handle_event(fd, flags)
         if self._is_notified:
