@@ -1,19 +1,15 @@
 """Every body format gives the answers of the estimator called directly, for every row of every sample table."""
 
-import csv
-import io
 import json
 from contextlib import closing
 from http.client import HTTPConnection
-from urllib.parse import urlencode
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from flaskml.training.columns import as_fitted
 from flaskml.training.datasets import read_csv_dataset
 from tests.support.answers import by_class, differs, largest, plain
+from tests.support.body_formats import BATCH_FORMATS, SINGLE_ROW_FORMATS, rows_of
 from tests.support.sample_tables import FORCED, HAS_GRAPHS, TABLES, Case, cases, name_of, server, tables_store  # noqa: F401 - fixtures
 from tests.support.stores import load_active
 
@@ -24,68 +20,6 @@ FOREIGN_TOLERANCES = {"lightgbm_categoricals": 1e-6, "xgboost_categoricals": 1e-
 
 SKLEARN_TOLERANCE, ONNX_TOLERANCE = 1e-12, 1e-6
 """The tolerance of the scikit-learn runtime and of the ONNX runtime."""
-
-
-def in_json(value):
-    """Return the JSON value of a table cell."""
-    if value is None or value is pd.NaT or value is pd.NA or value != value:
-        return None
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def in_text(value):
-    """Return the text of a JSON value in a form or CSV."""
-    return "" if value is None else str(value)
-
-
-def rows_of(case):
-    """Return the rows as lists of JSON values."""
-    columns = [case.X.iloc[:, i] for i in range(case.X.shape[1])] if hasattr(case.X, "iloc") else list(case.X.T)
-    return [list(row) for row in zip(*[[in_json(value) for value in column] for column in columns], strict=True)]
-
-
-def as_object(names, rows):
-    return json.dumps(dict(zip(names, rows[0], strict=True))), "application/json"
-
-
-def as_array(names, rows):
-    return json.dumps([dict(zip(reversed(names), reversed(row), strict=True)) for row in rows]), "application/json"
-
-
-def as_instances(names, rows):
-    return json.dumps({"instances": [dict(zip(names, row, strict=True)) for row in rows]}), "application/json"
-
-
-def as_lists(names, rows):
-    return json.dumps({"instances": rows}), "application/json"
-
-
-def as_csv(names, rows):
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([names, *([in_text(value) for value in row] for row in rows)])
-    return "\ufeff" + text.getvalue(), "text/csv"
-
-
-def as_form(names, rows):
-    texts = [in_text(value) for value in rows[0]]
-    return urlencode(list(zip(names, texts, strict=True))), "application/x-www-form-urlencoded"
-
-
-def as_multipart(names, rows):
-    # Names are escaped as in browsers: https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
-    escaped = [name.replace("\n", "%0A").replace('"', "%22") for name in names]
-    parts = [
-        f'--part\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{in_text(value)}\r\n'
-        for name, value in zip(escaped, rows[0], strict=True)
-    ]
-    return "".join(parts) + "--part--\r\n", "multipart/form-data; boundary=part"
-
-
-BATCH_FORMATS = (as_array, as_instances, as_lists, as_csv)
-
-SINGLE_ROW_FORMATS = (as_object, as_form, as_multipart)
 
 
 @pytest.fixture
