@@ -14,18 +14,12 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
-from flaskml.server.compute_queue import ComputeQueue
 from flaskml.server.connection import Connection
-from flaskml.server.direct_requests import DirectHandler, DirectRequest, DirectRequests
-from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, OVERLOADED
+from flaskml.server.direct_requests import DirectHandler
+from flaskml.server.dispatch import Dispatch
 from flaskml.server.eviction import STALL_SECONDS, Eviction
 from flaskml.server.policy import ServerPolicy, ServerStatus
-from flaskml.server.request_threads import RequestThreads
 from flaskml.server.response_heads import ResponseHeads
-
-MAX_REFUSED_PER_ITERATION = 16
-"""Refusals sent in one iteration, at 30 microseconds each, so that clients that retry at once take little time from
-served requests. If more than 1024 are queued, a 64th of them is sent, so that none waits long."""
 
 MAX_ACCEPTED_PER_ITERATION = 64
 """Connections accepted in one iteration."""
@@ -63,13 +57,6 @@ class EventLoop(BaseWSGIServer):
         self.now = self._last_maintenance = time.monotonic()
         self.epoll = select.epoll()
         self.response_heads = ResponseHeads(adj.ident)
-        self._handler = handler
-        self._compute_queue = self._direct = None
-        if handler is not None:
-            self._compute_queue = ComputeQueue(handler, self._finish_direct, self._refuse_expired, self._notify)
-            self._direct = DirectRequests(handler, self._compute_queue, self._finish_direct)
-        self._threads = RequestThreads(policy, handler)
-        self._refused: deque[Connection] = deque()
         self._scheduled_updates: set[Connection] = set()
         self._changed: deque[Connection] = deque()
         """Connections that threads have changed."""
@@ -77,10 +64,11 @@ class EventLoop(BaseWSGIServer):
         self._returned: deque[Connection] = deque()
         """Connections with a next request, whose previous one was served by a thread."""
 
-        self._is_notified = self._is_handler_fresh = self.is_contended = False
+        self._is_notified = self.is_contended = False
         self._thread_id = threading.get_ident()
         self._eviction = Eviction(policy.deadlines.grace_seconds)
         self.status = ServerStatus()
+        self._dispatch = Dispatch(policy, self.status, handler, self.response_heads, self._notify)
         self.policy = policy
         self._stop_calls = 0
         self._is_closed = False
@@ -91,50 +79,22 @@ class EventLoop(BaseWSGIServer):
         """Number of open sockets when `accept` last failed with one of `EXHAUSTION_ERRNOS`."""
 
         bound = {"_sock": listening_socket, "bind_socket": listening_socket is None}
-        super().__init__(application, {}, dispatcher=self._threads, adj=adj, sockinfo=sockinfo, **bound)
+        super().__init__(application, {}, dispatcher=self._dispatch.threads, adj=adj, sockinfo=sockinfo, **bound)
         for fd in self._map:
             self.epoll.register(fd, select.EPOLLIN)
 
     # Called by connections.
 
     def add_task(self, channel: Connection) -> None:
-        """Queue the first request of a connection; refuse it if too many are unanswered (load shedding).
+        """Let the first request of a connection be answered.
 
         A thread that has served the previous request of the connection gives the next one back to the loop.
         """
-        if threading.get_ident() != self._thread_id:
+        if threading.get_ident() == self._thread_id:
+            self._dispatch.add(channel)
+        else:
             self._returned.append(channel)
             self._notify()
-            return
-        request = channel.requests[0]
-        if request.client_timeout_seconds is not None:
-            request.arrived_at = time.monotonic()
-        if request.error is not None:
-            self._refused.append(channel)
-        elif request.path in self.policy.priority_paths:
-            self._threads.add_task(channel)
-        elif self._unanswered >= self.policy.queue_limit:
-            request.error = OVERLOADED
-            self._refused.append(channel)
-        elif self._direct is None or (target := self._find_target(request)) is None:
-            self._threads.add_task(channel)
-        else:
-            self._direct.add(DirectRequest(channel, request, target))
-
-    def _find_target(self, request: Any) -> Any:
-        """Return the target of a request that the loop may answer itself, else None."""
-        if self._handler is None or self.status.is_draining:
-            return None
-        if not self._is_handler_fresh:
-            self._is_handler_fresh = True
-            self._handler.refresh()
-        return request.find_target(self._handler)
-
-    @property
-    def _unanswered(self) -> int:
-        """The number of requests that wait or are served, without refused ones."""
-        direct = len(self._direct or ()) + len(self._compute_queue or ())
-        return direct + self._threads.unfinished
 
     def pull_trigger(self) -> None:
         """Wake the loop; connections call `request_update` instead."""
@@ -191,9 +151,7 @@ class EventLoop(BaseWSGIServer):
         finally:
             with self._close_lock:
                 self._is_closed = True
-            self._threads.stop()
-            if self._compute_queue is not None:
-                self._compute_queue.stop()
+            self._dispatch.stop()
             wasyncore.close_all(self._map, ignore_all=True)
             self.epoll.close()
 
@@ -240,38 +198,26 @@ class EventLoop(BaseWSGIServer):
         if self.now >= self._last_maintenance + self.adj.cleanup_interval:
             self.maintenance(self.now)
         self._update_listening()
-        events = self.epoll.poll(0 if self._is_busy else self._sleep_at_most(timeout))
+        is_busy = self._dispatch.is_busy or bool(self._scheduled_updates)
+        events = self.epoll.poll(0 if is_busy else self._dispatch.sleep_at_most(timeout))
         self.now = time.monotonic()
-        self._is_handler_fresh = False
-        self.is_contended = self._threads.unfinished > 0 or bool(self._compute_queue)
+        self._dispatch.begin_iteration()
+        self.is_contended = self._dispatch.is_contended
         for fd, flags in events:
             self._handle_event(fd, flags)
         if self._is_notified:
             self._is_notified = False  # Before the queues are read, so that a later change wakes the loop again.
         while self._returned:
-            self._serve_next(self._returned.popleft())
+            channel = self._returned.popleft()
+            if channel.is_open and channel.requests:
+                self._dispatch.add(channel)
         while self._changed:
             self._scheduled_updates.add(self._changed.popleft())
-        if self._direct:
-            self._direct.process()
-        if self._compute_queue:
-            self._compute_queue.proceed()
-        refusals = max(MAX_REFUSED_PER_ITERATION, len(self._refused) // 64)
-        for _ in range(min(len(self._refused), refusals)):
-            self._refuse(self._refused.popleft())
+        self._dispatch.process()
         if self._scheduled_updates:
             scheduled, self._scheduled_updates = self._scheduled_updates, set()
             for channel in scheduled:
                 channel.update()
-
-    @property
-    def _is_busy(self) -> bool:
-        """True if there is work that waits for no event."""
-        is_computed = self._compute_queue is not None and self._compute_queue.is_busy
-        return bool(self._direct or self._refused or self._scheduled_updates or is_computed)
-
-    def _sleep_at_most(self, timeout: float) -> float:
-        return self._compute_queue.sleep_at_most(timeout) if self._compute_queue else timeout
 
     def _handle_event(self, fd: int, flags: int) -> None:
         """Read from, write to or close the socket that epoll reports."""
@@ -287,32 +233,6 @@ class EventLoop(BaseWSGIServer):
         else:
             self._scheduled_updates.add(channel)
             wasyncore.readwrite(channel, flags if channel.readable() else flags & ~select.EPOLLIN)
-
-    def _serve_next(self, channel: Connection) -> None:
-        """Queue the next request of a connection whose previous one was served by a thread."""
-        if channel.is_open and channel.requests:
-            self.add_task(channel)
-
-    def _finish_direct(self, direct: DirectRequest, body: bytes | None) -> None:
-        """Send the answer to a direct request; without an answer, let Flask serve the request."""
-        if body is not None:
-            direct.channel.respond(self.response_heads.response(direct.target.headers, body))
-        elif direct.channel.is_open:
-            self._threads.add_task(direct.channel)
-
-    def _refuse_expired(self, direct: DirectRequest) -> bool:
-        """Refuse a direct request whose client timeout has passed; return whether its answer is not needed any more."""
-        if not direct.channel.is_open:
-            return True
-        if not direct.request.is_expired(time.monotonic()):
-            return False
-        direct.request.error = CLIENT_TIMEOUT_PASSED
-        self._refused.append(direct.channel)
-        return True
-
-    def _refuse(self, channel: Connection) -> None:
-        if channel.is_open and channel.requests:
-            channel.refuse()
 
     def _update_listening(self) -> None:
         """Pause or resume accepting connections, by the limit of connections."""
@@ -334,7 +254,7 @@ class EventLoop(BaseWSGIServer):
         for channel in list(self.active_channels.values()):
             if elapsed > STALL_SECONDS:  # The loop was blocked: extend the deadlines.
                 channel.waiting_since += elapsed
-            channel.check_deadlines(now, is_short_of_threads=self._threads.has_waiting)
+            channel.check_deadlines(now, is_short_of_threads=self._dispatch.threads.has_waiting)
 
 
 class TcpServer(EventLoop, TcpWSGIServer):

@@ -45,7 +45,8 @@ RESERVED_DESCRIPTORS = 256
 
 
 MALLOC_ARENAS = 1
-"""Arenas of malloc in a server process. With two, large requests on several threads left half as much again in memory."""
+"""Arenas of malloc in a server process. With two, large requests on several threads left half as much again in memory.
+"""
 
 _M_ARENA_MAX = -8
 

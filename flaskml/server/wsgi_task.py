@@ -8,7 +8,6 @@ from waitress.task import WSGITask
 
 from flaskml.server.policy import ENVIRON_KEY
 
-
 MAX_JOINED_BYTES = 65_536
 """Bytes of the largest body that is copied behind its head and sent with it; a larger one is sent separately."""
 
@@ -19,6 +18,8 @@ class RequestTask(WSGITask):
     During a graceful shutdown, its response closes the connection. Head and body of a small response are sent at once:
     a system call less, after which the thread would wait for the GIL.
     """
+
+    wrote_header = False
 
     def get_environment(self) -> dict[str, Any]:
         """Return the WSGI environment of the request."""
