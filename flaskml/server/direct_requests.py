@@ -7,6 +7,7 @@ compute thread (`compute_queue`). A request that turns out to be wrong goes to F
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from flaskml.codecs.rows import Rows
 from flaskml.inference.batching import MAX_BATCH_ROWS, Batcher
 from flaskml.inference.predictor import Predictor
 from flaskml.server.response_heads import Headers
+
+logger = logging.getLogger(__name__)
 
 MAX_ITERATION_SECONDS = 0.005
 """Seconds for which one iteration parses and computes before the loop looks at its sockets again, and of the longest
@@ -152,7 +155,7 @@ class DirectRequests:
             if len(body) > MAX_INLINE_BODY_BYTES:
                 self._long_calls.add_unparsed(direct)
                 continue
-            prediction = self._handler.read(direct.target, body)
+            prediction = self._read(direct, body)
             if prediction is None:
                 self._finish(direct, None)
                 continue
@@ -160,6 +163,13 @@ class DirectRequests:
             self._groups.setdefault((prediction.predictor.batcher, prediction.method), []).append(direct)
             if time.perf_counter() >= end:
                 return
+
+    def _read(self, direct: DirectRequest, body: bytes) -> Prediction | None:
+        try:
+            return self._handler.read(direct.target, body)
+        except Exception:  # Nothing that a body causes may end the event loop. Flask reports it.
+            logger.exception("A body could not be read; Flask serves the request")
+            return None
 
     def _compute(self, key: GroupKey, group: list[DirectRequest], end: float) -> None:
         """Compute a group in batches; what the time does not suffice for stays for the next iteration."""

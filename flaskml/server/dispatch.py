@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from flaskml.server.http_parser import RequestParser
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.request_threads import RequestThreads
 from flaskml.server.response_heads import ResponseHeads
+
+logger = logging.getLogger(__name__)
 
 MAX_REFUSED_PER_ITERATION = 16
 """Refusals sent in one iteration, at 30 microseconds each, so that clients that retry at once take little time from
@@ -112,10 +115,14 @@ class Dispatch:
         """Return the target of a request that the loop may answer itself, else None."""
         if self._handler is None or self._status.is_draining:
             return None
-        if not self._is_handler_fresh:
-            self._is_handler_fresh = True
-            self._handler.refresh()
-        return request.find_target(self._handler)
+        try:
+            if not self._is_handler_fresh:
+                self._is_handler_fresh = True
+                self._handler.refresh()
+            return request.find_target(self._handler)
+        except Exception:  # Nothing that an app or its hooks contain may end the event loop.
+            logger.exception("The direct handler failed; Flask serves the request")
+            return None
 
     def _finish_direct(self, direct: DirectRequest, body: bytes | None) -> None:
         """Send the answer to a direct request; without an answer, let Flask serve the request."""
