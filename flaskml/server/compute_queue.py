@@ -158,6 +158,7 @@ class ComputeQueue:
     def _begin_small(self, key: GroupKey, small: SmallRequests) -> None:
         small.waiting = [direct for direct in small.waiting if not self._drop(direct)]
         if not small.waiting:
+            del self._small[key]  # It would keep the predictor in memory.
             return
         batcher, method = key
         length = batcher.batch_lengths(method, [direct.row_count for direct in small.waiting])[0]

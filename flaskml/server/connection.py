@@ -91,8 +91,11 @@ class Connection(HTTPChannel):
         received: bytes = super().recv(buffer_size)  # It also treats the error, if there was one.
         return received
 
-    def respond(self, response: bytes) -> None:
-        """Send the response to the first request, which no thread serves, and go on with the next request."""
+    def respond(self, response: bytes, *, closes: bool) -> None:
+        """Send the response to the first request, which no thread serves, and go on with the next request.
+
+        With `closes`, the response says that it is the last one on the connection.
+        """
         if not self.connected:
             return
         self._send_or_buffer(response)
@@ -100,6 +103,7 @@ class Connection(HTTPChannel):
         request.close()
         with self.requests_lock:
             self.requests.pop(0)
+            self.close_when_flushed = closes
             if self.requests:
                 self._loop.add_task(self)
             elif self.request is not None:
@@ -260,7 +264,14 @@ class Connection(HTTPChannel):
     @property
     def has_one_request(self) -> bool:
         """True if no further request, not even a part of one, has arrived behind the one that is being served."""
-        return len(self.requests) == 1 and self.request is None
+        return len(self.requests) == 1 and self.request is None and not self._has_unread_input
+
+    @property
+    def _has_unread_input(self) -> bool:
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     @property
     def is_idle(self) -> bool:

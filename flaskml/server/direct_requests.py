@@ -191,12 +191,11 @@ class DirectRequests:
             return
         try:
             bodies = self._handler.answer([direct.prediction for direct in batch if direct.prediction])
-        except (
-            BaseException
-        ):  # Nothing that an estimator raises may end the event loop; a panic of Rust is no Exception.
+            answered = list(zip(batch, bodies, strict=True))
+        except BaseException:  # Nothing that an estimator raises may end the event loop, such as a panic of Rust.
             self._long_calls.add_failed(batch)
             return
-        for direct, body in zip(batch, bodies, strict=True):
+        for direct, body in answered:
             self._finish(direct, body)
 
 

@@ -126,10 +126,14 @@ class Dispatch:
 
     def _finish_direct(self, direct: DirectRequest, body: bytes | None) -> None:
         """Send the answer to a direct request; without an answer, let Flask serve the request."""
-        if body is not None:
-            direct.channel.respond(self._heads.response(direct.target.headers, body))
-        elif direct.channel.is_open:
-            self.threads.add_task(direct.channel)
+        channel, headers = direct.channel, direct.target.headers
+        if body is None:
+            if channel.is_open:
+                self.threads.add_task(channel)
+            return
+        closes = self._status.is_draining and channel.has_one_request
+        response = self._heads.response((*headers, ("Connection", "close")) if closes else headers, body)
+        channel.respond(response, closes=closes)
 
     def _refuse_expired(self, direct: DirectRequest) -> bool:
         """Refuse a direct request whose client timeout has passed; return whether its answer is not needed any more."""

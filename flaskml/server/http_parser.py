@@ -224,7 +224,8 @@ class RequestParser(HTTPRequestParser):
         direct = self.direct
         if direct is None or direct[0] is not handler.epoch:
             epoch, target = handler.epoch, None
-            if self.headers.get("CONNECTION", "keep-alive").lower() == "keep-alive" and self.version == "1.1":
+            connection = self.headers.get("CONNECTION", "keep-alive").lower()
+            if connection == "keep-alive" and self.version == "1.1" and not self.chunked:
                 target = handler.find_target(self.command, self.path, self.query, self.headers)
             direct = (epoch, target)
             if self.attributes is not None:

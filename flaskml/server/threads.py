@@ -7,6 +7,31 @@ from typing import Any
 from waitress.task import ThreadedTaskDispatcher
 
 
+class PoolTask:
+    """A task of a pool, which counts until it has ended."""
+
+    __slots__ = ("_pool", "_task")
+
+    def __init__(self, pool: ThreadPool, task: Any) -> None:
+        self._pool = pool
+        self._task = task
+
+    def __repr__(self) -> str:
+        return repr(self._task)
+
+    def service(self) -> None:
+        """Run the task."""
+        try:
+            self._task.service()
+        finally:
+            self._pool.count_end()
+
+    def cancel(self) -> None:
+        """Cancel the task."""
+        self._pool.count_end()
+        self._task.cancel()
+
+
 class ThreadPool(ThreadedTaskDispatcher):
     """A dispatcher whose threads take tasks, objects with `service` and `cancel`, in the order of their arrival.
 
@@ -18,21 +43,23 @@ class ThreadPool(ThreadedTaskDispatcher):
         super().__init__()
         self._max_threads = max_threads
         self._is_stopped = False
-
-    @property
-    def unfinished(self) -> int:
+        self.unfinished = 0
         """The number of tasks that wait or run."""
-        active: int = self.active_count
-        return len(self.queue) + active
 
     def add_task(self, task: Any) -> None:
         """Queue a task for the next free thread; start one if none is free and the pool is not full."""
         with self.lock:
-            self.queue.append(task)
+            self.unfinished += 1
+            self.queue.append(PoolTask(self, task))
             self.queue_cv.notify()
             is_short = len(self.queue) > len(self.threads) - self.active_count
         if is_short and len(self.threads) < self._max_threads and not self._is_stopped:
             self.set_thread_count(len(self.threads) + 1)
+
+    def count_end(self) -> None:
+        """Count a task as ended."""
+        with self.lock:
+            self.unfinished -= 1
 
     def stop(self) -> None:
         """Cancel the tasks that wait, and end each thread after the task that it runs; return at once."""

@@ -12,14 +12,15 @@ from types import SimpleNamespace
 from flask import Flask, request
 
 from flaskml.codecs.rows import Rows
-from flaskml.inference.batching import MAX_BATCH_ROWS, Batcher
+from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.server.direct_requests import Prediction
+from flaskml.server.setup import DEFAULT_POLICY
 from tests.support.in_process_servers import event_loop_server
 
 TABLE_BUILDER = SchemaTableBuilder(Schema(features=(Feature(name="a", kind="float"),), layout="array"))
-CHEAP_SECONDS, SLOW_SECONDS = 0.0001, 0.02
+CHEAP_SECONDS = 0.0001
 PANIC = -2.0
 
 
@@ -27,18 +28,32 @@ class Panic(BaseException):
     """An error that is no Exception, as a panic in Rust code is."""
 
 
+class FixedCosts:
+    """Costs that do not depend on measurements, nor on other load on the machine."""
+
+    def __init__(self, seconds, row_seconds):
+        self.seconds, self.row_seconds = seconds, row_seconds
+
+    def record(self, rows, seconds):
+        pass
+
+    def estimate(self, rows):
+        return self.seconds + self.row_seconds * rows
+
+
 class DoublingModel:
     """A predictor that doubles numbers: negative ones raise ValueError, and `PANIC` raises `Panic`.
 
-    Its costs are recorded as `seconds` for a row, and `row_seconds` for each further one. If `is_gated`, calls wait for
-    `gate`.
+    A call is expected to take `seconds`, and `row_seconds` for each row. If the model `sleeps`, it takes as long, and
+    its costs are measured. If it `is_gated`, calls wait for `gate`.
     """
 
     def __init__(self, seconds=CHEAP_SECONDS, row_seconds=0.0, *, is_thread_safe=True, is_gated=False, sleeps=False):
         self.batcher = Batcher(self.compute, TABLE_BUILDER.build, ["predict"], is_thread_safe=is_thread_safe)
-        exponents = range(MAX_BATCH_ROWS.bit_length() if seconds < SLOW_SECONDS else 1)
-        for rows in (2**exponent for exponent in exponents):
-            self.batcher.costs["predict"].record(rows, seconds + row_seconds * rows)
+        if sleeps:
+            self.batcher.costs["predict"].record(1, seconds + row_seconds)
+        else:
+            self.batcher.costs = {"predict": FixedCosts(seconds, row_seconds)}
         self.gate = threading.Event()
         if not is_gated:
             self.gate.set()
@@ -93,7 +108,8 @@ class Doubling:
 
     def find_target(self, method, path, query, headers):
         self.lookups += 1
-        if self.is_closed or method != "POST" or path not in self.models or headers.get("X_DIRECT") == "no":
+        is_for_flask = self.is_closed or "EXPECT" in headers or headers.get("X_DIRECT") == "no"
+        if is_for_flask or method != "POST" or path not in self.models:
             return None
         answer_headers = (("Content-Type", "application/json"), ("X-By", "loop"), ("X-Mark", headers.get("X_MARK", "")))
         return SimpleNamespace(key=path, headers=answer_headers)
@@ -141,14 +157,14 @@ def flask_app(handler):
 
 
 @contextmanager
-def doubling_server(policy=None, **models):
+def doubling_server(policy=DEFAULT_POLICY, listening_socket=None, **models):
     """Run a server of models; yield the handler, the app and a function that connects a client.
 
     At the end, all gates open and all clients are closed.
     """
     handler, clients = Doubling(**models), []
     app = flask_app(handler)
-    with event_loop_server(app, **({"policy": policy} if policy else {})) as port:
+    with event_loop_server(app, policy=policy, listening_socket=listening_socket) as port:
 
         def connect():
             clients.append(Client(port))
