@@ -85,8 +85,7 @@ class Connection(HTTPChannel):
     def recv(self, buffer_size: int) -> bytes:
         """Return received bytes; none if the connection was closed."""
         if self._loop.is_contended:
-            data = gil_holding_io.receive(self._fileno)
-            if data:
+            if data := gil_holding_io.receive(self._fileno):
                 return data
         received: bytes = super().recv(buffer_size)  # It also treats the error, if there was one.
         return received
