@@ -84,9 +84,8 @@ class Connection(HTTPChannel):
 
     def recv(self, buffer_size: int) -> bytes:
         """Return received bytes; none if the connection was closed."""
-        if self._loop.is_contended:
-            if data := gil_holding_io.receive(self._fileno):
-                return data
+        if self._loop.is_contended and (data := gil_holding_io.receive(self._fileno)):
+            return data
         received: bytes = super().recv(buffer_size)  # It also treats the error, if there was one.
         return received
 
