@@ -49,13 +49,9 @@ class RangeWarnings:
                 if index in checked
             ]
 
-    def may_find(self, rows: Rows) -> bool:
-        """Return whether `find` may return warnings. For rows of several requests, this costs less than `find`."""
-        return bool(self._checks) and (not self._is_numeric or self._is_any_outside(rows))
-
     def find(self, rows: Rows) -> Sequence[Problem]:
         """Return the first `MAX_PROBLEMS` warnings about the rows."""
-        if not self.may_find(rows):
+        if not self._checks or (self._is_numeric and not self._is_any_outside(rows)):
             return ()
         return list(islice(self._warnings(rows.values), MAX_PROBLEMS))
 

@@ -82,9 +82,9 @@ class CallCosts:
         exponent = (rows - 1).bit_length()
         if exponent in self._seconds or not self._seconds:
             return self._seconds.get(exponent)
-        smaller = max((measured for measured in self._seconds if measured < exponent), default=None)
+        smaller = max((measured for measured in tuple(self._seconds) if measured < exponent), default=None)
         if smaller is None:
-            return self._seconds[min(self._seconds)]
+            return self._seconds[min(tuple(self._seconds))]
         return self._seconds[smaller] * 2.0 ** (exponent - smaller)
 
 
@@ -167,7 +167,8 @@ class Batcher:
         """Compute for all waiting calls, the leader's among them; then the first call that came meanwhile leads."""
         with queue.mutex:
             calls, queue.calls = list(queue.calls), deque()
-        followers = []
+        followers: list[Call] = []
+        later: list[Call] = []
         try:
             count = self.batch_lengths(method, [len(call.rows.values) for call in calls])[0]
             batch, later = calls[:count], calls[count:]

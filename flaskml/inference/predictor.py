@@ -96,11 +96,10 @@ class Predictor:
         answers = self.json_values(self.batcher.compute_alone(rows, method), method)
         if len(answers) != len(rows.values):
             raise ValueError("the estimator answered a different number of rows than it was given")
-        may_warn = self.range_warnings.may_find(rows)
         bodies, start = [], 0
         for part in batch:
             end = start + len(part.values)
-            warnings = self.range_warnings.find(part) if may_warn else ()
+            warnings = self.range_warnings.find(part)
             part_answers = answers[start:end] if is_shared else answers
             bodies.append(self.encode_answer(part, part_answers, warnings_as_json(warnings) if warnings else ()))
             start = end

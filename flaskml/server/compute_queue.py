@@ -1,7 +1,7 @@
 """Direct predictions that would hold up the event loop: they wait here for a compute thread.
 
-Two calls of a predictor and method run at once at most: a batch of small requests, and one large request. So no slow
-model takes all threads, and a single row does not wait for a request of thousands. Small requests that arrive during a
+Two calls of a predictor run at once at most: a batch of small requests, and one large request. So no slow model takes
+all threads, and a single row does not wait for a request of thousands. Small requests that arrive during a
 batch share the next one.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from flaskml.inference.batching import Batcher
 from flaskml.server.direct_requests import DirectHandler, DirectRequest, GroupKey
 from flaskml.server.threads import ThreadPool
 
@@ -56,7 +57,6 @@ class SmallRequests:
     """The small requests of one predictor and method. Times are on the performance counter."""
 
     waiting: list[DirectRequest] = field(default_factory=list)
-    is_running: bool = False
     expected: int = 0
     """Number of requests with which the next batch begins at once."""
 
@@ -93,8 +93,11 @@ class ComputeQueue:
         self._finish = finish
         self._is_expired = is_expired
         self._wake = wake
-        self._threads = ThreadPool(MAX_COMPUTE_THREADS)
+        self.threads = ThreadPool(MAX_COMPUTE_THREADS)
         self._small: dict[GroupKey, SmallRequests] = {}
+        self._running: set[Batcher] = set()
+        """The predictors of which a batch of small requests is being computed."""
+
         self._large: dict[object, deque[DirectRequest]] = {}
         """The large requests of each target: the first one is being computed."""
 
@@ -113,7 +116,8 @@ class ComputeQueue:
 
     def sleep_at_most(self, timeout: float) -> float:
         """Return the seconds until the next batch begins, at most `timeout`."""
-        due = [small.begins_at for small in self._small.values() if small.waiting and not small.is_running]
+        waiting = [small for key, small in self._small.items() if key[0] not in self._running]
+        due = [small.begins_at for small in waiting if small.waiting]
         return min(max(min(due) - time.perf_counter(), 0.0), timeout) if due else timeout
 
     def add(self, key: GroupKey, batch: Sequence[DirectRequest]) -> None:
@@ -146,14 +150,16 @@ class ComputeQueue:
         while self._done:
             self._done.popleft()()
         for key, small in list(self._small.items()):
-            if not small.is_running and small.waiting and small.may_begin():
-                self._begin_small(key, small)
-            elif not small.is_running and not small.waiting:
+            if key[0] in self._running:
+                continue
+            if not small.waiting:
                 del self._small[key]
+            elif small.may_begin():
+                self._begin_small(key, small)
 
     def stop(self) -> None:
         """End the threads, each after the call that it runs."""
-        self._threads.stop()
+        self.threads.stop()
 
     def _begin_small(self, key: GroupKey, small: SmallRequests) -> None:
         small.waiting = [direct for direct in small.waiting if not self._drop(direct)]
@@ -163,13 +169,13 @@ class ComputeQueue:
         batcher, method = key
         length = batcher.batch_lengths(method, [direct.row_count for direct in small.waiting])[0]
         batch, small.waiting = small.waiting[:length], small.waiting[length:]
-        small.is_running = True
+        self._running.add(batcher)
         self._start(batch, partial(self._end_small, key, small, len(batch)))
 
     def _end_small(self, key: GroupKey, small: SmallRequests, answered: int) -> None:
         """Note the end of a batch. Requests that wait already give the answered clients a moment to join them."""
         batcher, method = key
-        small.is_running = False
+        self._running.discard(batcher)
         small.expected = len(small.waiting) + answered if small.waiting else 0
         small.begins_by = time.perf_counter() + MAX_GATHERING_SHARE * (batcher.costs[method].estimate(1) or 0.0)
         small.wait_on()
@@ -200,7 +206,7 @@ class ComputeQueue:
         return is_dropped
 
     def _start(self, batch: list[DirectRequest], end: Callable[[], None]) -> None:
-        self._threads.add_task(ComputeTask(partial(self._compute, batch, end)))
+        self.threads.add_task(ComputeTask(partial(self._compute, batch, end)))
 
     def _compute(self, batch: list[DirectRequest], end: Callable[[], None]) -> None:
         """Compute a batch on a compute thread, and let the event loop finish its requests."""

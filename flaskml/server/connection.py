@@ -1,8 +1,7 @@
-"""A client connection of the event loop: waitress's channel, which reports its changes to the loop.
+"""A client connection of the event loop: what the loop does with it.
 
-The event loop reads requests and answers direct ones. All others are served by a thread of a pool, through waitress's
-own `service`. A thread changes requests and output buffers under the channel's locks only; epoll events and deadlines
-belong to the loop.
+The event loop reads requests and answers direct ones. All others are served by a thread of a pool (`thread_channel`).
+Epoll events and deadlines change on the loop only, and only the loop closes a connection.
 """
 
 from __future__ import annotations
@@ -10,18 +9,13 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import time
 from contextlib import suppress
 from typing import Any
 
-from waitress.channel import HTTPChannel
-
 from flaskml.server import gil_holding_io
-from flaskml.server.connection_owner import ConnectionOwner, ServerOfChannel
-from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, ErrorResponseTask
-from flaskml.server.http_parser import RequestParser
+from flaskml.server.connection_owner import ConnectionOwner
 from flaskml.server.http_validation import RequestTimeout
-from flaskml.server.wsgi_task import RequestTask
+from flaskml.server.thread_channel import ThreadChannel
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER with which the kernel discards unsent data on close and sends the client a TCP reset."""
@@ -33,29 +27,20 @@ LINGER_BYTES = 64 * 2**20
 """Bytes that a lingering close discards; the connection of a client that sends more is closed."""
 
 
-class Connection(HTTPChannel):
+class Connection(ThreadChannel):
     """A client connection: its requests, its output buffers and its deadlines."""
 
-    parser_class = RequestParser
-    task_class = RequestTask
-    error_task_class = ErrorResponseTask
-    request: Any = None
-    events = 0
-    """The epoll events that the connection is registered for."""
-
     def __init__(self, server: ConnectionOwner, *args: Any, **kwargs: Any) -> None:
-        self._loop = server
         self._discarded_bytes: int | None = None
         """Bytes of input discarded during a lingering close; None if there is none."""
 
-        self._progress = self._seen_progress = 0
-        """Number of times that output was sent or a request ended, and the number that the event loop has seen."""
+        self._is_next_delayed = False
+        self._seen_progress = 0
+        """The value of `_progress` that the event loop has seen."""
 
-        super().__init__(ServerOfChannel(server, self), *args, **kwargs)
+        super().__init__(server, *args, **kwargs)
         self.waiting_since = server.now
         """Time since which the server waits for the client, on the clock of the event loop."""
-
-    # Called by the event loop.
 
     def received(self, data: bytes) -> bool:
         """Process received bytes, most often exactly one complete request; return whether they were used."""
@@ -102,7 +87,9 @@ class Connection(HTTPChannel):
         with self.requests_lock:
             self.requests.pop(0)
             self.close_when_flushed = closes
-            if self.requests:
+            if self.total_outbufs_len > self.adj.outbuf_high_watermark:
+                self._is_next_delayed = True  # Until the client has read enough (backpressure).
+            elif self.requests:
                 self._loop.add_task(self)
             elif self.request is not None:
                 self._continue_next_request()
@@ -142,6 +129,10 @@ class Connection(HTTPChannel):
         """Send what the socket takes, and register with epoll for the events that the connection waits for."""
         if self.is_open and self.writable() and not self.events & select.EPOLLOUT:
             self.handle_write()
+        if self._is_next_delayed and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
+            self._is_next_delayed = False
+            if self.is_open and self.requests:
+                self._loop.add_task(self)
         if not self.is_open:
             return
         with self.requests_lock:  # A thread that has ended a request reads `events` to know whether to call again.
@@ -223,53 +214,6 @@ class Connection(HTTPChannel):
         if self._discarded_bytes > LINGER_BYTES:
             self.handle_close()
         return False
-
-    # Called by a thread of a pool.
-
-    def service(self) -> None:
-        """Serve the first request through WSGI, unless its client has stopped waiting for the response."""
-        request = self.requests[0]
-        if request.is_expired(time.monotonic()):
-            request.error = CLIENT_TIMEOUT_PASSED
-        try:
-            super().service()
-        except BaseException:  # Such as SystemExit in a view. Waitress logs it, and would leave the connection open.
-            self.will_close = True
-            self._loop.request_update(self)
-            raise
-        finally:
-            self._progress += 1
-
-    # Called by any thread.
-
-    def _flush_some(self, do_close: bool = True) -> bool:
-        """Send buffered data as far as the socket takes it."""
-        is_sent: bool = super()._flush_some(do_close)
-        self._progress += is_sent
-        return is_sent
-
-    @property
-    def needs_update(self) -> bool:
-        """True if the event loop has to send output, close the connection, or change its epoll events."""
-        return bool(
-            self.total_outbufs_len
-            or self.will_close
-            or self.close_when_flushed
-            or self.requests
-            or self.events != select.EPOLLIN
-        )
-
-    @property
-    def has_one_request(self) -> bool:
-        """True if no further request, not even a part of one, has arrived behind the one that is being served."""
-        return len(self.requests) == 1 and self.request is None and not self._has_unread_input
-
-    @property
-    def _has_unread_input(self) -> bool:
-        try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:
-            return False
 
     @property
     def is_idle(self) -> bool:

@@ -16,6 +16,10 @@ class ConnectionOwner(Protocol):
     is_contended: bool
     """True while other threads may compete for the GIL."""
 
+    @property
+    def is_own_thread(self) -> bool:
+        """True in the thread of the event loop."""
+
     def add_task(self, channel: Any) -> None:
         """Queue the connection, which has a request to serve or to refuse."""
 

@@ -118,15 +118,21 @@ class LongCalls(Protocol):
 class DirectRequests:
     """The direct requests of an event loop that are parsed and computed on it. Used by its thread only.
 
-    `finish` is called with each request and its answer, or None if Flask must answer it.
+    `finish` is called with each request and its answer, or None if Flask must answer it. `is_expired` returns whether
+    the client no longer waits for the answer.
     """
 
     def __init__(
-        self, handler: DirectHandler, long_calls: LongCalls, finish: Callable[[DirectRequest, bytes | None], None]
+        self,
+        handler: DirectHandler,
+        long_calls: LongCalls,
+        finish: Callable[[DirectRequest, bytes | None], None],
+        is_expired: Callable[[DirectRequest], bool],
     ) -> None:
         self._handler = handler
         self._long_calls = long_calls
         self._finish = finish
+        self._is_expired = is_expired
         self._received: deque[DirectRequest] = deque()
         self._groups: dict[GroupKey, list[DirectRequest]] = {}
         """Parsed requests that are not computed yet."""
@@ -151,6 +157,8 @@ class DirectRequests:
     def _parse(self, end: float) -> None:
         while self._received:
             direct = self._received.popleft()
+            if direct.request.client_timeout_seconds is not None and self._is_expired(direct):
+                continue
             body = direct.request.read_body()
             if len(body) > MAX_INLINE_BODY_BYTES:
                 self._long_calls.add_unparsed(direct)
@@ -167,7 +175,7 @@ class DirectRequests:
     def _read(self, direct: DirectRequest, body: bytes) -> Prediction | None:
         try:
             return self._handler.read(direct.target, body)
-        except Exception:  # Nothing that a body causes may end the event loop. Flask reports it.
+        except BaseException:  # Nothing that a body causes may end the event loop. Flask reports it.
             logger.exception("A body could not be read; Flask serves the request")
             return None
 
@@ -205,8 +213,8 @@ def is_long(key: GroupKey, batch: Sequence[DirectRequest]) -> bool:
     A size without a measurement counts as long if it has many rows.
     """
     batcher, method = key
-    rows = sum(direct.row_count for direct in batch)
-    seconds = batcher.costs[method].estimate(rows)
     if not batcher.is_thread_safe:
         return True
+    rows = sum(direct.row_count for direct in batch)
+    seconds = batcher.costs[method].estimate(rows)
     return rows > MAX_BATCH_ROWS if seconds is None else seconds > MAX_ITERATION_SECONDS

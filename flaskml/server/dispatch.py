@@ -50,7 +50,7 @@ class Dispatch:
         self._direct: DirectRequests | None = None
         if handler is not None:
             self._computed = ComputeQueue(handler, self._finish_direct, self._refuse_expired, wake)
-            self._direct = DirectRequests(handler, self._computed, self._finish_direct)
+            self._direct = DirectRequests(handler, self._computed, self._finish_direct, self._refuse_expired)
 
     @property
     def unanswered(self) -> int:
@@ -105,6 +105,12 @@ class Dispatch:
             if channel.is_open and channel.requests:
                 channel.refuse()
 
+    def start_missing_threads(self) -> None:
+        """Try again to start threads that the system did not have; called once a second."""
+        self.threads.start_missing()
+        if self._computed is not None:
+            self._computed.threads.start_missing()
+
     def stop(self) -> None:
         """End all threads, each after the request that it serves."""
         self.threads.stop()
@@ -117,8 +123,8 @@ class Dispatch:
             return None
         try:
             if not self._is_handler_fresh:
-                self._is_handler_fresh = True
                 self._handler.refresh()
+                self._is_handler_fresh = True
             return request.find_target(self._handler)
         except Exception:  # Nothing that an app or its hooks contain may end the event loop.
             logger.exception("The direct handler failed; Flask serves the request")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import threading
 
 MAX_RECEIVED_BYTES = 65_536
 """Bytes that one call receives at most."""
@@ -20,16 +21,23 @@ _recv, _send = _libc.recv, _libc.send
 for _function in (_recv, _send):
     _function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
     _function.restype = ctypes.c_ssize_t
-_buffer = ctypes.create_string_buffer(MAX_RECEIVED_BYTES)
+
+
+class _Buffers(threading.local):
+    """A buffer for each thread: the GIL may be switched between a call and the copy of its bytes."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(MAX_RECEIVED_BYTES)
+
+
+_buffers = _Buffers()
 
 
 def receive(descriptor: int) -> bytes:
-    """Return bytes that have arrived at a socket; none if there are none, the peer has closed it, or an error occurred.
-
-    For one thread only: all calls share a buffer.
-    """
-    count = _recv(descriptor, _buffer, MAX_RECEIVED_BYTES, _FLAGS)
-    return ctypes.string_at(_buffer, count) if count > 0 else b""
+    """Return bytes that have arrived; none if there are none, the peer has closed the socket, or an error occurred."""
+    buffer = _buffers.buffer
+    count = _recv(descriptor, buffer, MAX_RECEIVED_BYTES, _FLAGS)
+    return ctypes.string_at(buffer, count) if count > 0 else b""
 
 
 def send(descriptor: int, data: bytes) -> int:

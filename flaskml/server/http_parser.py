@@ -48,6 +48,12 @@ FRAMING_HEADERS = frozenset(
 )
 """Header fields that change how the server treats a request; waitress parses each block with a new value of one."""
 
+CACHED_ATTRIBUTES = (
+    *("headers", "first_line", "command", "path", "query", "fragment", "version", "request_uri", "url_scheme"),
+    *("proxy_scheme", "proxy_netloc", "connection_close", "content_length", "client_timeout_seconds", "is_keep_alive"),
+)
+"""The attributes of a parser that follow from the header block alone."""
+
 FIELD_LINE = re.compile(FIELD_PATTERN)
 
 
@@ -208,13 +214,14 @@ class RequestParser(HTTPRequestParser):
             self.error = refused.error
             return
         super().parse_header(collapse_spaces(block))
+        if not self.content_length and not self.chunked:
+            self.expect_continue = False  # Waitress would wait for a body, and read the next request into this one.
         if self.chunked:
             self.body_rcv = StrictChunkedReceiver(OverflowableBuffer(self.adj.inbuf_overflow))
         self.client_timeout_seconds = client_timeout_seconds(self.headers)
         self.is_keep_alive = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
         if not self.chunked and not self.expect_continue:
-            own = ("adj", "attributes", "body_rcv", "direct", "header_plus", "header_bytes_received")
-            self.header_cache.put(block, {name: value for name, value in vars(self).items() if name not in own})
+            self.header_cache.put(block, {name: getattr(self, name) for name in CACHED_ATTRIBUTES})
 
     def find_target(self, handler: DirectHandler) -> Target | None:
         """Return the target of this request if the event loop may answer it, else None.

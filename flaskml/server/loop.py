@@ -90,11 +90,16 @@ class EventLoop(BaseWSGIServer):
 
         A thread that has served the previous request of the connection gives the next one back to the loop.
         """
-        if threading.get_ident() == self._thread_id:
+        if self.is_own_thread:
             self._dispatch.add(channel)
         else:
             self._returned.append(channel)
             self._notify()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """True in the thread of the loop."""
+        return threading.get_ident() == self._thread_id
 
     def pull_trigger(self) -> None:
         """Wake the loop; connections call `request_update` instead."""
@@ -217,7 +222,10 @@ class EventLoop(BaseWSGIServer):
         if self._scheduled_updates:
             scheduled, self._scheduled_updates = self._scheduled_updates, set()
             for channel in scheduled:
-                channel.update()
+                try:
+                    channel.update()
+                except Exception:  # A fault of one connection must not end the others.
+                    channel.handle_error()
 
     def _handle_event(self, fd: int, flags: int) -> None:
         """Read from, write to or close the socket that epoll reports."""
@@ -250,6 +258,7 @@ class EventLoop(BaseWSGIServer):
     def maintenance(self, now: float) -> None:
         """Check the deadlines of all connections."""
         self._eviction.forget_outdated(now)
+        self._dispatch.start_missing_threads()
         elapsed, self._last_maintenance = now - self._last_maintenance, now
         for channel in list(self.active_channels.values()):
             if elapsed > STALL_SECONDS:  # The loop was blocked: extend the deadlines.

@@ -45,6 +45,11 @@ class RequestThreads:
         else:
             self._others.add_task(channel)
 
+    def start_missing(self) -> None:
+        """Try again to start a thread in a pool that has none and whose requests wait."""
+        for pool in (self._health, self._predictions, self._others):
+            pool.start_missing()
+
     def stop(self) -> None:
         """End the threads, each after the request that it serves."""
         for pool in (self._health, self._predictions, self._others):

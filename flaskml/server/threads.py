@@ -56,6 +56,20 @@ class ThreadPool(ThreadedTaskDispatcher):
         if is_short and len(self.threads) < self._max_threads and not self._is_stopped:
             self.set_thread_count(len(self.threads) + 1)
 
+    def start_new_thread(self, target: Any, thread_no: int) -> None:
+        """Start a thread. If the system has none left, the waiting tasks stay queued for the other threads."""
+        try:
+            super().start_new_thread(target, thread_no)
+        except RuntimeError as error:
+            self.threads.discard(thread_no)
+            self.active_count -= 1  # The caller counts the thread as active.
+            self.logger.error("A thread could not be started: %s", error)
+
+    def start_missing(self) -> None:
+        """Try again to start a thread if tasks wait and there is none."""
+        if self.queue and not self.threads and not self._is_stopped:
+            self.set_thread_count(1)
+
     def count_end(self) -> None:
         """Count a task as ended."""
         with self.lock:

@@ -49,6 +49,9 @@ FLASK_HEADERS = frozenset({"EXPECT", "TRANSFER_ENCODING", "UPGRADE"})
 MAX_PATHS = 4096
 """Paths of which routes and headers are kept. Predictions for further paths are served by Flask."""
 
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+"""A host that Flask accepts. It refuses some others, such as one with an empty label."""
+
 _QUERY = re.compile(r"(?:method=([a-z_]{1,30}))?")
 
 
@@ -156,23 +159,25 @@ class DirectPredictions:
 
     # The interface of the WSGI middleware.
 
-    def may_learn(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> bool:
-        """Return whether the answer that Flask will give to this request shows the headers of direct answers."""
+    def lesson(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> Conditions | None:
+        """Return the conditions under which Flask's answer to this request will show the headers of direct answers.
+
+        Returns None if it will not show them, or if they are known.
+        """
         found = self._conditions
         is_new = path not in found.learned and len(found.learned) < MAX_PATHS
-        return is_new and self._find(method, path, query, headers, ()) is not None
+        return found if is_new and self._find(method, path, query, headers, ()) is not None else None
 
-    def learn(self, path: str, headers: Sequence[tuple[str, str]]) -> None:
+    def learn(self, found: Conditions, path: str, headers: Sequence[tuple[str, str]]) -> None:
         """Learn from the headers of Flask's answer which headers direct answers have."""
-        found = self._conditions
         added = tuple((name, value) for name, value in headers if name.lower() not in OWN_HEADERS)
         known = tuple((name, value) for name, value in added if LEARNED_HEADERS.fullmatch(name.lower()))
         if known == added or found.may_drop_headers:
             found.learned[path] = (*BASE_HEADERS, *known)
-            self.epoch = object()
         else:
             unknown = next(name for name, _ in added if not LEARNED_HEADERS.fullmatch(name.lower()))
             found.reasons = [f"the header {unknown}, which other code adds to the answers"]
+        self.epoch = object()
 
     def describe(self) -> str:
         """Return a sentence for the startup log: whether predictions are answered directly, and if not, why."""
@@ -208,6 +213,7 @@ class DirectPredictions:
             and not accepts_rather(headers.get("ACCEPT", "*/*"), CSV)
             and headers.get("CONTENT_ENCODING", "identity") == "identity"
             and FLASK_HEADERS.isdisjoint(headers)
+            and _HOST.fullmatch(headers.get("HOST", "h")) is not None
             and not ("COOKIE" in headers and self._app.secret_key)
             and not (found.has_cors and any(name.startswith(("ORIGIN", "ACCESS_CONTROL_")) for name in headers))
         )
@@ -253,12 +259,13 @@ class DirectPredictions:
         return [reason for reason, is_given in reasons.items() if is_given]
 
     def _blueprints(self) -> tuple[str, ...]:
-        """Return the blueprint of the prediction views, and those around it."""
+        """Return the blueprints of all prediction views, and those around them."""
+        names: dict[str, None] = {}
         for endpoint, view in self._app.view_functions.items():
             if getattr(view, "directly_answered_view", None) is view:
                 parts = endpoint.split(".")[:-1]
-                return tuple(".".join(parts[:length]) for length in range(1, len(parts) + 1))
-        return ()
+                names |= dict.fromkeys(".".join(parts[:length]) for length in range(1, len(parts) + 1))
+        return tuple(names)
 
     def _warn_of(self, observers: Sequence[str]) -> None:
         text = "; ".join(observers)

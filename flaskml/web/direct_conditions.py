@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from types import FunctionType
 from typing import Any, TypeVar
 
+import flask
 from flask import Flask, Request, Response, signals
 from flask.sessions import SecureCookieSessionInterface
 
@@ -49,6 +51,15 @@ INDIFFERENT_MIDDLEWARE = {
 }
 """WSGI middleware that does not matter to a prediction, with the attribute that holds the application inside it."""
 
+REQUEST_METHODS = (
+    *("__call__", "wsgi_app", "request_context", "app_context", "create_url_adapter", "full_dispatch_request"),
+    *("preprocess_request", "dispatch_request", "ensure_sync", "make_response", "finalize_request"),
+    *("process_response", "do_teardown_request", "do_teardown_appcontext"),
+)
+"""The methods that Flask calls for every request; tools that observe an app replace some of them in the class."""
+
+_FLASK_FOLDER = os.path.dirname(flask.__file__)
+
 IRRELEVANT_OVERRIDES = frozenset(
     {
         *("__init__", "__doc__", "__module__", "__annotations__", "__dict__", "__weakref__"),
@@ -65,7 +76,7 @@ checked by themselves."""
 
 def indifferent_to_predictions(function: _Function) -> _Function:
     """Mark a hook of an app as one that need not be called for predictions, so that they may be answered directly."""
-    function.is_indifferent_to_predictions = True  # type: ignore[attr-defined]
+    function.is_indifferent_to_predictions = function  # type: ignore[attr-defined]
     return function
 
 
@@ -74,13 +85,19 @@ def is_indifferent(function: Callable[..., Any], config: Mapping[str, Any]) -> b
     name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
     if name == LOGIN_HOOK and config.get("REMEMBER_COOKIE_REFRESH_EACH_REQUEST"):
         return False
-    return name in INDIFFERENT_HOOKS or getattr(function, "is_indifferent_to_predictions", False) is True
+    return (name in INDIFFERENT_HOOKS and not hasattr(function, "__wrapped__")) or is_marked(function)
+
+
+def is_marked(function: Callable[..., Any]) -> bool:
+    """Return whether a hook is marked as indifferent. A wrapper that copies the attributes of the hook is not."""
+    plain = getattr(function, "__func__", function)
+    return getattr(function, "is_indifferent_to_predictions", None) is plain
 
 
 def is_marked_by_app(function: Callable[..., Any]) -> bool:
     """Return whether the app, and not flaskml, has marked a hook as indifferent to predictions."""
     is_own = getattr(function, "__module__", "").startswith("flaskml.")
-    return getattr(function, "is_indifferent_to_predictions", False) is True and not is_own
+    return is_marked(function) and not is_own
 
 
 def hooks(app: Flask, blueprints: tuple[str, ...]) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -110,13 +127,17 @@ def find_observers(app: Flask, blueprints: tuple[str, ...]) -> Iterator[str]:
         yield f"request class {describe(app.request_class)}"
     if app.response_class is not Response:
         yield f"response class {describe(app.response_class)}"
-    if type(app.session_interface) is not SecureCookieSessionInterface:
+    if type(app.session_interface) is not SecureCookieSessionInterface or vars(app.session_interface):
         yield f"session interface {describe(type(app.session_interface))}"
     yield from _find_overrides(app)
 
 
 def _find_overrides(app: Flask) -> Iterator[str]:
-    """Yield the methods of Flask that the class of the app, or the app itself, overrides."""
+    """Yield the methods of Flask that are patched, or that the class of the app or the app itself overrides."""
+    for name in REQUEST_METHODS:
+        function = getattr(Flask, name)
+        if type(function) is not FunctionType or not function.__code__.co_filename.startswith(_FLASK_FOLDER):
+            yield f"method {name} of Flask, replaced by {describe(function)}"
     for kind in type(app).__mro__[: type(app).__mro__.index(Flask)]:
         for name in vars(kind):
             if hasattr(Flask, name) and name not in IRRELEVANT_OVERRIDES:
@@ -167,7 +188,12 @@ def fingerprint(app: Flask) -> tuple[Any, ...]:
         config["TESTING"],
         config["DEBUG"],
         config["SECRET_KEY"],
-        config["TRUSTED_HOSTS"],
+        tuple(config["TRUSTED_HOSTS"] or ()),
+        config.get("REMEMBER_COOKIE_REFRESH_EACH_REQUEST"),
+        app.url_map.host_matching,
+        app.subdomain_matching,
+        len(vars(app.session_interface)),
+        *[getattr(Flask, name) for name in REQUEST_METHODS],
         *[len(signal.receivers) for signal in REQUEST_SIGNALS],
         *chain.from_iterable(app.before_request_funcs.values()),
         *chain.from_iterable(app.after_request_funcs.values()),

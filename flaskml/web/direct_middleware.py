@@ -7,12 +7,13 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from flaskml.server.policy import ENVIRON_KEY
-from flaskml.web.direct import DirectPredictions
+from flaskml.web.direct import Conditions, DirectPredictions
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 PREFIX = "HTTP_"
+"""Beginning of the keys of headers in a WSGI environment."""
 
 
 class DirectMiddleware:
@@ -34,8 +35,8 @@ class DirectMiddleware:
             body = answer_environ(handler, environ, *line, headers, start_response)
             if body is not None:
                 return [body]
-        if handler.may_learn(*line, headers):
-            start_response = learn_from(handler, environ["PATH_INFO"], start_response)
+        if (found := handler.lesson(*line, headers)) is not None:
+            start_response = learn_from(handler, found, environ["PATH_INFO"], start_response)
         return self.wsgi_app(environ, start_response)
 
 
@@ -63,23 +64,23 @@ def answer_environ(
         return None
     content = environ["wsgi.input"].read(int(headers["CONTENT_LENGTH"]))
     environ["wsgi.input"] = BytesIO(content)
-    prediction = handler.read(target, content)
-    if prediction is None:
-        return None
     try:
-        body = handler.answer([prediction])[0]
+        prediction = handler.read(target, content)
+        body = None if prediction is None else handler.answer([prediction])[0]
     except Exception:  # Flask reports it: it computes the request once more.
+        return None
+    if body is None:
         return None
     start_response("200 OK", [*target.headers, ("Content-Length", str(len(body)))])
     return body
 
 
-def learn_from(handler: DirectPredictions, path: str, start_response: StartResponse) -> Any:
+def learn_from(handler: DirectPredictions, found: Conditions, path: str, start_response: StartResponse) -> Any:
     """Return a `start_response` that lets the handler learn the headers of a successful answer."""
 
     def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         if status.startswith("200 "):
-            handler.learn(path, headers)
+            handler.learn(found, path, headers)
         return start_response(status, headers, *rest)
 
     return start

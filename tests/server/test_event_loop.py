@@ -20,7 +20,13 @@ from flaskml.errors import UnsupportedWaitress
 from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
-from flaskml.server.http_parser import MAX_CACHED_BLOCK_BYTES, MAX_CACHED_BLOCKS, HeaderCache, RequestParser
+from flaskml.server.http_parser import (
+    CACHED_ATTRIBUTES,
+    MAX_CACHED_BLOCK_BYTES,
+    MAX_CACHED_BLOCKS,
+    HeaderCache,
+    RequestParser,
+)
 from flaskml.server.policy import ServerPolicy
 from flaskml.server.setup import build_server, check_waitress
 from tests.support.in_process_servers import event_loop_server, waitress_server
@@ -310,8 +316,8 @@ def parsed(adj, block, cache):
     """Return the attributes of the parser of a block, and its error."""
     parser = type("Parsing", (RequestParser,), {"header_cache": cache})(adj)
     parser.received(block)
-    own = ("adj", "attributes", "body_rcv", "header_plus", "header_bytes_received", "error", "first_line")
-    return {key: value for key, value in vars(parser).items() if key not in own}, getattr(parser.error, "body", None)
+    values = {name: getattr(parser, name, None) for name in (*CACHED_ATTRIBUTES, "chunked", "expect_continue")}
+    return {**values, "first_line": None}, getattr(parser.error, "body", None)
 
 
 def test_another_major_version_of_waitress_is_refused(monkeypatch):

@@ -1,9 +1,10 @@
 """A prediction goes through Flask if any code of the app would notice that it does not."""
 
 import logging
+from functools import wraps
 
 import pytest
-from flask import Flask, Request, Response, request, session, signals
+from flask import Blueprint, Flask, Request, Response, request, session, signals
 from flask.sessions import SecureCookieSessionInterface
 from flask_cors import CORS
 from flask_login import LoginManager
@@ -11,6 +12,7 @@ from flask_sqlalchemy import SQLAlchemy
 from werkzeug.middleware.proxy_fix import ProxyFix
 from whitenoise import WhiteNoise
 
+from flaskml.blueprints import predict
 from flaskml.web.direct_conditions import indifferent_to_predictions
 from tests.support.server_processes import wait_until
 from tests.support.stores import train_into
@@ -22,14 +24,14 @@ ROW = {"feature": 0.5}
 
 @pytest.fixture
 def dispatched(monkeypatch):
-    """The paths of the requests that Flask has dispatched."""
-    paths, dispatch = [], Flask.full_dispatch_request
+    """The paths of the predictions that the views have answered."""
+    paths, answer = [], predict.answer
 
-    def record(app):
+    def record(app, request, predictor):
         paths.append(request.path)
-        return dispatch(app)
+        return answer(app, request, predictor)
 
-    monkeypatch.setattr(Flask, "full_dispatch_request", record)
+    monkeypatch.setattr(predict, "answer", record)
     return paths
 
 
@@ -210,6 +212,52 @@ def test_a_rule_that_takes_precedence_notices_every_prediction(make_app):
     client = app.test_client()
     ask(client, path="/models/default/predict")
     assert len(noticed) == 3
+
+
+def test_a_hook_around_a_second_registration_notices(make_app):
+    app, noticed = make_app(), []
+    outer = Blueprint("api", __name__)
+    outer.before_request(lambda: noticed.append("hook"))
+    outer.register_blueprint(predict.bp)
+    app.register_blueprint(outer, url_prefix="/api")
+    ask(app.test_client(), path="/api/predict")
+    assert len(noticed) == 3
+
+
+def test_a_tool_that_patches_flask_notices_every_prediction(make_app, monkeypatch):
+    noticed, dispatch = [], Flask.dispatch_request
+    monkeypatch.setattr(Flask, "dispatch_request", lambda app: noticed.append("call") or dispatch(app))
+    ask(make_app().test_client())
+    assert len(noticed) == 3
+
+
+def test_a_wrapper_of_an_indifferent_hook_notices(make_app):
+    app, noticed = make_app(), []
+    hook = app.before_request_funcs[None][0]
+
+    @wraps(hook)
+    def wrapper():
+        noticed.append("hook")
+        return hook()
+
+    app.before_request_funcs[None][0] = wrapper
+    ask(app.test_client())
+    assert len(noticed) == 3
+
+
+def test_a_method_of_the_session_interface_notices(make_app):
+    app, noticed = make_app(), []
+    app.session_interface = SecureCookieSessionInterface()
+    open_session = app.session_interface.open_session
+    app.session_interface.open_session = lambda *a: noticed.append("session") or open_session(*a)
+    ask(app.test_client())
+    assert len(noticed) == 3
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64])
+def test_hosts_that_flask_refuses_reach_it(client, host):
+    ask(client, 2)
+    assert client.post("/predict", json=ROW, headers={"Host": host}).status_code == 400
 
 
 @pytest.mark.parametrize("name", ["request_started", "appcontext_popped", "a replaced view", "a replaced method"])
@@ -394,14 +442,14 @@ def test_a_hook_that_is_marked_as_indifferent_is_not_called(make_app, dispatched
 
 def test_headers_of_unknown_origin_send_predictions_through_flask(make_app, dispatched, monkeypatch):
     app = make_app()
-    monkeypatch.setattr(Response, "default_mimetype", "text/plain")  # Any patch of Flask that no condition knows.
-    process = Flask.process_response
+    build = Response.get_wsgi_headers
 
-    def patched(self, response):
-        response.headers["X-Patched"] = "yes"
-        return process(self, response)
+    def patched(self, environ):
+        headers = build(self, environ)
+        headers["X-Patched"] = "yes"
+        return headers
 
-    monkeypatch.setattr(Flask, "process_response", patched)
+    monkeypatch.setattr(Response, "get_wsgi_headers", patched)  # A patch that no condition knows.
     assert ask(app.test_client()).headers["X-Patched"] == "yes"
     assert len(dispatched) == 3
     assert "X-Patched" in app.extensions["direct"].describe()
