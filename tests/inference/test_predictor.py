@@ -7,12 +7,15 @@ import weakref
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 
+from flaskml import publish
 from flaskml.codecs.rows import Rows
 from flaskml.errors import InvalidInput, NoActiveVersion, RowsRefused, VersionNotServed
 from flaskml.inference.batching import Batcher
 from flaskml.inference.predictor import open_predictor
 from flaskml.inference.slot import ModelSlot, NoPredictor, describe_current
+from flaskml.store.model_store import ModelStore
 from tests.support.stores import load_active
 
 
@@ -104,3 +107,20 @@ def test_answers_are_strict_json(store, predictions, is_single, expected):
     answer = json.loads(body, parse_constant=lambda token: pytest.fail(token))
     key = "prediction" if is_single else "predictions"
     assert answer == {key: expected, "model": "default", "version": "1"}
+
+
+def test_each_request_of_a_batch_gets_its_own_answer_and_warnings(tmp_path):
+    """In a column of single precision, 0.7000000007 becomes 0.7, which is in the range."""
+    X = np.linspace(0, 0.7, 30, dtype=np.float32).reshape(-1, 1)
+    publish(LinearRegression().fit(X, X[:, 0]), X, name="single", instance_path=tmp_path, runtime="sklearn")
+    predictor = open_predictor(load_active(ModelStore(tmp_path), "single"), max_rows=10)
+    name = predictor.schema.names[0]
+    values = [0.1, 0.7000000007, 0.3, 0.2, 0.5, 5.0]
+    batch = [predictor.parse(json.dumps({name: value}).encode()) for value in values]
+
+    def describe(problems):
+        return [{"feature": problem.feature} for problem in problems]
+
+    alone = [predictor.answer_batch([rows], "predict", describe)[0] for rows in batch]
+    assert predictor.answer_batch(batch, "predict", describe) == alone
+    assert [b"warnings" in body for body in alone] == [False, True, False, False, False, True]

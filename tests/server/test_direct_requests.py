@@ -402,3 +402,33 @@ def test_answers_are_right_while_other_threads_run(monkeypatch):
         large = connect().ask("/model", numbers)
         assert json.loads(large.body) == [2 * number for number in numbers]
         assert len(received) > 10 and len(sent) > 50 and 1000 < max(sent) < len(large.body)
+
+
+def test_a_refused_request_behind_a_large_answer_does_not_block_the_loop():
+    """The answer is beyond the high watermark, and the client does not read it."""
+    rows = json.dumps([7] * 1_500_000).encode()
+    with doubling_server(options={"outbuf_high_watermark": 1_000}, model=DoublingModel()) as (_, _, connect):
+        client = connect()
+        client.send(post("/model", rows), b"GET / HTTP/9.9\r\nHost: h\r\n\r\n")
+        for _ in range(3):
+            assert json.loads(connect().ask("/model", [1]).body) == [2]
+        assert json.loads(client.read().body) == [14] * 1_500_000
+        assert client.read().status == 505
+
+
+def test_a_request_whose_client_does_not_wait_is_refused():
+    with doubling_server(model=DoublingModel()) as (_, _, connect):
+        client = connect()
+        client.ask("/model", [1])
+        client.send(post("/model", [1], "X-Envoy-Expected-Rq-Timeout-Ms: 0"))
+        assert client.read().status == 503
+
+
+def test_expect_without_a_body_leaves_the_next_request_alone():
+    with doubling_server(model=DoublingModel()) as (_, _, connect):
+        client = connect()
+        client.send(b"GET /livez HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nX-Mark: first\r\n\r\n")
+        assert client.read().body == b"live"
+        for _ in range(2):
+            response = client.ask("/model", [1], "X-Direct: no")
+            assert (response.status, response.headers["X-Mark"]) == (200, "")

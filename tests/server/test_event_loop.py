@@ -320,6 +320,25 @@ def parsed(adj, block, cache):
     return {**values, "first_line": None}, getattr(parser.error, "body", None)
 
 
+def test_the_cache_keeps_nothing_of_the_request_that_brought_a_block():
+    server = build_server(echo_app, port=0)
+    try:
+        cache = HeaderCache()
+        parsing = type("Parsing", (RequestParser,), {"header_cache": cache})
+        first = parsing(server.adj)
+        first.received(RAW["post"][:20])
+        first.has_started = True
+        rest = RAW["post"][20:]
+        while rest:
+            rest = rest[first.received(rest) :]
+        assert first.completed
+        second = parsing(server.adj)
+        second.received(RAW["post"][:-5])
+        assert not second.completed and not second.has_started and second.body_rcv is not first.body_rcv
+    finally:
+        server.close()
+
+
 def test_another_major_version_of_waitress_is_refused(monkeypatch):
     monkeypatch.setattr("flaskml.server.setup.version", lambda _: "4.0.0")
     with pytest.raises(UnsupportedWaitress, match=r"waitress 4\.0\.0 is installed"):

@@ -157,14 +157,14 @@ def flask_app(handler):
 
 
 @contextmanager
-def doubling_server(policy=DEFAULT_POLICY, listening_socket=None, **models):
+def doubling_server(policy=DEFAULT_POLICY, listening_socket=None, options=None, **models):
     """Run a server of models; yield the handler, the app and a function that connects a client.
 
     At the end, all gates open and all clients are closed.
     """
     handler, clients = Doubling(**models), []
     app = flask_app(handler)
-    with event_loop_server(app, policy=policy, listening_socket=listening_socket) as port:
+    with event_loop_server(app, policy=policy, listening_socket=listening_socket, **options or {}) as port:
 
         def connect():
             clients.append(Client(port))
