@@ -83,17 +83,21 @@ class Predictor:
         batch: Sequence[Rows],
         method: str,
         warnings_as_json: Callable[[Sequence[Problem]], Sequence[Mapping[str, Any]]],
+        *,
+        may_wait: bool = False,
     ) -> list[bytes]:
         """Return the JSON body of the native contract for each request of a batch, computed in one call.
 
-        Raises what the estimator raises, and ValueError if it answers a different number of rows.
+        With `may_wait`, the call of a slow model is shared with other threads that ask for it. Raises what the
+        estimator raises, and ValueError if it answers a different number of rows.
         """
         is_shared = len(batch) > 1
         rows = batch[0]
         if is_shared:
             values = list(chain.from_iterable(part.values for part in batch))
             rows = Rows(values, self.parser.table_builder, is_single=False)
-        answers = self.json_values(self.batcher.compute_alone(rows, method), method)
+        compute = self.batcher.ask if may_wait else self.batcher.compute_alone
+        answers = self.json_values(compute(rows, method), method)
         if len(answers) != len(rows.values):
             raise ValueError("the estimator answered a different number of rows than it was given")
         bodies, start = [], 0

@@ -159,6 +159,11 @@ class DirectPredictions:
 
     # The interface of the WSGI middleware.
 
+    def answer_on_thread(self, prediction: Prediction) -> bytes:
+        """Return the body of the answer to a prediction; threads that ask for the same slow model share calls."""
+        predictor, rows = prediction.predictor, [prediction.rows]
+        return predictor.answer_batch(rows, prediction.method, self._warnings_as_json, may_wait=True)[0]
+
     def lesson(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> Conditions | None:
         """Return the conditions under which Flask's answer to this request will show the headers of direct answers.
 

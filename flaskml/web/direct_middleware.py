@@ -66,7 +66,7 @@ def answer_environ(
     environ["wsgi.input"] = BytesIO(content)
     try:
         prediction = handler.read(target, content)
-        body = None if prediction is None else handler.answer([prediction])[0]
+        body = None if prediction is None else handler.answer_on_thread(prediction)
     except Exception:  # Flask reports it: it computes the request once more.
         return None
     if body is None:

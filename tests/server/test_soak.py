@@ -290,15 +290,20 @@ def test_every_answer_under_load_equals_the_estimators(run, cases, count):
 EXCHANGED_ANSWERS = """
 import runpy, sys
 from flaskml.inference.batching import Batcher
+from flaskml.inference.predictor import Predictor
 
-compute_batch = Batcher.compute_batch
+compute_batch, answer_batch = Batcher.compute_batch, Predictor.answer_batch
 
-def with_exchanged_answers(batcher, calls, **options):
-    compute_batch(batcher, calls, **options)
+def with_exchanged_answers(batcher, calls, method):
+    compute_batch(batcher, calls, method)
     if len(calls) > 1:
         calls[0].answer, calls[1].answer = calls[1].answer, calls[0].answer
 
-Batcher.compute_batch = with_exchanged_answers
+def with_exchanged_bodies(*arguments, **options):
+    bodies = answer_batch(*arguments, **options)
+    return [*reversed(bodies[:2]), *bodies[2:]]
+
+Batcher.compute_batch, Predictor.answer_batch = with_exchanged_answers, with_exchanged_bodies
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
