@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from flaskml.blueprints import predict
-from flaskml.web.direct import DirectPredictions
+from flaskml.inference.predictor import Predictor
 from tests.support.body_formats import BATCH_FORMATS, SINGLE_ROW_FORMATS, rows_of
 from tests.support.hostile_inputs import GOOD, HOSTILE, publish_visits
 from tests.support.sample_tables import FORCED, TABLES, cases, name_of, tables_store  # noqa: F401 - fixtures
@@ -192,11 +192,11 @@ def test_generated_requests_are_answered_directly_often(patched_peers, monkeypat
 
 
 def test_a_planted_difference_is_found(patched_peers, monkeypatch):
-    answer = DirectPredictions.answer
+    answer_batch = Predictor.answer_batch
 
-    def wrong_answer(self, batch):
-        return [body.replace(b"20.8", b"20.9") for body in answer(self, batch)]
+    def wrong_answers(*arguments, **options):
+        return [body.replace(b"20.8", b"20.9") for body in answer_batch(*arguments, **options)]
 
-    monkeypatch.setattr(DirectPredictions, "answer", wrong_answer)
+    monkeypatch.setattr(Predictor, "answer_batch", wrong_answers)
     content = request_bytes("/predict", json.dumps(PATHS["/predict"]).encode(), [JSON_TYPE])
     assert {name for name, *_ in differences(patched_peers, content)} == {"waitress-serve", "flask serve"}
