@@ -63,10 +63,13 @@ class ThreadChannel(HTTPChannel):
 
     def send_continue(self) -> None:
         """Send 100 (Continue). Only the event loop closes a connection, so a thread leaves that to it."""
-        try:
-            super().send_continue()
-        except OSError:
-            self.will_close = True
+        with self.outbuf_lock:  # The loop closes the socket after it has cleared `connected` under this lock.
+            if not self.connected:
+                return
+            try:
+                super().send_continue()
+            except OSError:
+                self.will_close = True
 
     @property
     def needs_update(self) -> bool:
