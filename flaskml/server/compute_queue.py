@@ -122,28 +122,25 @@ class ComputeQueue:
 
     def add(self, key: GroupKey, batch: Sequence[DirectRequest]) -> None:
         """Compute parsed requests on a compute thread, each in a shared call or alone, by its size."""
-        self._unfinished += len(batch)
         batcher, method = key
         costs = batcher.costs[method]
         limit = SMALL_REQUEST_COST * (costs.estimate(1) or math.inf)
         for direct in batch:
             if (costs.estimate(direct.row_count) or 0.0) > limit:
-                self._add_large(direct)
+                self.add_alone(direct)
             else:
+                self._unfinished += 1
                 small = self._small.setdefault(key, SmallRequests())
                 small.waiting.append(direct)
                 small.wait_on()
 
-    def add_unparsed(self, direct: DirectRequest) -> None:
-        """Parse and compute a request with a large body on a compute thread."""
+    def add_alone(self, direct: DirectRequest) -> None:
+        """Compute a request alone on a compute thread, which also parses it if that was not done yet."""
         self._unfinished += 1
-        self._add_large(direct)
-
-    def add_failed(self, batch: Sequence[DirectRequest]) -> None:
-        """Compute each request of a failed batch alone: a bad row fails only its own request."""
-        self._unfinished += len(batch)
-        for direct in batch:
-            self._add_large(direct)
+        queue = self._large.setdefault(direct.target.key, deque())
+        queue.append(direct)
+        if len(queue) == 1:
+            self._begin_large(direct.target.key)
 
     def proceed(self) -> None:
         """Finish the requests whose calls have ended, and begin the batches that are due."""
@@ -179,12 +176,6 @@ class ComputeQueue:
         small.expected = len(small.waiting) + answered if small.waiting else 0
         small.begins_by = time.perf_counter() + MAX_GATHERING_SHARE * (batcher.costs[method].estimate(1) or 0.0)
         small.wait_on()
-
-    def _add_large(self, direct: DirectRequest) -> None:
-        queue = self._large.setdefault(direct.target.key, deque())
-        queue.append(direct)
-        if len(queue) == 1:
-            self._begin_large(direct.target.key)
 
     def _begin_large(self, key: object) -> None:
         queue = self._large[key]

@@ -79,20 +79,14 @@ class Connection(ThreadChannel):
 
         With `closes`, the response says that it is the last one on the connection.
         """
-        if not self.connected:
-            return
         self._send_or_buffer(response)
-        request = self.requests[0]
-        request.close()
         with self.requests_lock:
-            self.requests.pop(0)
+            self.requests.pop(0).close()
             self.close_when_flushed = closes
             if self.total_outbufs_len > self.adj.outbuf_high_watermark:
                 self._is_next_delayed = True  # Until the client has read enough (backpressure).
-            elif self.requests:
-                self._loop.add_task(self)
-            elif self.request is not None:
-                self._continue_next_request()
+            else:
+                self._begin_next_request()
         self.waiting_since = self._loop.now
         if self.needs_update:
             self._loop.schedule_update(self)
@@ -112,9 +106,12 @@ class Connection(ThreadChannel):
                 self.current_outbuf_count += len(data)
                 self.total_outbufs_len += len(data)
 
-    def _continue_next_request(self) -> None:
-        """Send 100 (Continue) if the next request waits for it, as waitress does after a request."""
-        if self.request.expect_continue and self.request.headers_finished and not self.sent_continue:
+    def _begin_next_request(self) -> None:
+        """Let the next request be answered, or send 100 (Continue) if it waits for that, as waitress does."""
+        request = self.request
+        if self.requests:
+            self._loop.add_task(self)
+        elif request and request.expect_continue and request.headers_finished and not self.sent_continue:
             self.send_continue()
 
     def refuse(self) -> None:
@@ -131,8 +128,8 @@ class Connection(ThreadChannel):
             self.handle_write()
         if self._is_next_delayed and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
             self._is_next_delayed = False
-            if self.is_open and self.requests:
-                self._loop.add_task(self)
+            if self.is_open:
+                self._begin_next_request()
         if not self.is_open:
             return
         with self.requests_lock:  # A thread that has ended a request reads `events` to know whether to call again.

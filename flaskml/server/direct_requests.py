@@ -108,11 +108,8 @@ class LongCalls(Protocol):
     def add(self, key: GroupKey, batch: Sequence[DirectRequest]) -> None:
         """Compute parsed requests on a compute thread."""
 
-    def add_unparsed(self, direct: DirectRequest) -> None:
-        """Parse and compute a request on a compute thread."""
-
-    def add_failed(self, batch: Sequence[DirectRequest]) -> None:
-        """Compute each request of a failed batch alone, on a compute thread."""
+    def add_alone(self, direct: DirectRequest) -> None:
+        """Compute a request alone on a compute thread, which also parses it if that was not done yet."""
 
 
 class DirectRequests:
@@ -161,7 +158,7 @@ class DirectRequests:
                 continue
             body = direct.request.read_body()
             if len(body) > MAX_INLINE_BODY_BYTES:
-                self._long_calls.add_unparsed(direct)
+                self._long_calls.add_alone(direct)
                 continue
             prediction = self._read(direct, body)
             if prediction is None:
@@ -201,7 +198,8 @@ class DirectRequests:
             bodies = self._handler.answer([direct.prediction for direct in batch if direct.prediction])
             answered = list(zip(batch, bodies, strict=True))
         except BaseException:  # Nothing that an estimator raises may end the event loop, such as a panic of Rust.
-            self._long_calls.add_failed(batch)
+            for direct in batch:  # A bad row fails only its own request.
+                self._long_calls.add_alone(direct)
             return
         for direct, body in answered:
             self._finish(direct, body)

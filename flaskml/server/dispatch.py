@@ -133,9 +133,10 @@ class Dispatch:
     def _finish_direct(self, direct: DirectRequest, body: bytes | None) -> None:
         """Send the answer to a direct request; without an answer, let Flask serve the request."""
         channel, headers = direct.channel, direct.target.headers
+        if not channel.is_open:
+            return
         if body is None:
-            if channel.is_open:
-                self.threads.add_task(channel)
+            self.threads.add_task(channel)
             return
         closes = self._status.is_draining and channel.has_one_request
         response = self._heads.response((*headers, ("Connection", "close")) if closes else headers, body)

@@ -210,8 +210,7 @@ class EventLoop(BaseWSGIServer):
         self.is_contended = self._dispatch.is_contended
         for fd, flags in events:
             self._handle_event(fd, flags)
-        if self._is_notified:
-            self._is_notified = False  # Before the queues are read, so that a later change wakes the loop again.
+        self._is_notified = False  # Before the queues are read, so that a later change wakes the loop again.
         while self._returned:
             channel = self._returned.popleft()
             if channel.is_open and channel.requests:

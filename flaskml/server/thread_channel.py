@@ -39,7 +39,7 @@ class ThreadChannel(HTTPChannel):
     def service(self) -> None:
         """Serve the first request through WSGI, unless its client has stopped waiting for the response."""
         request = self.requests[0]
-        if request.is_expired(time.monotonic()):
+        if request.error is None and request.is_expired(time.monotonic()):
             request.error = CLIENT_TIMEOUT_PASSED
         try:
             super().service()
@@ -89,7 +89,10 @@ class ThreadChannel(HTTPChannel):
 
     @property
     def _has_unread_input(self) -> bool:
+        connected_socket = self.socket  # None once the loop has closed the connection.
         try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return connected_socket is not None and bool(
+                connected_socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            )
         except OSError:
             return False

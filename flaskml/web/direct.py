@@ -159,6 +159,11 @@ class DirectPredictions:
 
     # The interface of the WSGI middleware.
 
+    @property
+    def is_enabled(self) -> bool:
+        """True if nothing that holds for all requests prevents direct answers."""
+        return not self._conditions.reasons
+
     def answer_on_thread(self, prediction: Prediction) -> bytes:
         """Return the body of the answer to a prediction; threads that ask for the same slow model share calls."""
         predictor, rows = prediction.predictor, [prediction.rows]
@@ -239,7 +244,6 @@ class DirectPredictions:
     def _inspect(self, fingerprint: tuple[Any, ...]) -> Conditions:
         app, blueprints = self._app, self._blueprints()
         functions = [function for _, function in conditions.hooks(app, blueprints)]
-        names = {(getattr(function, "__module__", ""), getattr(function, "__qualname__", "")) for function in functions}
         is_always = self._setting == "always"
         observers = list(conditions.find_observers(app, blueprints))
         if self.bypasses_middleware and self._setting != "never":
@@ -249,7 +253,7 @@ class DirectPredictions:
         return Conditions(
             fingerprint,
             [*self._fixed_reasons(), *(() if is_always else observers)],
-            has_cors=conditions.CORS_HOOK in names,
+            has_cors=conditions.CORS_HOOK in map(conditions.hook_name, functions),
             may_drop_headers=is_always or any(map(conditions.is_marked_by_app, functions)),
         )
 

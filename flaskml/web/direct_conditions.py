@@ -80,9 +80,14 @@ def indifferent_to_predictions(function: _Function) -> _Function:
     return function
 
 
+def hook_name(function: Callable[..., Any]) -> tuple[str, str]:
+    """Return module and qualified name of a hook; empty texts if it has none."""
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+
+
 def is_indifferent(function: Callable[..., Any], config: Mapping[str, Any]) -> bool:
     """Return whether a hook does not matter to a prediction."""
-    name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
+    name = hook_name(function)
     if name == LOGIN_HOOK and config.get("REMEMBER_COOKIE_REFRESH_EACH_REQUEST"):
         return False
     return (name in INDIFFERENT_HOOKS and not hasattr(function, "__wrapped__")) or is_marked(function)
@@ -96,7 +101,7 @@ def is_marked(function: Callable[..., Any]) -> bool:
 
 def is_marked_by_app(function: Callable[..., Any]) -> bool:
     """Return whether the app, and not flaskml, has marked a hook as indifferent to predictions."""
-    is_own = getattr(function, "__module__", "").startswith("flaskml.")
+    is_own = hook_name(function)[0].startswith("flaskml.")
     return is_marked(function) and not is_own
 
 

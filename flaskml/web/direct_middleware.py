@@ -29,6 +29,8 @@ class DirectMiddleware:
         if environ["REQUEST_METHOD"] != "POST" or not handler.is_prediction(environ["PATH_INFO"]):
             return self.wsgi_app(environ, start_response)
         handler.refresh()
+        if not handler.is_enabled:
+            return self.wsgi_app(environ, start_response)
         line = ("POST", environ["PATH_INFO"], environ.get("QUERY_STRING", ""))
         headers = request_headers(environ)
         if ENVIRON_KEY not in environ:  # Else the server has called the handler already.
