@@ -377,6 +377,27 @@ def test_a_direct_answer_during_the_drain_closes_the_connection():
         assert not stopping.is_alive()
 
 
+def test_a_client_that_leaves_during_the_drain_does_not_affect_another():
+    model = DoublingModel(0.02, 0.001, is_gated=True)
+    with ExitStack() as server:
+        port = server.enter_context(event_loop_server(flask_app(Doubling(model=model))))
+        leaving, staying = Client(port), Client(port)
+        leaving.send(post("/model", [5]))
+        wait_until(lambda: model.running)
+        staying.send(post("/model", [6]))
+        stopping = threading.Thread(target=server.close)
+        stopping.start()
+        wait_until(lambda: is_refusing(port))
+        leaving.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        leaving.close()
+        time.sleep(0.2)  # Until the loop has seen the reset.
+        model.gate.set()
+        with closing(staying):
+            assert json.loads(staying.read().body) == [12]
+        stopping.join(20)
+        assert not stopping.is_alive()
+
+
 def test_answers_are_right_while_other_threads_run(monkeypatch):
     received, sent = [], []
     for name, lengths in (("receive", received), ("send", sent)):
