@@ -111,7 +111,7 @@ def _serve_on_event_loop(app: Any, on_ready: Callable[[], None] | None = None, *
     `address` holds the address parameters of `build_server`.
     """
     from flaskml.server.policy import ServerPolicy
-    from flaskml.server.setup import build_server, limit_malloc_arenas, max_connections
+    from flaskml.server.setup import build_server, configure_malloc, max_connections
 
     app.extensions["watcher"].ensure_started()
     app.extensions["registry"].warm_up()
@@ -119,7 +119,7 @@ def _serve_on_event_loop(app: Any, on_ready: Callable[[], None] | None = None, *
     handler = app.extensions["direct"]
     handler.bypasses_middleware = True
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    limit_malloc_arenas()
+    configure_malloc()
     policy = ServerPolicy(
         drain_seconds=settings.drain_timeout,
         queue_limit=settings.max_queue,

@@ -48,7 +48,12 @@ MALLOC_ARENAS = 1
 """Arenas of malloc in a server process. With two, large requests on several threads left half as much again in memory.
 """
 
+MAPPED_ALLOCATION_BYTES = 2**18
+"""Bytes from which an allocation is a memory mapping of its own, which is returned to the system when it is freed. By
+default, the limit grows with the freed blocks, and large bodies leave holes in the heap."""
+
 _M_ARENA_MAX = -8
+_M_MMAP_THRESHOLD = -3
 
 
 def is_supported() -> bool:
@@ -107,13 +112,15 @@ def max_connections() -> int:
     return min(connection_limit, max(soft - RESERVED_DESCRIPTORS, soft // 2))
 
 
-def limit_malloc_arenas() -> None:
-    """Let all threads of this process allocate from one arena of the C library.
+def configure_malloc() -> None:
+    """Let all threads of this process allocate from one arena of the C library, and map large blocks by themselves.
 
     With an arena per thread, memory that one thread frees is not used by another one. The GIL leaves little contention.
     """
     with suppress(AttributeError):  # Only the C library of Linux has it.
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, MALLOC_ARENAS)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, MALLOC_ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_ALLOCATION_BYTES)
 
 
 def check_waitress() -> None:
