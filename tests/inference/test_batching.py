@@ -1,7 +1,9 @@
 """Batching: concurrent callers share one call to the estimator, and each gets its own answer."""
 
+import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from flaskml.inference.batching import (
 )
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
+from tests.support.concurrency import call_at_once
 
 TABLE_BUILDER = SchemaTableBuilder(
     Schema(features=(Feature(name="a", kind="float"), Feature(name="b", kind="float")), layout="array")
@@ -127,6 +130,23 @@ def test_costs_are_estimated_by_size_and_follow_the_measurements():
     for _ in range(1000):
         costs.record(4, 0.02)
     assert costs.estimate(4) == pytest.approx(0.02, rel=0.01)
+
+
+def test_costs_are_estimated_while_other_threads_record_new_sizes():
+    sizes = [2**exponent for exponent in range(0, 40, 2)]
+
+    def use(costs):
+        for rows in sizes:
+            costs.record(rows, 0.001)
+            assert costs.estimate(3 * rows) >= 0.001
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            call_at_once([partial(use, CallCosts())] * 4)
+    finally:
+        sys.setswitchinterval(usual)
 
 
 @pytest.mark.parametrize("method", ["predict", "outputs"])

@@ -20,6 +20,7 @@ from flaskml.errors import UnsupportedWaitress
 from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
+from flaskml.server.connection import RESET_ON_CLOSE
 from flaskml.server.http_parser import (
     CACHED_ATTRIBUTES,
     MAX_CACHED_BLOCK_BYTES,
@@ -157,6 +158,32 @@ def test_requests_are_served_after_the_connection_limit_was_reached():
                     held.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
                 time.sleep(0.1)
             assert get(port, "/healthy") == (200, b"yes")
+
+
+def reset_after(port, content):
+    """Send bytes on a new connection and reset it at once, in the middle of what the server does with them."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    client.sendall(content)
+    client.close()
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(2_000, marks=pytest.mark.gauntlet)])
+def test_connections_that_are_reset_at_any_time_affect_no_other(count):
+    """A request behind another one waits for 100 (Continue), which a thread sends when it has served the first one."""
+    first = b"GET /1.0 HTTP/1.1\r\nHost: h\r\nMark: m\r\n\r\n"
+    second = b"POST /healthy HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    with event_loop_server(doubling_app()) as port, closing(HTTPConnection("127.0.0.1", port, timeout=20)) as honest:
+
+        def send_requests(index):
+            for turn in range(count):
+                if index:
+                    reset_after(port, first + second)
+                else:
+                    honest.request("GET", f"/{float(turn)}", headers={"Mark": "honest"})
+                    assert honest.getresponse().read() == expected_body(float(turn), "honest")
+
+        run_in_threads(12, send_requests)
 
 
 def test_more_requests_than_threads_are_served():

@@ -1,6 +1,7 @@
 """The thread pool: threads start when they are needed, and tasks run in the order of their arrival."""
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -117,3 +118,34 @@ def test_a_stopped_pool_starts_no_thread(pool):
     before = threading.active_count()
     [task], _ = add(pool, 1)
     assert threading.active_count() == before and task.thread is None
+
+
+@contextmanager
+def no_further_thread_starts():
+    """Ask for stacks larger than the address space, so that the system refuses to start a thread."""
+    usual = threading.stack_size(2**50)
+    try:
+        yield
+    finally:
+        threading.stack_size(usual)
+
+
+def test_tasks_wait_for_the_other_threads_if_no_thread_can_be_started(pool, gate, caplog):
+    [first], _ = add(pool, 1, gate)
+    wait_until(lambda: first.thread)
+    with no_further_thread_starts():
+        waiting, _ = add(pool, 3)
+    assert len(pool.threads) == 1 and pool.unfinished == 4 and "could not be started" in caplog.text
+    gate.set()
+    wait_until(lambda: pool.unfinished == 0)
+    assert {task.thread for task in waiting} == {first.thread}
+
+
+def test_a_pool_without_threads_starts_one_later(pool):
+    with no_further_thread_starts():
+        tasks, _ = add(pool, 2)
+        pool.start_missing()
+    assert not pool.threads and pool.unfinished == 2
+    pool.start_missing()
+    wait_until(lambda: pool.unfinished == 0)
+    assert all(task.thread for task in tasks)

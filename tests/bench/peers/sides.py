@@ -176,6 +176,8 @@ SIDES: Mapping[str, Side] = {
         _never(),
         _ours("waitress-4", _waitress(4, "wsgi:app"), "sklearn"),
         _ours("waitress-32", _waitress(32, "wsgi:app"), "sklearn"),
+        _ours("waitress-4-onnx", _waitress(4, "wsgi:app"), "onnx"),
+        _ours("waitress-32-onnx", _waitress(32, "wsgi:app"), "onnx"),
         _plain("plain-serve", "flask", "--app=flask_plain", *SERVE[1:]),
         _plain("plain-waitress", "waitress-serve", "--listen=127.0.0.1:{port}", "flask_plain:app"),
         _uvicorn("fastapi-sklearn", graph=False),
@@ -208,8 +210,8 @@ PEERS: Mapping[str, str] = {
     "mosec": "serve-sklearn",
     "waitress-4": "serve-sklearn",
     "waitress-32": "serve-sklearn",
-    "flask-naive-4": "waitress-4",
-    "flask-naive-32": "waitress-32",
+    "flask-naive-4": "waitress-4-onnx",
+    "flask-naive-32": "waitress-32-onnx",
     "plain-waitress": "plain-serve",
 }
 """Which of our servers each peer is compared with: one that computes with the same, and waits in the same way."""
