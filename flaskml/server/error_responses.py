@@ -57,7 +57,8 @@ class ErrorResponseTask(ErrorTask):
         """Write a cached response: under overload, refusals must be cheap."""
         headers, body = _encoded(refusal)
         server = self.channel.server
-        if server.status.is_draining and self.channel.has_one_request:
+        is_last = server.status.is_draining and self.channel.has_one_request
+        if is_last or self.request.connection_close:
             self.set_close_on_finish()
         if not self.request.is_keep_alive or self.close_on_finish or self.request.command == "HEAD":
             self._write_response(UNAVAILABLE_STATUS, headers, body)

@@ -57,6 +57,14 @@ CACHED_ATTRIBUTES = (
 FIELD_LINE = re.compile(FIELD_PATTERN)
 
 
+def has_close_option(connection: str) -> bool:
+    """Return whether a Connection header, with the values of all its lines, has the option `close`.
+
+    Waitress finds the option only if it stands alone.
+    """
+    return "close" in [option.strip(" \t").lower() for option in connection.split(",")]
+
+
 class HeaderCache:
     """A bounded cache from header blocks to the parser attributes that they result in.
 
@@ -219,7 +227,8 @@ class RequestParser(HTTPRequestParser):
         if self.chunked:
             self.body_rcv = StrictChunkedReceiver(OverflowableBuffer(self.adj.inbuf_overflow))
         self.client_timeout_seconds = client_timeout_seconds(self.headers)
-        self.is_keep_alive = self.version == "1.1" and self.headers.get("CONNECTION", "").lower() != "close"
+        self.connection_close = self.connection_close or has_close_option(self.headers.get("CONNECTION", ""))
+        self.is_keep_alive = self.version == "1.1" and not self.connection_close
         if not self.chunked and not self.expect_continue:
             self.header_cache.put(block, {name: getattr(self, name) for name in CACHED_ATTRIBUTES})
 

@@ -29,7 +29,8 @@ class RequestTask(WSGITask):
 
     def build_response_header(self) -> bytes:
         """Return the encoded head of the response."""
-        if self.channel.server.status.is_draining and self.channel.has_one_request:
+        is_last = self.channel.server.status.is_draining and self.channel.has_one_request
+        if is_last or self.request.connection_close:
             self.set_close_on_finish()
         head: bytes = super().build_response_header()
         return head
