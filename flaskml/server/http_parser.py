@@ -145,6 +145,9 @@ class RequestParser(HTTPRequestParser):
     attributes: dict[str, Any] | None = None
     """The cached attributes of the header block that these attributes were copied from."""
 
+    connection_close = False
+    """True if the connection is closed after the response: the client says so, or its version of HTTP does."""
+
     is_keep_alive = False
     """True if the connection stays open after the response without a Connection header."""
 
