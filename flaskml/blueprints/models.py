@@ -14,7 +14,13 @@ from flaskml.schema.features import Feature
 from flaskml.store.manifest import environment_key
 from flaskml.store.model_store import ModelStore
 from flaskml.store.state import ModelState
-from flaskml.web.bodies import ActivationRequest, limit_body, parse_body, translate_validation_errors
+from flaskml.web.bodies import (
+    ActivationRequest,
+    limit_body,
+    parse_body,
+    refuse_encoded_body,
+    translate_validation_errors,
+)
 from flaskml.web.current import registry_of, settings_of, store_of, this_app, this_request, trial_limits_of, watcher_of
 from flaskml.web.negotiation import prefers_page
 from flaskml.web.openapi import documented
@@ -64,7 +70,7 @@ def show_version(name: str, version: str) -> Response:
 @documented(
     "models",
     {200: "Activated", 202: "Activated"},
-    errors=(400, 404, 409, 413, 422, 503, 507),
+    errors=(400, 404, 409, 413, 415, 422, 503, 507),
     request_schema="ActivationRequest",
 )
 def activate(name: str) -> Response:
@@ -76,6 +82,7 @@ def activate(name: str) -> Response:
 def activate_from_page(name: str) -> Response:
     """Activate a version from the form of the model's page."""
     app, request = this_app(), this_request()
+    refuse_encoded_body(request)
     limit_body(request, settings_of(app).max_body, "MAX_BODY")
     fields = {"version": request.form.get("version", "")}
     activation = translate_validation_errors(lambda: ActivationRequest.model_validate(fields))

@@ -15,7 +15,7 @@ from flaskml.codecs.rows import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, did_you_mean
 from flaskml.inference.slot import Current
 from flaskml.web.access import changes_no_state
-from flaskml.web.bodies import limit_body
+from flaskml.web.bodies import limit_body, refuse_encoded_body
 from flaskml.web.current import default_slot, named_slot, settings_of, this_app, this_request
 from flaskml.web.direct import answered_directly
 from flaskml.web.negotiation import CSV, FORM_MEDIA_TYPES, is_json, media_type_of, prefers, prefers_page
@@ -115,9 +115,7 @@ def read_options(predictor: Current, request: Request) -> tuple[str, int | None]
 
 def read_rows(predictor: Current, request: Request, *, is_form: bool) -> Rows:
     """Return the rows of the body, parsed by its Content-Type. Raises `UnsupportedMediaType` or the parser's errors."""
-    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
-    if encoding != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {encoding}", "an unencoded body")
+    refuse_encoded_body(request)
     if is_form:
         return read_form(predictor, request)
     declared_type = media_type_of(request.environ.get("CONTENT_TYPE", ""))

@@ -11,7 +11,7 @@ from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
 from flaskml.settings import MODEL_NAME_PATTERN
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
-from flaskml.web.bodies import limit_body, translate_validation_errors
+from flaskml.web.bodies import limit_body, refuse_encoded_body, translate_validation_errors
 from flaskml.web.current import default_slot, jobs_of, settings_of, this_app, this_request
 from flaskml.web.negotiation import FORM_MEDIA_TYPES, prefers_page
 from flaskml.web.openapi import documented
@@ -42,6 +42,7 @@ def show_training() -> Response:
 def train() -> Response:
     """Queue a training job. The body is JSON with the name of a built-in data set, or multipart with a CSV file."""
     app, request = this_app(), this_request()
+    refuse_encoded_body(request)
     upload = _uploaded_file(app, request)
     spec = _read_spec(request, upload)
     if spec.data is None:

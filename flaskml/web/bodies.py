@@ -14,8 +14,10 @@ from flaskml.errors import (
     NotParseable,
     Problem,
     TooLarge,
+    UnsupportedMediaType,
 )
 from flaskml.web.current import settings_of, this_app, this_request
+from flaskml.web.negotiation import is_encoded
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -32,9 +34,10 @@ class ActivationRequest(BaseModel):
 def parse_body(kind: type[Body]) -> Body:
     """Return the JSON body of the current request as a `kind`.
 
-    Raises `TooLarge`, `NotParseable`, or `InvalidInput` naming each wrong key.
+    Raises `TooLarge`, `UnsupportedMediaType`, `NotParseable`, or `InvalidInput` naming each wrong key.
     """
     request = this_request()
+    refuse_encoded_body(request)
     limit_body(request, settings_of(this_app()).max_body, "MAX_BODY")
     return translate_validation_errors(lambda: kind.model_validate_json(request.get_data()))
 
@@ -55,6 +58,13 @@ def _key_problem(detail: Any) -> Problem:
     """Return pydantic's error about one key as a problem. The client chose the key, so it is cut to 100 characters."""
     key = str(detail["loc"][0])[:100] if detail["loc"] else None
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
+
+
+def refuse_encoded_body(request: Request) -> None:
+    """Raise `UnsupportedMediaType` for a body with a content coding, such as gzip."""
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
+    if is_encoded(encoding):
+        raise UnsupportedMediaType(f"Content-Encoding {encoding}", "an unencoded body")
 
 
 def limit_body(request: Request, limit: int, setting: str) -> None:

@@ -28,7 +28,7 @@ from flaskml.server.response_heads import Headers
 from flaskml.settings import Settings
 from flaskml.web import direct_conditions as conditions
 from flaskml.web.current import default_slot, registry_of
-from flaskml.web.negotiation import CSV, accepts_rather, is_json, media_type_of
+from flaskml.web.negotiation import CSV, accepts_rather, is_encoded, is_json, media_type_of
 from flaskml.web.replies import problems_as_json
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class DirectPredictions:
             and length.isdigit()
             and int(length[:20]) <= self._max_body
             and not accepts_rather(headers.get("ACCEPT", "*/*"), CSV)
-            and headers.get("CONTENT_ENCODING", "identity") == "identity"
+            and not is_encoded(headers.get("CONTENT_ENCODING", ""))
             and FLASK_HEADERS.isdisjoint(headers)
             and _HOST.fullmatch(headers.get("HOST", "h")) is not None
             and not ("COOKIE" in headers and self._app.secret_key)

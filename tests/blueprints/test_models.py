@@ -30,6 +30,14 @@ def two(trained_twice, store, instance):
     return store
 
 
+def test_an_encoded_body_is_refused(client):
+    path, headers = "/models/default/active", {"Content-Encoding": "gzip"}
+    assert client.put(path, json={"version": "1"}, headers=headers).status_code == 415
+    assert client.post(path, data={"version": "1"}, headers=headers).status_code == 415
+    answer = client.put(path, json={"version": "1"}, headers={"Content-Encoding": "Identity"})
+    assert answer.status_code == 200
+
+
 def test_models_are_listed(client):
     models = client.get("/models").json["models"]
     assert [(model["name"], model["active"], model["versions"], model["serving"]) for model in models] == [

@@ -115,7 +115,13 @@ def test_content_encodings_are_refused(client):
         "/predict", data=b"x", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"}
     )
     assert answer.status_code == 415
-    assert client.post("/predict", json={"feature": 1}, headers={"Content-Encoding": "identity"}).status_code == 200
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "identity ", "", "\tIDENTITY", "identity, Identity", ","])
+@pytest.mark.parametrize("body", [{"json": {"feature": 1}}, {"data": {"feature": "1"}}])
+def test_identity_is_no_content_coding(client, coding, body):
+    for _ in range(3):
+        assert client.post("/predict", headers={"Content-Encoding": coding}, **body).status_code == 200
 
 
 def test_methods_that_the_estimator_lacks_are_refused(client):

@@ -63,6 +63,8 @@ def test_training_fills_an_empty_store(make_app, tmp_path):
         ({"json": []}, 422, "object"),
         ({"data": b"{", "content_type": "application/json"}, 400, "JSON"),
         ({"data": b"x", "content_type": "text/csv"}, 415, "multipart"),
+        ({"json": {}, "headers": {"Content-Encoding": "gzip"}}, 415, "unencoded"),
+        ({"data": {"target": "y"}, "headers": {"Content-Encoding": "br"}}, 415, "unencoded"),
         ({"data": {"data": (io.BytesIO(b"a,y\n1,2"), "t.csv"), "extra": "1"}}, 422, "extra"),
     ],
 )

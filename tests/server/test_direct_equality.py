@@ -95,6 +95,7 @@ HEADERS = (
     ("Accept", "*/*"), ("Accept", "application/json"), ("Accept", "text/csv"), ("Accept", "text/html"), ("Accept", ""),
     ("Accept", "text/csv;q=0.2, application/json"), ("Accept", "application/json;q=0.2, text/csv"), ("Accept", "a/b"),
     ("Content-Encoding", "identity"), ("Content-Encoding", "gzip"), ("Content-Encoding", ""), ("Cookie", "session=x"),
+    ("Content-Encoding", " Identity "), ("Content-Encoding", "identity, gzip"), ("Content-Encoding", "\xa0identity"),
     ("Origin", "https://a.example"), ("Connection", "keep-alive"), ("Connection", "Keep-Alive"),
     ("X-Request-Id", "1"), ("X-Forwarded-For", "1.2.3.4"), ("Authorization", "Bearer x"), ("Range", "bytes=0-0"),
     ("If-None-Match", "*"), ("X-HTTP-Method-Override", "GET"), ("Accept-Encoding", "gzip"), ("TE", "trailers"),

@@ -320,6 +320,8 @@ def test_requests_that_flask_treats_otherwise_reach_it(client, dispatched, name)
         {"Content-Type": "application/vnd.own+json"},
         {"X-Request-Id": "1", "Authorization": "Bearer x", "User-Agent": "a"},
         {"Origin": "https://example.org"},
+        {"Content-Encoding": "Identity"},
+        {"Content-Encoding": ""},
     ],
 )
 def test_usual_requests_are_answered_directly(client, dispatched, headers):
