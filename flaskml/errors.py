@@ -312,6 +312,15 @@ class RowsRefused(FlaskmlError):
         )
 
 
+class AddressUnavailable(FlaskmlError):
+    """An address that `flask serve` cannot listen on."""
+
+    title = "Address not available"
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"Cannot listen on {address}: {reason}.")
+
+
 class UnsupportedWaitress(FlaskmlError):
     """An installed waitress that `flask serve` does not support."""
 

@@ -91,6 +91,10 @@ class Settings(BaseModel):
     drain_timeout: Annotated[int, Field(ge=1)] = 30
     """Longest graceful shutdown of `flask serve`, in seconds. Orchestrators kill a process after 30 s by default."""
 
+    worker_timeout: Annotated[int, Field(ge=1)] = 30
+    """Longest time that the event loop of a `flask serve` worker may be blocked, in seconds, before the worker is
+    replaced. The load of a version does not count."""
+
     error_detail: Literal["full", "terse"] = "full"
     """`full`: errors and warnings name features, categories and values; `terse`, for public use: only rows."""
 

@@ -27,7 +27,8 @@ def readyz() -> Response:
 
     Raises `Draining`, or the error that keeps the model from answering; both answer 503 and say what to do.
     """
-    if getattr(this_request().environ.get(ENVIRON_KEY), "is_draining", False):
+    status = this_request().environ.get(ENVIRON_KEY)
+    if status is not None and status.is_draining and not status.is_replaced:
         raise Draining
     manifest = default_slot(this_app()).current.manifest
     return json_reply({"status": "ready", "model": manifest.model, "version": manifest.version})

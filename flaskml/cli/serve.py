@@ -1,43 +1,60 @@
-"""`flask serve`: load the app, build the policy, and serve it on the event loop, in one process or in workers."""
+"""`flask serve`: parse the options, open the listening sockets, and run the supervisor."""
 
 from __future__ import annotations
 
-import gc
+import logging
 import os
-import signal
 import socket
-import sys
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
-from flask.cli import NoAppException, ScriptInfo, pass_script_info
+from flask.cli import ScriptInfo, pass_script_info
 
 from flaskml.cli import errors_as_messages
 
-HEALTH_PATHS = frozenset({"/livez", "/readyz"})
-"""Paths of the health checks, which are answered before all other requests, under any load."""
 
-SWITCH_INTERVAL_SECONDS = 0.0005
-"""Seconds after which a thread that computes in Python gives the GIL to one that waits for it. The event loop waits for
-the GIL after each system call."""
+class OctalMode(click.ParamType[int]):
+    """Permissions in octal digits, such as 660."""
+
+    name = "mode"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the permissions as a number."""
+        try:
+            mode = value if isinstance(value, int) else int(value, 8)
+        except ValueError:
+            mode = -1
+        if not 0 <= mode <= 0o777:
+            self.fail(f"{value!r} is not a mode such as 660.", param, ctx)
+        return int(mode)
 
 
 @click.command("serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; '*' means all.")
 @click.option(
     "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="The port; 0 picks a free one."
 )
-@click.option("--unix-socket", type=click.Path(), help="Listen on this Unix socket instead of a port; one worker only.")
+@click.option("--reuse-port", is_flag=True, help="Share the port with another running flask serve of this user.")
+@click.option("--unix-socket", type=click.Path(), help="Listen on this Unix socket instead of a port.")
+@click.option("--unix-socket-mode", type=OctalMode(), default=0o600, help="Its permissions.  [default: 600]")
+@click.option("--unix-socket-group", help="Its group, such as the one of nginx.")
 @click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    help="Worker processes; with 1, this process serves.  [default: one per available processor; 1 on a Unix socket]",
+    "--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one per available processor]"
 )
+@click.option("--preload/--no-preload", default=True, help="Load the app before workers are forked.  [default: yes]")
 @pass_script_info
-def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | None, workers: int | None) -> None:
+def serve_command(
+    info: ScriptInfo,
+    host: str,
+    port: int,
+    reuse_port: bool,
+    unix_socket: str | None,
+    unix_socket_mode: int,
+    unix_socket_group: str | None,
+    workers: int | None,
+    preload: bool,
+) -> None:
     """Serve the models over HTTP: predictions on an event loop, in batches, and all other requests on threads.
 
     The event loop needs Linux; elsewhere, `flask serve` runs waitress and prints a message. The app is the one that
@@ -47,25 +64,28 @@ def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | Non
     the app would notice; the startup line says which one would. DIRECT=always or never overrides that. All other
     requests run on THREADS threads, as on waitress-serve.
 
-    WORKERS. Each worker is a process with one event loop. Models are loaded before the workers are forked, so that
-    workers share memory (copy-on-write). A worker that dies is replaced, and its successor serves the connections that
-    wait. Workers swap in a new version of a model (hot reload). For one of 16 MiB or more, new workers replace them, so
-    that one copy stays shared.
+    WORKERS. A supervisor forks the workers. Each is a process with one event loop. Models are loaded before the fork,
+    so that workers share memory (copy-on-write). Threads that the app starts when it is imported do not run in the
+    workers; with --no-preload, each worker loads the app itself. A worker that dies, or whose event loop has not run
+    for WORKER_TIMEOUT seconds, is replaced, and its successor serves the connections that wait. Workers swap in a new
+    version of a model (hot reload). For one of 16 MiB or more, new workers replace them, so that one copy stays shared.
 
     SIGNALS. SIGTERM or Ctrl-C is a graceful shutdown: /readyz answers 503, new connections are refused, and accepted
     requests are answered within DRAIN_TIMEOUT seconds; a second signal stops at once. SIGHUP is a rolling restart:
-    configuration and models are loaded again and the workers replaced one by one, without a failed request. With
-    --workers 1, SIGHUP only logs a warning.
+    configuration and models are loaded again and the workers replaced one by one, without a failed request. A model
+    that does not load is served as before, and training jobs run to their end. If the terminal of the server has
+    closed, SIGHUP stops it.
 
     LIMITS. Load shedding: above MAX_QUEUE unanswered requests in a worker, or after the timeout that the request states
     in X-Envoy-Expected-Rq-Timeout-Ms, the answer is 503 with Retry-After. /livez and /readyz are answered first and
-    never refused. With no ADMIN_TOKEN_SHA256, only this machine may change state, whatever --host is.
+    never refused. With no ADMIN_TOKEN_SHA256, only this machine may change state, whatever --host is: clients on a
+    loopback address, or with the right to write to the Unix socket.
 
     \b
     EXAMPLES
       flask serve
-      flask serve --host 0.0.0.0 --port 80 --workers 4
-      flask --app service:app serve --unix-socket /run/flaskml.sock
+      flask serve --host '*' --port 80 --workers 4
+      flask --app service:app serve --unix-socket /run/flaskml.sock --unix-socket-mode 660
 
     EXIT STATUS. 0 after a signal, 1 if the server cannot start, 2 for a usage error.
     """
@@ -73,19 +93,20 @@ def serve_command(info: ScriptInfo, host: str, port: int, unix_socket: str | Non
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     # Two concurrent calls that each use all cores take many times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from flaskml.server.setup import is_supported
+    from flaskml.server.setup import check_waitress, is_supported
 
-    if unix_socket and (workers or 1) > 1:
-        raise click.UsageError("Only one worker can listen on a Unix socket; remove --unix-socket or --workers.")
-    is_single_process = workers == 1 or unix_socket is not None
     with errors_as_messages():
         if not is_supported():
             click.echo("Serving on waitress: the event loop of flask serve needs Linux.", err=True)
-            _serve_on_threads(_load_app(info), host, port, unix_socket)
-        elif is_single_process:
-            _serve_on_event_loop(_load_app(info), host=host, port=port, unix_socket=unix_socket)
+            _serve_on_waitress(info, host, port, unix_socket)
+            return
+        check_waitress()
+        count = workers or _processor_count()
+        if unix_socket is None:
+            sockets = _tcp_sockets(count, host, port, reuse_port)
         else:
-            _serve_with_workers(info, host, port, workers or _processor_count())
+            sockets = _unix_sockets(count, unix_socket, unix_socket_mode, unix_socket_group)
+        _serve_with_workers(info, sockets, preloads=preload)
 
 
 def _processor_count() -> int:
@@ -95,106 +116,55 @@ def _processor_count() -> int:
     return int(cpu_count())
 
 
-def _load_app(info: ScriptInfo) -> Any:
-    """Return the app that Flask finds, or else one from `create_app()`."""
-    try:
-        return info.load_app()
-    except NoAppException:
-        from flaskml import create_app
+def _tcp_sockets(count: int, host: str, port: int, shares_port: bool) -> list[socket.socket]:
+    from flaskml.server.addresses import open_tcp_sockets
 
-        return create_app()
+    return open_tcp_sockets(count, host, port, shares_port=shares_port)
 
 
-def _serve_on_event_loop(app: Any, on_ready: Callable[[], None] | None = None, **address: Any) -> None:
-    """Serve in this process until a signal stops it. A worker passes `on_ready`, which is called once it listens.
+def _unix_sockets(count: int, path: str, mode: int, group: str | None) -> list[socket.socket]:
+    """Return one socket `count` times: all workers accept on it."""
+    from flaskml.server.addresses import open_unix_socket
 
-    `address` holds the address parameters of `build_server`.
-    """
-    from flaskml.server.policy import ServerPolicy
-    from flaskml.server.setup import build_server, configure_malloc, max_connections
-
-    app.extensions["watcher"].ensure_started()
-    app.extensions["registry"].warm_up()
-    settings = app.extensions["settings"]
-    handler = app.extensions["direct"]
-    handler.bypasses_middleware = True
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    configure_malloc()
-    policy = ServerPolicy(
-        drain_seconds=settings.drain_timeout,
-        queue_limit=settings.max_queue,
-        priority_paths=HEALTH_PATHS,
-        threads=settings.threads,
-    )
-    max_bytes = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
-    # A body with chunked transfer coding is longer on the wire. The app enforces the exact limit of each route.
-    limits = {"connection_limit": max_connections(), "max_request_body_size": max_bytes + max_bytes // 8 + 2**16}
-    server = build_server(app, **address, policy=policy, handler=handler, **limits)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    if on_ready is None and not (sys.stdin and sys.stdin.isatty()):  # On a terminal, SIGHUP means that it has closed.
-        message = "SIGHUP has no effect with one worker; restart the server to load configuration and models again"
-        signal.signal(signal.SIGHUP, lambda *_: server.logger.warning(message))
-    _log_address(server, address.get("unix_socket"))
-    gc.collect()
-    gc.freeze()  # Objects that live as long as the process need no further garbage collection.
-    if on_ready is not None:
-        on_ready()
-    server.run()
-    app.extensions["watcher"].stop()
+    return [open_unix_socket(path, mode, group)] * count
 
 
-def _serve_with_workers(info: ScriptInfo, host: str, port: int, count: int) -> None:
-    from flaskml.server.setup import WAITRESS_ADJUSTMENTS
-    from flaskml.server.supervisor import Supervisor, WorkerMain, open_listening_sockets
-    from flaskml.settings import load_settings
+def _serve_with_workers(info: ScriptInfo, sockets: list[socket.socket], *, preloads: bool) -> None:
+    from flaskml.cli import served_app
+    from flaskml.server.supervisor import Supervisor
+    from flaskml.server.worker_pool import ServedProgram
 
-    registries: list[Any] = []
+    app_again = partial(served_app.load_app_again, info)
 
-    def load() -> WorkerMain:
-        _unload_app_modules(info)
-        app = _load_app(ScriptInfo(app_import_path=info.app_import_path, create_app=info.create_app))
-        registries[:] = [app.extensions["registry"]]
-        return partial(_run_worker, app)
+    def load(former: ServedProgram | None) -> ServedProgram:
+        if preloads:
+            return served_app.preload(app_again, former, processes=len(sockets))
+        return served_app.AppOfWorkers(app_again, processes=len(sockets))
 
-    settings, _ = load_settings({})
-    sockets = open_listening_sockets(count, host, port, cast(int, WAITRESS_ADJUSTMENTS["backlog"]))
-    Supervisor(load, sockets, settings.drain_timeout, lambda: bool(registries[0].has_new_large_versions())).run()
+    Supervisor(load, sockets, lambda _: _log_address(sockets[0])).run()
 
 
-def _run_worker(app: Any, sock: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve in a forked worker; the supervisor, not the worker, follows large versions."""
-    app.extensions["registry"].skip_large_versions()
-    _serve_on_event_loop(app, on_ready, listening_socket=sock)
-
-
-def _unload_app_modules(info: ScriptInfo) -> None:
-    """Remove the module of the app from `sys.modules`, so that the next import runs it again.
-
-    It is the module that `--app` names, or else the modules that Flask searches.
-    """
-    app_module = (info.app_import_path or "").partition(":")[0].removesuffix(".py")
-    for name in [app_module] if app_module else ["wsgi", "app"]:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and Path(file).parent == Path.cwd():
-            del sys.modules[name]
-
-
-def _serve_on_threads(app: Any, host: str, port: int, unix_socket: str | None) -> None:
+def _serve_on_waitress(info: ScriptInfo, host: str, port: int, unix_socket: str | None) -> None:
     from waitress import create_server
 
+    from flaskml.cli.served_app import load_app
+
+    app = load_app(info)
     address = {"unix_socket": unix_socket} if unix_socket else {"host": host, "port": port}
     server = create_server(app, threads=app.extensions["settings"].threads, **address)
-    _log_address(server, unix_socket)
+    _log_url(f"unix:{unix_socket}" if unix_socket else f"http://{server.effective_host}:{server.effective_port}")
     server.run()
 
 
-def _log_address(server: Any, unix_socket: str | None) -> None:
-    """Log waitress's startup line, to which the app adds the served model."""
-    import logging
+def _log_address(sock: socket.socket) -> None:
+    from flaskml.server.addresses import is_wildcard, url_of
 
+    _log_url(f"{url_of(sock)} (all addresses of this machine)" if is_wildcard(sock) else url_of(sock))
+
+
+def _log_url(url: str) -> None:
+    """Log waitress's startup line, to which the app adds the served model."""
     logger = logging.getLogger("waitress")
     if not logger.handlers:
         logging.basicConfig(level=logging.INFO)
-    address = f"unix:{unix_socket}" if unix_socket else f"http://{server.effective_host}:{server.effective_port}"
-    logger.info("Serving on %s", address)
+    logger.info("Serving on %s", url)

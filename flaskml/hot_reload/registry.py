@@ -6,8 +6,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from flaskml.errors import DamagedFile, FlaskmlError, ModelUnavailable, RegistryBusy, VersionNotFound
@@ -60,6 +60,9 @@ class Registry:
 
     failures: dict[str, LoadFailure] = field(default_factory=dict)
     """The models whose state did not load completely."""
+
+    loading: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Returns a context in which versions are loaded."""
 
     _skips_large_versions: bool = False
     _last_fingerprint: object = None
@@ -117,33 +120,65 @@ class Registry:
         waiting = [failure.attempts for failure in self.failures.values() if failure.retry_at > now]
         return self.store.fingerprint(), waiting
 
-    def has_new_large_versions(self) -> bool:
-        """Return whether the store changed since the last call and serves a large version that is not in memory."""
-        if (now := self.store.fingerprint()) == self._last_fingerprint:
+    def take_over(self, former: Registry) -> None:
+        """Serve from the memory of a former registry of the same store what this one could not load."""
+        for name in self.failures:
+            slot, earlier = self.slots[name], former.slots.get(name)
+            if earlier is None or not earlier.versions:
+                continue
+            try:
+                wanted: Collection[str] = self.store.state_or_empty(name).served()
+            except FlaskmlError:  # The state is damaged.
+                wanted = earlier.versions.keys()
+            versions = {version: predictor for version, predictor in earlier.versions.items() if version in wanted}
+            is_missing = isinstance(slot.current, NoPredictor)
+            slot.swap(earlier.current if is_missing else slot.current, {**versions, **slot.versions})
+            logger.warning("Model %s is served from memory, as before, because it cannot be loaded", name)
+
+    def load_large_versions(self) -> bool:
+        """Load, without warm-up, if the store has changed and serves a large version that is not in memory.
+
+        Returns whether a model that lacked such a version has changed. A failed load is retried with back-off.
+        """
+        if (now := self.fingerprint()) == self._last_fingerprint:
             return False
         self._last_fingerprint = now
-        return any(self._needs_large_version(name, self.store.state_or_empty(name)) for name in self.store.names())
+        before = {name: self._content(name) for name in self.store.names() if self._lacks_large_version(name)}
+        if before:
+            self.refresh(warm=False)
+        return any(self._content(name) != content for name, content in before.items())
+
+    def _lacks_large_version(self, name: str) -> bool:
+        try:
+            return self._needs_large_version(name, self.store.state_or_empty(name))
+        except FlaskmlError:  # `refresh` reports it.
+            return False
+
+    def _content(self, name: str) -> object:
+        """Return a value that changes with what the slot of a model serves."""
+        slot = self.slots.get(name)
+        return self.revisions.get(name), None if slot is None else tuple(slot.versions)
 
     def _needs_large_version(self, name: str, state: ModelState) -> bool:
         in_memory = self.slots[name].versions if name in self.slots else {}
         missing = state.served() - in_memory.keys()
         return any(self.store.size(name, version) >= LARGE_VERSION_BYTES for version in missing)
 
-    def refresh(self) -> Mapping[str, str]:
+    def refresh(self, *, warm: bool = True) -> Mapping[str, str]:
         """Bring every slot to the current state of its model, and return the revision that each slot serves.
 
-        A new version is loaded, accepted by its trial and warmed up before it replaces the old one. If a step fails,
-        the old version keeps serving, and the load is retried with back-off.
+        A new version is loaded, accepted by its trial and with `warm` warmed up before it replaces the old one. If a
+        step fails, the old version keeps serving, and the load is retried with back-off.
         """
         with self._refresh_lock:
             for name in {*self.store.names(), *self.slots}:
                 try:
-                    self._refresh_slot(name, self.store.state_or_empty(name))
+                    self._refresh_slot(name, self.store.state_or_empty(name), warm=warm)
                 except Exception as error:  # One model that fails to load must not keep the others from refreshing.
                     self._record_failure(name, error)
             return dict(self.revisions)
 
-    def _refresh_slot(self, name: str, state: ModelState) -> None:
+    def _refresh_slot(self, name: str, state: ModelState, *, warm: bool) -> None:
         if name == self.injected_model:
             self.revisions[name] = state.revision
             return
@@ -155,7 +190,7 @@ class Registry:
         if failure is None and state.revision == self.revisions.get(name, EMPTY_STATE.revision):
             return
         if failure is None or failure.revision != state.revision or failure.retry_at <= time.monotonic():
-            self._fill_slot(slot, state, warm=True)
+            self._fill_slot(slot, state, warm=warm)
 
     def _record_failure(self, name: str, error: BaseException, revision: str | None = None) -> None:
         """Schedule a retry with exponential back-off, and log the first failure of a revision."""
@@ -209,9 +244,10 @@ class Registry:
             raise DamagedFile(
                 f"models/{name}/state.json", f"it names version {version}, which does not exist", name
             ) from error
-        predictor = open_predictor(self.store.load(name, version), max_rows=self.max_rows)
-        if warm:
-            _warm_up(predictor)
+        with self.loading():
+            predictor = open_predictor(self.store.load(name, version), max_rows=self.max_rows)
+            if warm:
+                _warm_up(predictor)
         return predictor
 
 

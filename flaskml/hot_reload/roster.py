@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -32,6 +33,8 @@ class Member:
     id: str
     pid: int
     revisions: Mapping[str, str]
+    is_serving: bool = True
+    """False if the process only finishes its training jobs."""
 
 
 class Roster:
@@ -44,6 +47,7 @@ class Roster:
         self.folder = instance_path / "run"
         self.disk = disk or Disk()
         self._entry: tuple[int, str, BinaryIO] | None = None
+        self._is_serving = True
 
     def enter(self) -> str:
         """Enter this process, if it is not in the roster, and return its id. Raises OSError in a read-only folder."""
@@ -54,7 +58,7 @@ class Roster:
                 member = token_hex(8)
                 file = open(self._path(member), "xb")  # noqa: SIM115 - open, and so locked, while the process lives
                 lock_file(file, wait=True)  # `is_alive` in another process may hold the lock for a moment.
-            self._entry = (os.getpid(), member, file)
+            self._entry, self._is_serving = (os.getpid(), member, file), True
             self.announce({})
         return self._entry[1]
 
@@ -63,9 +67,16 @@ class Roster:
         if self._entry is not None:
             file = self._entry[2]
             file.seek(0)
-            file.write(json.dumps({"pid": os.getpid(), "revisions": dict(revisions)}).encode())
+            entry = {"pid": os.getpid(), "revisions": dict(revisions), "is_serving": self._is_serving}
+            file.write(json.dumps(entry).encode())
             file.truncate()
             file.flush()
+
+    def retire(self) -> None:
+        """Stay in the roster as a process that answers no requests: no activation waits for it."""
+        self._is_serving = False
+        with contextlib.suppress(OSError):
+            self.announce({})
 
     def is_alive(self, member: str) -> bool:
         """Return whether the process with that id is still running."""
@@ -89,7 +100,7 @@ class Roster:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError):  # The process is writing it at this moment; the next poll reads it.
             content = {"pid": 0, "revisions": {}}
-        return Member(member, content["pid"], content["revisions"])
+        return Member(member, content["pid"], content["revisions"], content.get("is_serving", True))
 
     def lagging(self, name: str, revision: str, current: Callable[[], str], seconds: float) -> list[Member]:
         """Return the live processes that serve neither `revision` of the model's state nor the current one.
@@ -99,7 +110,8 @@ class Roster:
         deadline = time.monotonic() + seconds
         while True:
             accepted = {revision, current()}
-            lagging = [member for member in self.members() if member.revisions.get(name) not in accepted]
+            serving = [member for member in self.members() if member.is_serving]
+            lagging = [member for member in serving if member.revisions.get(name) not in accepted]
             if not lagging or time.monotonic() >= deadline:
                 return lagging
             time.sleep(ROSTER_POLL_SECONDS)

@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
+from flaskml.server.addresses import without_ipv4_mapping
 from flaskml.server.connection import Connection
 from flaskml.server.direct_requests import DirectHandler
 from flaskml.server.dispatch import Dispatch
@@ -71,6 +73,9 @@ class EventLoop(BaseWSGIServer):
         self._dispatch = Dispatch(policy, self.status, handler, self.response_heads, self._notify)
         self.policy = policy
         self._stop_calls = 0
+        self.on_maintenance: Callable[[], None] = lambda: None
+        """Called about once a second while the loop runs: its heartbeat."""
+
         self._is_closed = False
         self._close_lock = threading.RLock()
         self._is_listening = True
@@ -165,6 +170,11 @@ class EventLoop(BaseWSGIServer):
         self._stop_calls += 1
         self.wake()
 
+    @property
+    def is_stopping(self) -> bool:
+        """True once `stop` was called."""
+        return self._stop_calls > 0
+
     def wake(self) -> None:
         """Interrupt the wait for events. Safe in signal handlers and other threads."""
         with self._close_lock:  # A closed trigger's descriptor number may already belong to another file.
@@ -256,6 +266,7 @@ class EventLoop(BaseWSGIServer):
 
     def maintenance(self, now: float) -> None:
         """Check the deadlines of all connections."""
+        self.on_maintenance()
         self._eviction.forget_outdated(now)
         self._dispatch.start_missing_threads()
         elapsed, self._last_maintenance = now - self._last_maintenance, now
@@ -267,6 +278,10 @@ class EventLoop(BaseWSGIServer):
 
 class TcpServer(EventLoop, TcpWSGIServer):
     """An event-loop server on a TCP port."""
+
+    def fix_addr(self, addr: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the address of a client; for an IPv4 client of an IPv6 socket, the IPv4 address."""
+        return (without_ipv4_mapping(addr[0]), *addr[1:])
 
 
 class UnixServer(EventLoop, UnixWSGIServer):

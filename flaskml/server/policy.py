@@ -15,6 +15,9 @@ class ServerStatus:
     is_draining: bool = False
     """True once a graceful shutdown has begun: the server only finishes the requests that it has accepted."""
 
+    is_replaced: bool = False
+    """True if another worker has taken the place of this one (rolling restart): the service stays ready."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -56,6 +59,9 @@ class ServerPolicy:
     threads: int = 32
     """Threads of a pool that serves requests through WSGI; one pool serves predictions, another one all other
     requests. As many views may wait for a database or another server at once."""
+
+    is_multiprocess: bool = False
+    """True if other workers serve the same app: `wsgi.multiprocess` of the WSGI environment."""
 
     deadlines: Deadlines = field(default_factory=Deadlines)
     """Time limits for slow clients."""

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from flaskml.errors import UnsupportedWaitress
+from flaskml.server.addresses import LISTEN_BACKLOG
 from flaskml.server.direct_requests import DirectHandler
 from flaskml.server.policy import ServerPolicy
 
@@ -24,7 +25,7 @@ WAITRESS_ADJUSTMENTS: dict[str, Any] = {
     "inbuf_overflow": 64 * 2**20,
     "outbuf_overflow": 64 * 2**20,
     "recv_bytes": 65_536,
-    "backlog": 2048,
+    "backlog": LISTEN_BACKLOG,
     "clear_untrusted_proxy_headers": False,
     "ident": "flaskml",
 }
@@ -68,7 +69,6 @@ def build_server(
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
-    unix_socket: str | None = None,
     listening_socket: socket.socket | None = None,
     policy: ServerPolicy = DEFAULT_POLICY,
     handler: DirectHandler | None = None,
@@ -77,7 +77,7 @@ def build_server(
     """Return a server that listens; its `run` serves in the thread that calls it.
 
     `handler` answers predictions on the event loop; without one, every request goes through WSGI. `listening_socket` is
-    a bound socket; it replaces `host` and `port`. `adjustments` are settings of waitress that override
+    a bound TCP or Unix socket; it replaces `host` and `port`. `adjustments` are settings of waitress that override
     `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress`, and OSError if the address cannot be bound.
     """
     check_waitress()
@@ -85,10 +85,11 @@ def build_server(
 
     from flaskml.server.loop import TcpServer, UnixServer
 
-    if unix_socket is not None:
-        adj = Adjustments(unix_socket=unix_socket, **{**WAITRESS_ADJUSTMENTS, **adjustments})
-        return UnixServer(app, adj, (socket.AF_UNIX, socket.SOCK_STREAM, None, None), policy, handler)
-    adj = Adjustments(host=host, port=port, **{**WAITRESS_ADJUSTMENTS, **adjustments})
+    options = {**WAITRESS_ADJUSTMENTS, **adjustments}
+    if listening_socket is not None and listening_socket.family == socket.AF_UNIX:
+        adj = Adjustments(unix_socket=listening_socket.getsockname(), **options)
+        return UnixServer(app, adj, _sockinfo(listening_socket), policy, handler, listening_socket)
+    adj = Adjustments(host=host, port=port, **options)
     sockinfo = _sockinfo(listening_socket) if listening_socket else adj.listen[0]
     return TcpServer(app, adj, sockinfo, policy, handler, listening_socket)
 

@@ -25,6 +25,7 @@ class RequestTask(WSGITask):
         """Return the WSGI environment of the request."""
         environ: dict[str, Any] = super().get_environment()
         environ[ENVIRON_KEY] = self.channel.server.status
+        environ["wsgi.multiprocess"] = self.channel.server.policy.is_multiprocess
         return environ
 
     def build_response_header(self) -> bytes:

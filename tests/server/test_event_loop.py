@@ -20,6 +20,7 @@ from flaskml.errors import UnsupportedWaitress
 from flaskml.inference.batching import Batcher
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
+from flaskml.server.addresses import open_unix_socket
 from flaskml.server.connection import RESET_ON_CLOSE
 from flaskml.server.http_parser import (
     CACHED_ATTRIBUTES,
@@ -395,7 +396,7 @@ def test_a_unix_socket_is_served(tmp_path):
     servers, ready = [], threading.Event()
 
     def run():
-        servers.append(build_server(echo_app, unix_socket=path))
+        servers.append(build_server(echo_app, listening_socket=open_unix_socket(path)))
         ready.set()
         servers[0].run()
 

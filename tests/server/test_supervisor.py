@@ -28,11 +28,23 @@ import os, signal, sys, time
 from pathlib import Path
 from flask import Flask
 from flaskml.server.setup import build_server
-from flaskml.server.supervisor import Supervisor, open_listening_sockets
+from flaskml.server.addresses import open_tcp_sockets
+from flaskml.server.supervisor import Supervisor
+from flaskml.server.worker import HEARTBEAT, READY, RETIRE_SIGNAL
 
 word_file = Path(sys.argv[1])
 
-def load():
+class Program:
+    drain_seconds = 10
+    timeout_seconds = 2
+    def __init__(self, worker_main):
+        self.run_worker = worker_main
+    def reload_if_changed(self):
+        if word_file.read_text() == "fails later":
+            raise OSError("the store is damaged")
+        return False
+
+def load(former):
     word = word_file.read_text()
     if word == "broken":
         raise ValueError(word)
@@ -47,20 +59,21 @@ def load():
         time.sleep(0.2)
         return f"{os.getpid()} {word}"
 
-    def work(sock, ready):
+    def work(sock, pipe):
         if word == "fails":
             raise SystemExit(3)
         server = build_server(app, listening_socket=sock)
-        signal.signal(signal.SIGTERM, lambda *_: server.stop())
-        signal.signal(signal.SIGINT, lambda *_: server.stop())
-        ready()
+        server.on_maintenance = lambda: pipe.report(HEARTBEAT)
+        for number in (signal.SIGTERM, RETIRE_SIGNAL):
+            signal.signal(number, lambda *_: server.is_stopping or server.stop())
+        pipe.report(READY)
         server.run()
 
-    return work
+    return Program(work)
 
-sockets = open_listening_sockets(int(sys.argv[2]), "127.0.0.1", 0, 1024)
+sockets = open_tcp_sockets(int(sys.argv[2]), "127.0.0.1", 0)
 print(sockets[0].getsockname()[1], flush=True)
-Supervisor(load, sockets, drain_seconds=10).run()
+Supervisor(load, sockets).run()
 """
 """A supervisor whose workers answer with their process id and the word of a file, which SIGHUP reads again."""
 
