@@ -15,7 +15,7 @@ from flaskml.web.access import is_guarded
 from flaskml.web.bodies import ActivationRequest
 from flaskml.web.current import registry_of, settings_of, this_app, this_request
 from flaskml.web.openapi import ApiDescription, ApiRoute, ServedModel, description_of, documented, openapi_document
-from flaskml.web.replies import json_reply
+from flaskml.web.replies import json_reply, page_reply
 
 bp = Blueprint("docs", __name__)
 
@@ -40,9 +40,8 @@ def openapi() -> Response:
 @bp.get("/docs")
 def docs() -> Response:
     """Return the Swagger UI page, which loads its files from this server (no CDN)."""
-    page = Response(render_template("docs.html", title=settings_of(this_app()).api_title))
-    page.headers["Content-Security-Policy"] = VIEWER_POLICY
-    return page
+    page = render_template("docs.html", title=settings_of(this_app()).api_title)
+    return page_reply(page, policy=VIEWER_POLICY)
 
 
 def _describe_api(app: Flask, root: str) -> ApiDescription:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
 from flaskml.web.current import default_slot, named_slot, this_app, this_request
 from flaskml.web.prediction_form import render_form
@@ -11,7 +11,7 @@ bp = Blueprint("pages", __name__)
 
 
 @bp.get("/")
-def index() -> tuple[str, int]:
+def index() -> Response:
     """Show the prediction form of the default model, or of the model that `?model=` names."""
     app, name = this_app(), this_request().args.get("model")
     return render_form(app, (named_slot(app, name) if name else default_slot(app)).current)

@@ -46,7 +46,7 @@ _TOP_K = re.compile(r"[1-9][0-9]{0,5}\Z", re.ASCII)
 @documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), request_schema="rows")
 @changes_no_state
 @answered_directly
-def predict() -> Response | tuple[str, int]:
+def predict() -> Response:
     """Predict each row of the body with the default model."""
     app = this_app()
     return answer(app, this_request(), default_slot(app).current)
@@ -56,7 +56,7 @@ def predict() -> Response | tuple[str, int]:
 @documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), request_schema="rows")
 @changes_no_state
 @answered_directly
-def predict_with_model(name: str) -> Response | tuple[str, int]:
+def predict_with_model(name: str) -> Response:
     """Predict each row of the body with the active version of a model."""
     app = this_app()
     return answer(app, this_request(), named_slot(app, name).current)
@@ -66,13 +66,13 @@ def predict_with_model(name: str) -> Response | tuple[str, int]:
 @documented("predictions", {200: "Anything"}, errors=(400, 404, 413, 415, 422, 503), request_schema="rows")
 @changes_no_state
 @answered_directly
-def predict_with_version(name: str, version: str) -> Response | tuple[str, int]:
+def predict_with_version(name: str, version: str) -> Response:
     """Predict each row of the body with a version that is active or has an alias."""
     app = this_app()
     return answer(app, this_request(), named_slot(app, name).version(version))
 
 
-def answer(app: Flask, request: Request, predictor: Current) -> Response | tuple[str, int]:
+def answer(app: Flask, request: Request, predictor: Current) -> Response:
     """Return the predictions for the request as JSON or CSV, or as the page for a form from a browser."""
     limit_body(request, settings_of(app).max_body, "MAX_BODY")
     is_form = has_form_body(request)
@@ -175,7 +175,7 @@ def limit_urlencoded(request: Request, max_fields: int) -> None:
         raise RequestEntityTooLarge
 
 
-def answer_with_page(app: Flask, request: Request, predictor: Current) -> tuple[str, int]:
+def answer_with_page(app: Flask, request: Request, predictor: Current) -> Response:
     """Return the form page with the prediction, or with an error beside each wrong field."""
     try:
         rows = read_rows(predictor, request, is_form=True)

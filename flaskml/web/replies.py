@@ -12,6 +12,11 @@ from flaskml.errors import FlaskmlError, Problem, TokenRequired
 from flaskml.web.current import settings_of, this_app, this_request
 from flaskml.web.negotiation import prefers_page
 
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the pages: they load images and styles from this server, and post forms to it."""
+
 MAX_PROBLEM_BYTES = 16 * 1024
 """Bytes of an error's body. The answer stays small, however large the request is."""
 
@@ -27,6 +32,16 @@ def json_reply(
     return Response(content, status, headers, mimetype="application/json")
 
 
+def page_reply(
+    page: str, status: int = 200, headers: Mapping[str, str] | None = None, *, policy: str = PAGE_POLICY
+) -> Response:
+    """Return a page of flaskml, with its security headers. Pages of other blueprints have those of their views."""
+    response = Response(page, status, headers)
+    response.headers["Content-Security-Policy"] = policy
+    response.headers["Referrer-Policy"] = "same-origin"  # With no-referrer, browsers send Origin: null.
+    return response
+
+
 def problem_reply(error: FlaskmlError) -> Response:
     """Return the error as problem details (RFC 9457), or as a page for a browser."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
@@ -36,7 +51,7 @@ def problem_reply(error: FlaskmlError) -> Response:
     if prefers_page(this_request()):
         problems = [] if is_terse() else [problem.detail for problem in error.problems]
         page = render_template("error.html", title=error.title, detail=error_detail(error), problems=problems)
-        return Response(page, error.status, headers)
+        return page_reply(page, error.status, headers)
     return Response(_problem_body(error), error.status, headers, mimetype="application/problem+json")
 
 
@@ -68,7 +83,7 @@ def _problem_body(error: FlaskmlError) -> bytes:
 def page_or_json(template: str, document: Mapping[str, Any], **context: Any) -> Response:
     """Return the document as a page for a browser, or as JSON. `context` holds more variables for the template."""
     response = (
-        Response(render_template(template, **document, **context))
+        page_reply(render_template(template, **document, **context))
         if prefers_page(this_request())
         else json_reply({**document})
     )

@@ -1,4 +1,4 @@
-"""Steps of the app factory: settings, URL converters, templates, hooks, error handlers and response headers."""
+"""Steps of the app factory: settings, URL converters, templates, hooks and error handlers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ from flaskml.web.direct_conditions import indifferent_to_predictions
 from flaskml.web.direct_middleware import DirectMiddleware
 from flaskml.web.replies import problem_reply
 from flaskml.web.template_filters import short_number, time_ago
-
-PAGE_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-"""Content-Security-Policy of the pages: they load images and styles from this server, and post forms to it."""
 
 
 def flask_settings(config: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, Any]]:
@@ -56,9 +51,9 @@ def compile_templates(app: Flask) -> None:
 
 
 def install_hooks(app: Flask) -> None:
-    """Register the access check, the error handlers and the hook that sets security headers."""
+    """Register the access check, the error handlers and the hook that forbids browsers to guess media types."""
     app.before_request(_begin_request)
-    app.after_request(_set_security_headers)
+    app.after_request(_forbid_sniffing)
     app.register_error_handler(FlaskmlError, problem_reply)
     app.register_error_handler(HTTPException, _http_problem)
 
@@ -82,21 +77,18 @@ def _begin_request() -> None:
 def _http_problem(error: HTTPException) -> Response:
     """Return an error of Flask or Werkzeug as problem details. Its headers, such as Allow, stay."""
     response = cast(Response, error.get_response())
-    if error.code is not None and error.code < 400:  # A redirect is not an error.
+    is_redirect = error.code is not None and error.code < 400
+    if is_redirect or error.response is not None:  # A view may abort with a response of its own.
         return response
     fault = FlaskmlError(" ".join((error.description or error.name).split()))
     fault.status, fault.title = error.code or 500, error.name
     reply = problem_reply(fault)
     response.data = reply.data
-    response.mimetype = reply.mimetype or ""
-    response.vary.add("Accept")
+    response.headers.update(reply.headers)
     return response
 
 
 @indifferent_to_predictions
-def _set_security_headers(response: Response) -> Response:
+def _forbid_sniffing(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if response.mimetype == "text/html":
-        response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
-        response.headers["Referrer-Policy"] = "same-origin"  # With no-referrer, browsers send Origin: null.
     return response
