@@ -375,10 +375,8 @@ class StorageFailed(FlaskmlError):
     status = 507
     title = "Storage failed"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"The instance folder cannot be written: {reason}. Free disk space or grant permission, then retry."
-        )
+    def __init__(self, reason: str, folder: str = "instance folder") -> None:
+        super().__init__(f"The {folder} cannot be written: {reason}. Free disk space or grant permission, then retry.")
 
 
 class InvalidTraining(FlaskmlError):

@@ -16,6 +16,7 @@ from flaskml.store.model_store import ModelStore
 from flaskml.store.state import ModelState
 from flaskml.web.bodies import (
     ActivationRequest,
+    keep_files_in_memory,
     limit_body,
     parse_body,
     refuse_encoded_body,
@@ -84,6 +85,7 @@ def activate_from_page(name: str) -> Response:
     app, request = this_app(), this_request()
     refuse_encoded_body(request)
     limit_body(request, settings_of(app).max_body, "MAX_BODY")
+    keep_files_in_memory(request)
     fields = {"version": request.form.get("version", "")}
     activation = translate_validation_errors(lambda: ActivationRequest.model_validate(fields))
     return _activate(app, name, activation)

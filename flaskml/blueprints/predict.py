@@ -15,7 +15,7 @@ from flaskml.codecs.rows import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, did_you_mean
 from flaskml.inference.slot import Current
 from flaskml.web.access import changes_no_state
-from flaskml.web.bodies import limit_body, refuse_encoded_body
+from flaskml.web.bodies import keep_files_in_memory, limit_body, refuse_encoded_body
 from flaskml.web.current import default_slot, named_slot, settings_of, this_app, this_request
 from flaskml.web.direct import answered_directly
 from flaskml.web.negotiation import CSV, FORM_MEDIA_TYPES, is_json, media_type_of, prefers, prefers_page
@@ -75,6 +75,7 @@ def predict_with_version(name: str, version: str) -> Response:
 def answer(app: Flask, request: Request, predictor: Current) -> Response:
     """Return the predictions for the request as JSON or CSV, or as the page for a form from a browser."""
     limit_body(request, settings_of(app).max_body, "MAX_BODY")
+    keep_files_in_memory(request)
     is_form = has_form_body(request)
     if is_form and prefers_page(request):
         return answer_with_page(app, request, predictor)

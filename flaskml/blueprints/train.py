@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from errno import EIO
 from typing import Any
 
 from flask import Blueprint, Flask, Request, Response, url_for
 from werkzeug.datastructures import FileStorage
 
-from flaskml.errors import InvalidInput, Problem, UnsupportedMediaType
+from flaskml.errors import InvalidInput, Problem, StorageFailed, UnsupportedMediaType
 from flaskml.settings import MODEL_NAME_PATTERN
 from flaskml.training.datasets import BUILT_IN
 from flaskml.training.trainer import TrainingSpec
@@ -79,13 +81,19 @@ def _queued_reply(app: Flask, job_id: str, name: str, location: str) -> Response
 
 
 def _uploaded_file(app: Flask, request: Request) -> FileStorage | None:
-    """Return the uploaded file, or None. A browser sends a part without a file name for an empty file field."""
+    """Return the uploaded file, or None. A browser sends a part without a file name for an empty file field.
+
+    Raises `StorageFailed` for a large file that the temporary folder does not take.
+    """
     settings = settings_of(app)
     if request.mimetype == "multipart/form-data":
         limit_body(request, settings.max_upload, "MAX_UPLOAD")
     else:
         limit_body(request, settings.max_body, "MAX_BODY")
-    upload = request.files.get(FILE_FIELD)
+    try:
+        upload = request.files.get(FILE_FIELD)
+    except OSError as error:
+        raise StorageFailed(os.strerror(error.errno or EIO), "temporary folder") from error
     return upload if upload and upload.filename else None
 
 

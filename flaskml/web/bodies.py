@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.formparser import FormDataParser
 
 from flaskml.errors import (
     MAX_PROBLEMS,
@@ -20,6 +22,17 @@ from flaskml.web.current import settings_of, this_app, this_request
 from flaskml.web.negotiation import is_encoded
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+class MemoryFormParser(FormDataParser):
+    """A parser of forms that keeps files in memory; Werkzeug's writes large ones to the temporary folder."""
+
+    def __init__(self, stream_factory: Any = None, *args: Any, **options: Any) -> None:
+        super().__init__(_memory_stream, *args, **options)
+
+
+def _memory_stream(*_: Any, **__: Any) -> BytesIO:
+    return BytesIO()
 
 
 class ActivationRequest(BaseModel):
@@ -58,6 +71,11 @@ def _key_problem(detail: Any) -> Problem:
     """Return pydantic's error about one key as a problem. The client chose the key, so it is cut to 100 characters."""
     key = str(detail["loc"][0])[:100] if detail["loc"] else None
     return Problem(None, key, f'"{key}": {detail["msg"]}' if key else detail["msg"])
+
+
+def keep_files_in_memory(request: Request) -> None:
+    """Let the parser of the request's form keep files in memory. `limit_body` limits their size."""
+    request.form_data_parser_class = MemoryFormParser
 
 
 def refuse_encoded_body(request: Request) -> None:
