@@ -55,7 +55,7 @@ class Target:
 
     def peak_memory(self):
         """Return the peak memory of the server in bytes."""
-        status = Path(f"/proc/{self.server.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.server.serving_pid}/status").read_text()
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
     def send(self, hostile):

@@ -265,7 +265,7 @@ class TrialSite:
 
 def peak_memory(server):
     """Return the peak resident memory of the server process in bytes."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    status = Path(f"/proc/{server.serving_pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 

@@ -386,7 +386,7 @@ def test_the_descriptor_limit_bounds_connections(hard, connections):
 
 def test_the_server_raises_its_descriptor_limit(serve):
     server = serve("flask serve")
-    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    limits = Path(f"/proc/{server.serving_pid}/limits").read_text()
     soft, hard = re.search(r"Max open files +(\d+) +(\d+)", limits).groups()
     assert soft == hard
 

@@ -4,10 +4,9 @@ import collections
 import os
 import random
 import re
+import resource
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import closing
@@ -20,98 +19,8 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from flaskml import publish
 from flaskml.hot_reload.registry import LARGE_VERSION_BYTES
-from tests.support.checkout import CHECKOUT
 from tests.support.server_processes import children, wait_until
-
-APP = """
-import os, signal, sys, time
-from pathlib import Path
-from flask import Flask
-from flaskml.server.setup import build_server
-from flaskml.server.addresses import open_tcp_sockets
-from flaskml.server.supervisor import Supervisor
-from flaskml.server.worker import HEARTBEAT, READY, RETIRE_SIGNAL
-
-word_file = Path(sys.argv[1])
-
-class Program:
-    drain_seconds = 10
-    timeout_seconds = 2
-    def __init__(self, worker_main):
-        self.run_worker = worker_main
-    def reload_if_changed(self):
-        if word_file.read_text() == "fails later":
-            raise OSError("the store is damaged")
-        return False
-
-def load(former):
-    word = word_file.read_text()
-    if word == "broken":
-        raise ValueError(word)
-    app = Flask(__name__)
-
-    @app.get("/")
-    def pid_and_word():
-        return f"{os.getpid()} {word}"
-
-    @app.get("/slow")
-    def slow():
-        time.sleep(0.2)
-        return f"{os.getpid()} {word}"
-
-    def work(sock, pipe):
-        if word == "fails":
-            raise SystemExit(3)
-        server = build_server(app, listening_socket=sock)
-        server.on_maintenance = lambda: pipe.report(HEARTBEAT)
-        for number in (signal.SIGTERM, RETIRE_SIGNAL):
-            signal.signal(number, lambda *_: server.is_stopping or server.stop())
-        pipe.report(READY)
-        server.run()
-
-    return Program(work)
-
-sockets = open_tcp_sockets(int(sys.argv[2]), "127.0.0.1", 0)
-print(sockets[0].getsockname()[1], flush=True)
-Supervisor(load, sockets).run()
-"""
-"""A supervisor whose workers answer with their process id and the word of a file, which SIGHUP reads again."""
-
-
-class Service:
-    """A supervisor process with its workers, and requests to them."""
-
-    def __init__(self, folder, workers=2, word="first"):
-        self.word_file = folder / "word"
-        self.set_word(word)
-        script = folder / "served.py"
-        script.write_text(APP)
-        environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-        command = [sys.executable, str(script), str(self.word_file), str(workers)]
-        self.log = (folder / "log").open("w+")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environ)
-        self.port = int(self.process.stdout.readline())
-
-    def set_word(self, word):
-        """Replace the word file atomically; workers of the next rolling restart answer with the new word."""
-        new_file = self.word_file.with_suffix(".new")
-        new_file.write_text(word)
-        new_file.replace(self.word_file)
-
-    def get(self, path="/", timeout=10):
-        """Return the process id of a worker and its word."""
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout)) as connection:
-            connection.request("GET", path)
-            pid, word = connection.getresponse().read().decode().split()
-            return int(pid), word
-
-    def workers(self):
-        """Return the process ids of the workers."""
-        return sorted(children(self.process.pid))
-
-    def log_text(self):
-        self.log.seek(0)
-        return self.log.read()
+from tests.support.supervised_service import Service
 
 
 @pytest.fixture
@@ -125,11 +34,7 @@ def service(tmp_path):
 
     yield start
     for running in services:
-        if running.process.poll() is None:
-            running.process.kill()
-        running.process.wait()
-        running.process.stdout.close()
-        running.log.close()
+        running.close()
 
 
 class Load:
@@ -364,3 +269,53 @@ def test_a_new_large_version_starts_a_rolling_restart(serve, store):
     now = children(server.process.pid)
     assert server.json("PUT", "/models/default/active", {"version": "1"})[0] == 200
     assert children(server.process.pid) == now
+
+
+def test_an_error_of_the_store_does_not_end_the_supervisor(service):
+    running = service()
+    running.wait_for_workers()
+    running.set_word("fails later")
+    wait_until(lambda: "the store is damaged" in running.log_text())
+    killed = running.workers()[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in running.workers() and len(running.workers()) == 2)
+    time.sleep(1.5)
+    assert running.log_text().count("OSError: the store is damaged") == 1  # Not once a second.
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(service):
+    running = service()
+    killed, _ = running.wait_for_workers()
+    usual = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (5, usual[1]))
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: "Too many open files" in running.log_text())
+    assert len(running.workers()) == 1
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, usual)
+    wait_until(lambda: len(running.workers()) == 2, 15)
+
+
+def test_workers_that_hang_are_replaced(service):
+    running = service()
+    for index in range(2):
+        stopped = running.wait_for_workers()[index]
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda stopped=stopped: stopped not in running.workers() and len(running.workers()) == 2, 15)
+    assert running.log_text().count("has not responded for 2 seconds") == 2
+
+
+def test_a_worker_with_a_blocked_event_loop_prints_its_stack(service):
+    running = service()
+    running.wait_for_workers()
+    with closing(socket.create_connection(("127.0.0.1", running.port))) as client:
+        client.sendall(b"GET /block HTTP/1.1\r\nHost: h\r\n\r\n")
+        wait_until(lambda: "has not responded" in running.log_text(), 15)
+        wait_until(lambda: "Fatal Python error: Aborted" in running.log_text() and "in block" in running.log_text())
+    wait_until(lambda: len({running.get()[0] for _ in range(20)}) == 2)
+
+
+def test_orphans_are_reaped(service):
+    running = service(workers=1, is_subreaper=True)
+    running.wait_for_workers()
+    orphan, _ = running.get("/orphan")
+    wait_until(lambda: not os.path.exists(f"/proc/{orphan}"))

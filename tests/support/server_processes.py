@@ -36,6 +36,11 @@ class Server:
             self._lines.append(line)
 
     @property
+    def serving_pid(self):
+        """The process that answers requests: the worker of `flask serve`, or else the server itself."""
+        return next(iter(children(self.process.pid)), self.process.pid)
+
+    @property
     def log(self):
         """The standard error output of the server so far."""
         return "".join(self._lines)
