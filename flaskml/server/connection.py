@@ -154,7 +154,7 @@ class Connection(ThreadChannel):
                 self.abort()
         elif self.requests:
             self.waiting_since = now  # The client waits for the server.
-        elif self.request is None or not self.request.has_started:
+        elif not self.has_partial_request:
             if waited > self.adj.channel_timeout:
                 self.handle_close()
         elif waited > deadlines.request_limit_seconds(self.request.body_bytes_received):
@@ -193,6 +193,11 @@ class Connection(ThreadChannel):
         if self._discarded_bytes is None or self.will_close:
             super().handle_write()
 
+    def handle_close(self) -> None:
+        """Close the connection, and free its requests at once, as far as no thread uses them."""
+        super().handle_close()
+        self.drop_requests()
+
     def _begin_lingering_close(self) -> None:
         """Close the sending half only (RFC 9112, section 9.6).
 
@@ -215,7 +220,7 @@ class Connection(ThreadChannel):
     @property
     def is_idle(self) -> bool:
         """True if the connection has no unanswered request, no unsent data and no lingering close."""
-        has_work = self.requests or self.request is not None or self.total_outbufs_len
+        has_work = self.requests or self.has_partial_request or self.total_outbufs_len
         return not has_work and self._discarded_bytes is None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Protocol
 
 from flaskml.server.policy import Deadlines
@@ -34,18 +35,22 @@ class ConnectionOwner(Protocol):
 
 
 class ServerOfChannel:
-    """The server as a channel of waitress sees it: `pull_trigger` tells the event loop which channel has changed."""
+    """The server as a channel of waitress sees it: `pull_trigger` tells the event loop which channel has changed.
+
+    The reference to the channel is weak: without reference cycles, a closed channel is freed at once.
+    """
 
     __slots__ = ("_channel", "_loop")
 
     def __init__(self, loop: Any, channel: Any) -> None:
         self._loop = loop
-        self._channel = channel
+        self._channel = weakref.ref(channel)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
     def pull_trigger(self) -> None:
         """Make the event loop send the output of the channel and update its events, if there is anything to do."""
-        if self._channel.needs_update:
-            self._loop.request_update(self._channel)
+        channel = self._channel()
+        if channel is not None and channel.needs_update:
+            self._loop.request_update(channel)

@@ -262,6 +262,12 @@ class RequestParser(HTTPRequestParser):
             self.body = super().get_body_stream().read()
         return self.body
 
+    def close(self) -> None:
+        """Free the body."""
+        if self.body_rcv is not None:
+            self.body = b""  # The event loop may still try to parse it.
+            self.body_rcv.getbuf().close()
+
     def get_body_stream(self) -> Any:
         """Return the body as a file."""
         return super().get_body_stream() if self.body is None else BytesIO(self.body)

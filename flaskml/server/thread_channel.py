@@ -25,6 +25,7 @@ class ThreadChannel(HTTPChannel):
     parser_class = RequestParser
     task_class = RequestTask
     error_task_class = ErrorResponseTask
+    requests: list[Any]
     request: Any = None
     events = 0
     """The epoll events that the connection is registered for."""
@@ -34,11 +35,17 @@ class ThreadChannel(HTTPChannel):
         self._progress = 0
         """Number of times that output was sent or a request ended."""
 
+        self._served: Any = None
+        """The request that a thread serves."""
+
         super().__init__(ServerOfChannel(server, self), *args, **kwargs)
 
     def service(self) -> None:
         """Serve the first request through WSGI, unless its client has stopped waiting for the response."""
-        request = self.requests[0]
+        with self.requests_lock:
+            if not self.requests:  # The connection was closed.
+                return
+            request = self._served = self.requests[0]
         if request.error is None and request.is_expired(time.monotonic()):
             request.error = CLIENT_TIMEOUT_PASSED
         try:
@@ -49,9 +56,24 @@ class ThreadChannel(HTTPChannel):
             raise
         finally:
             self._progress += 1
+            with self.requests_lock:  # Another thread may already serve the next request.
+                if self._served is request:
+                    self._served = None
 
-    def _flush_some(self, do_close: bool = True) -> bool:
-        """Send buffered data as far as the socket takes it."""
+    def drop_requests(self) -> None:
+        """Close all requests, the partly received one too, except the one that a thread serves."""
+        with self.requests_lock:
+            requests, partial, served = self.requests, self.request, self._served
+            self.requests, self.request = [request for request in requests if request is served], None
+        for request in requests if partial is None else (*requests, partial):
+            if request is not served:
+                request.close()
+
+    def _flush_some(self, do_close: bool = False) -> bool:
+        """Send buffered data as far as the socket takes it.
+
+        `send_continue` does not pass `do_close`: it holds `requests_lock`, with which the connection cannot be closed.
+        """
         is_sent: bool = super()._flush_some(do_close and self._loop.is_own_thread)
         self._progress += is_sent
         return is_sent
@@ -85,7 +107,13 @@ class ThreadChannel(HTTPChannel):
     @property
     def has_one_request(self) -> bool:
         """True if no further request, not even a part of one, has arrived behind the one that is being served."""
-        return len(self.requests) == 1 and self.request is None and not self._has_unread_input
+        return len(self.requests) == 1 and not self.has_partial_request and not self._has_unread_input
+
+    @property
+    def has_partial_request(self) -> bool:
+        """True if a part of a request has arrived; empty lines do not count (RFC 9112, section 2.2)."""
+        request = self.request
+        return request is not None and request.has_started
 
     @property
     def _has_unread_input(self) -> bool:

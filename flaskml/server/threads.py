@@ -23,6 +23,7 @@ class PoolTask:
         """Run the task."""
         try:
             self._task.service()
+            self._task = None  # The thread keeps this object until its next task.
         finally:
             self._pool.count_end()
 

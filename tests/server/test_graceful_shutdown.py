@@ -127,6 +127,30 @@ def test_idle_connections_get_one_more_response_and_are_then_closed():
     server.join()
 
 
+def test_an_empty_line_after_a_request_does_not_delay_the_shutdown():
+    server = ServerThread()
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n\r\n")
+        assert client.recv(2**16).endswith(b"slow")
+        client.sendall(b"\r\n")
+        time.sleep(0.1)
+        begun = time.monotonic()
+        server.stop()
+        server.join()
+        assert time.monotonic() - begun < server.server.policy.drain_seconds / 2
+        assert client.recv(1) == b""
+
+
+def test_an_empty_line_after_the_last_request_hides_no_closing():
+    server = ServerThread()
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n\r\n")
+        time.sleep(0.1)
+        server.stop()
+        assert b"\r\nConnection: close\r\n" in client.recv(2**16)
+    server.join()
+
+
 def test_a_refusal_during_the_drain_closes_the_connection():
     server = ServerThread(policy=ServerPolicy(queue_limit=1))
     with server.connect() as served, server.connect() as refused:
