@@ -16,7 +16,7 @@ from flaskml.web.current import settings_of, this_request
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """The safe methods of RFC 9110, section 9.2.1: they change no state. Every other method is guarded."""
 
-FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 """Headers that proxies add. `waitress-serve` removes most of them before the app sees them, `flask serve` does not."""
 
 _View = TypeVar("_View", bound=Callable[..., Any])
@@ -89,12 +89,17 @@ def _require_loopback(request: Request) -> None:
     if any(name in request.headers for name in FORWARDING_HEADERS):  # Behind a proxy, every peer is the proxy.
         raise AccessDenied("needs a token behind a proxy; set ADMIN_TOKEN_SHA256")
     host = request.host.removeprefix("[").partition("]" if request.host.startswith("[") else ":")[0]
-    if not _is_loopback(request.remote_addr or "") or not (host == "localhost" or _is_loopback(host)):
+    if not (_is_this_machine(request.remote_addr or "") and _is_this_machine(host)):
         raise AccessDenied("accepts requests from this machine only, as no token is configured; set ADMIN_TOKEN_SHA256")
 
 
-def _is_loopback(address: str) -> bool:
+def _is_this_machine(host: str) -> bool:
+    """Return whether the host is this machine. Waitress names peers on a Unix socket `localhost`."""
+    if host.lower() == "localhost":
+        return True
     try:
-        return ipaddress.ip_address(address).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # Python before 3.13 takes no IPv4-mapped IPv6 address for a loopback address.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -3,12 +3,10 @@
 import json
 
 import pytest
+from flask import request
 
 from flaskml.server.policy import ServerPolicy
-from tests.server.test_http_parser import EchoApp, exchange
 from tests.support.doubling import DoublingModel, doubling_server, post
-from tests.support.http_corpus import CANARY, request
-from tests.support.in_process_servers import event_loop_server
 from tests.support.server_processes import wait_until
 
 CLOSING = (
@@ -37,14 +35,16 @@ KEEPING = (
 @pytest.mark.parametrize("lines", CLOSING)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_close_among_the_options_closes_the_connection(lines, version):
-    app = EchoApp()
-    content = request(lines.encode(), start=f"POST /a HTTP/{version}".encode())
-    with event_loop_server(app) as port:
+    with doubling_server(model=DoublingModel()) as (_, app, connect):
+        paths = []
+        app.before_request(lambda: paths.append(request.path))
         for _ in range(2):  # The second time, the header block is cached.
-            received = exchange(port, content + CANARY)
-            assert received.count(b"HTTP/1.1 200 ") + received.count(b"HTTP/1.0 200 ") == 1
-            assert received.count(b"\r\nConnection: close\r\n") == 1 and received.endswith(b"/a ")
-    assert app.paths == ["/a", "/a"]
+            client = connect()
+            client.send(post("/first", [1], lines, version=version), post("/canary", [1]))
+            response = client.read()
+            assert (response.status, response.headers.get_all("Connection")) == (200, ["close"])
+            assert client.file.read() == b""
+        assert paths == ["/first", "/first"]
 
 
 @pytest.mark.parametrize("lines", CLOSING)

@@ -1,6 +1,7 @@
 """The server of `flask serve`, as a process."""
 
 import json
+import socket
 import threading
 import time
 from contextlib import closing
@@ -40,6 +41,17 @@ def test_activations_under_load_fail_no_request(server, store, trials):
         thread.join()
     assert {status for status, _ in responses} <= {200, 422}  # Version 2 has another feature.
     assert {answer["version"] for status, answer in responses if status == 200} == {"1"}
+
+
+def test_headers_of_a_request_with_expect_and_no_body_stay_its_own(server):
+    first = b"GET /nowhere HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\nCookie: a=b\r\nExpect: 100-continue\r\n%b\r\n"
+    second = b"GET /absent HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    for length in (b"", b"Content-Length: 0\r\n"):
+        with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as client:
+            client.sendall(first % length + second)
+            received = client.makefile("rb").read()
+        assert received.count(b"HTTP/1.1 ") == received.count(b"HTTP/1.1 404 NOT FOUND\r\n") == 2
+        assert received.count(b"text/html") == received.count(b"application/problem+json") == 1
 
 
 def test_sigterm_starts_a_graceful_shutdown(server):

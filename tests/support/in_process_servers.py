@@ -22,7 +22,10 @@ COMMANDS = {
 
 @contextmanager
 def event_loop_server(app, **options):
-    """Run the server of `flask serve` in a thread; yield its port. An app of flaskml answers predictions directly."""
+    """Run the server of `flask serve` in a thread; yield its port, or the path of its Unix socket.
+
+    An app of flaskml answers predictions directly.
+    """
     servers, ready = [], threading.Event()
     handler = getattr(app, "extensions", {}).get("direct")
     if handler is not None:
@@ -39,7 +42,7 @@ def event_loop_server(app, **options):
     thread.start()
     ready.wait(10)
     try:
-        yield int(servers[0].effective_port)
+        yield address_of(servers[0])
     finally:
         servers[0].stop()
         thread.join(20)
@@ -48,12 +51,13 @@ def event_loop_server(app, **options):
 
 @contextmanager
 def waitress_server(app, **options):
-    """Run plain waitress in a thread; yield its port."""
-    server = create_server(app, host="127.0.0.1", port=0, **options)
+    """Run plain waitress in a thread; yield its port, or the path of its Unix socket."""
+    address = {} if "unix_socket" in options else {"host": "127.0.0.1", "port": 0}
+    server = create_server(app, **address, **options)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        yield int(server.effective_port)
+        yield address_of(server)
     finally:
         server.task_dispatcher.shutdown()
         open_sockets = {}
@@ -66,6 +70,11 @@ def waitress_server(app, **options):
         thread.join(20)
         assert not thread.is_alive()
         close_all(open_sockets, ignore_all=True)
+
+
+def address_of(server):
+    """Return the port of a server in a thread, or the path of its Unix socket."""
+    return server.effective_port if server.effective_host == "unix" else int(server.effective_port)
 
 
 SERVERS_IN_THREADS = {"waitress-serve": waitress_server, "flask serve": event_loop_server}
