@@ -162,8 +162,9 @@ def replay_golden_rows(store: ModelStore, manifest: Manifest, *, mapped: bool) -
     golden = store.golden_rows(manifest)
     loaded, method = store.load(manifest.model, manifest.version, mapped=mapped), manifest.methods[0]
     try:
-        compute = open_predictor(loaded, max_rows=len(golden.rows)).batcher.compute
-        mismatch = golden.replay(manifest.schema_, lambda table: json_answers(compute(table, method), method))
+        predictor = open_predictor(loaded, max_rows=len(golden.rows))
+        build, compute = predictor.parser.table_builder.build, predictor.batcher.compute
+        mismatch = golden.replay(build, lambda table: json_answers(compute(table, method), method))
     except (MemoryError, FlaskmlError):
         raise
     except Exception as error:  # A model may raise anything, and is rejected for it.

@@ -12,6 +12,7 @@ import numpy as np
 
 from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_absolute_number
 from flaskml.codecs.answers import Answer
+from flaskml.runtimes.mixed_rows import NumericPart, unusual_rows
 from flaskml.schema.features import Schema, Table
 from flaskml.store.golden_rows import sample_rows
 
@@ -77,6 +78,9 @@ class Comparison:
                 tables.append(rows_at_decision_boundaries(predict, tables[0], schema, pairs))
             extremes = extreme_rows(table, schema)[: _affordable_calls(one_row_seconds, 2 * MAX_EXTREME_FEATURES)]
             tables += [extremes[index : index + 1] for index in range(len(extremes))]
+        elif isinstance(table, np.ndarray):
+            rows = _affordable_calls(one_row_seconds, MAX_COMPARED_ROWS)
+            tables += mixed_tables(partial(reference, method=methods[0]), tables[0], schema, rows)
         self._expected = {
             method: [(rows, _answer_or_none(reference, rows, method)) for rows in tables] for method in methods
         }
@@ -173,6 +177,29 @@ def extrapolated_rows(table: np.ndarray, schema: Schema) -> np.ndarray:
         else:
             rows[:, index] = np.tile(sample[:, index], len(EXTRAPOLATION_FACTORS))
     return _as_dtype(rows, table.dtype)
+
+
+def mixed_tables(
+    predict: Callable[[np.ndarray], Answer], rows: np.ndarray, schema: Schema, limit: int
+) -> list[np.ndarray]:
+    """Return tables with numbers, texts and missing values that the sample rows do not have, of `limit` rows at most.
+
+    `rows` is an array of tuples with the values of requests.
+    """
+    parts = NumericPart(rows[:BOUNDARY_PAIRS], schema)
+    tables = [unusual_rows(rows, schema)[:limit]]
+    if parts.schema is not None:
+        numbers, numeric = parts.numbers, parts.schema
+        tables.append(parts.rows_with(extrapolated_rows(numbers, numeric))[:limit])
+        tables += [parts.rows_with(extreme_rows(numbers, numeric)[index : index + 1]) for index in range(4)]
+        with suppress(Exception):  # An estimator may raise any error at rows between those of the sample.
+            on_numbers = partial(_predict_numbers, predict, parts)
+            tables.append(parts.rows_with(rows_at_decision_boundaries(on_numbers, numbers, numeric, len(numbers))))
+    return [table for table in tables if len(table)]
+
+
+def _predict_numbers(predict: Callable[[np.ndarray], Answer], parts: NumericPart, numbers: np.ndarray) -> Answer:
+    return predict(parts.rows_with(numbers))
 
 
 def rows_at_decision_boundaries(

@@ -6,15 +6,18 @@ loaded too and computes them.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flaskml.codecs.answers import Answer
+from flaskml.codecs.rows import TableBuilder
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.base import Runtime
+from flaskml.schema.codes import CodedRows
 from flaskml.schema.features import Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store.manifest import LoadedVersion
@@ -29,15 +32,32 @@ GRAPH_INPUT = "rows"
 """The name of the only input of a graph: shape (rows, features)."""
 
 
+VOCABULARIES_KEY = "flaskml.vocabularies"
+"""The key of a graph's metadata with the texts of each text column, as JSON: such a graph takes `CodedRows`."""
+
+
+class RowsAsTable:
+    """A table builder that returns the rows: a graph of mixed columns encodes them itself."""
+
+    def build(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+        """Return the rows."""
+        return rows
+
+
 class OnnxRuntime:
     """A runtime with an onnxruntime session for each method."""
 
     def __init__(self, sessions: Mapping[str, Any], schema: Schema, fallback: Runtime | None = None) -> None:
         """Prepare the methods of `sessions`, a session for each method; `fallback` computes all other methods."""
+        self._coded_rows = _coded_rows(sessions, schema)
         # Rows are built in the dtype of the estimator: if it was fitted in single precision, both round them alike.
         is_array = schema.layout == "array" and np.dtype(schema.dtype).kind in "biuf"
         as_doubles = {"layout": "array", "dtype": "float64"}
-        self.table_builder = SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
+        self.table_builder: TableBuilder = (
+            SchemaTableBuilder(schema if is_array else schema.model_copy(update=as_doubles))
+            if self._coded_rows is None
+            else RowsAsTable()
+        )
         self._outputs = {method: (sessions[method].run, [DERIVED_METHODS.get(method, method)]) for method in sessions}
         self._fallback = fallback
         # Sessions are stateless, so threads may run one at once. An estimator may be unable to.
@@ -57,10 +77,22 @@ class OnnxRuntime:
     def compute(self, table: Any, method: str) -> Answer:
         """Return the output of the method's graph, computed in the calling thread."""
         if method not in self._outputs and self._fallback is not None:
+            if self._coded_rows is not None:
+                table = self._fallback.table_builder.build(table)
             return self._fallback.compute(table, method)
         run, names = self._outputs[method]
-        answer: np.ndarray = run(names, {GRAPH_INPUT: np.asarray(table, dtype=np.float64)})[0]
+        coded = self._coded_rows
+        rows = np.asarray(table, dtype=np.float64) if coded is None else coded.encode(table)
+        answer: np.ndarray = run(names, {GRAPH_INPUT: rows})[0]
         return _logarithm(answer) if method in DERIVED_METHODS else answer
+
+
+def _coded_rows(sessions: Mapping[str, Any], schema: Schema) -> CodedRows | None:
+    """Return the encoder of rows for graphs of mixed columns; None for graphs of numbers."""
+    for session in sessions.values():
+        if text := session.get_modelmeta().custom_metadata_map.get(VOCABULARIES_KEY):
+            return CodedRows(schema, {int(column): texts for column, texts in json.loads(text).items()})
+    return None
 
 
 def _logarithm(answer: np.ndarray) -> np.ndarray:

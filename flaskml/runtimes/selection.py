@@ -18,11 +18,20 @@ import numpy as np
 
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes import RUNTIME_CLASSES
-from flaskml.runtimes.equivalence import NUMERIC_DTYPE_KINDS, TIMED_BATCH_ROWS, Comparison, ComputeFunction, repeat_rows
+from flaskml.runtimes.equivalence import (
+    MAX_COMPARED_ROWS,
+    NUMERIC_DTYPE_KINDS,
+    TIMED_BATCH_ROWS,
+    Comparison,
+    ComputeFunction,
+    repeat_rows,
+)
+from flaskml.runtimes.mixed_rows import value_rows
 from flaskml.runtimes.onnx import DERIVED_METHODS, PREDICT_GRAPH_FILE, OnnxRuntime, open_session
 from flaskml.runtimes.onnx_import import ImportedGraph
 from flaskml.runtimes.sklearn import SklearnRuntime, single_threaded
 from flaskml.schema.features import MAX_EXACT_INTEGER, Table
+from flaskml.store.golden_rows import sample_rows
 from flaskml.store.manifest import Measurement, RuntimeName, VersionFacts
 
 MAX_TIMED_CALLS = 60
@@ -90,14 +99,17 @@ def choose_runtime(
         return _choose_imported_graph(estimator, table, requested)
     with single_threaded(estimator), threadpool_limits(1), warnings.catch_warnings(action="ignore"):
         reference = SklearnRuntime(estimator, facts.methods, facts.schema_)
-        candidates = [Candidate("sklearn", reference.compute, note="the estimator itself")]
+        sample = table if _is_numeric(table) else value_rows(facts.schema_, sample_rows(table, MAX_COMPARED_ROWS))
+        compute = reference.compute if _is_numeric(table) else _compute_of_values(reference)
+        candidates = [Candidate("sklearn", compute, note="the estimator itself")]
         rejected: list[Measurement] = []
         if requested != "sklearn":
             try:
-                candidates.append(_graph_candidate(reference, estimator, facts, table))
+                comparison = Comparison(compute, facts.methods, facts.schema_, sample)
+                candidates.append(_graph_candidate(reference, comparison, estimator, facts, table))
             except (NotPublishable, MissingExtra) as error:
                 rejected.append(Measurement(runtime="onnx", note=error.detail.rstrip("."), matches=False))
-        measurements = _measure(candidates, facts.methods[0], table)
+        measurements = _measure(candidates, facts.methods[0], sample)
     if requested == "onnx" and rejected:
         reason = f"The runtime onnx cannot serve this estimator: {rejected[0].note}."
         raise NotPublishable(f"{reason} Choose the runtime sklearn, or name no runtime.")
@@ -145,7 +157,20 @@ def _fastest(measurements: Sequence[Measurement]) -> RuntimeName:
     return best if times[best] <= MAX_COST_RATIO**2 * times["sklearn"] else "sklearn"
 
 
-def _graph_candidate(reference: SklearnRuntime, estimator: Any, facts: VersionFacts, table: Table) -> Candidate:
+def _is_numeric(table: Table) -> bool:
+    """Return whether a table is an array of numbers."""
+    return isinstance(table, np.ndarray) and table.dtype.kind in NUMERIC_DTYPE_KINDS
+
+
+def _compute_of_values(reference: SklearnRuntime) -> ComputeFunction:
+    """Return a function that computes rows of values as requests send them, as the served estimator does."""
+    build = reference.table_builder.build
+    return lambda table, method: reference.compute(build(list(table)), method)
+
+
+def _graph_candidate(
+    reference: SklearnRuntime, comparison: Comparison, estimator: Any, facts: VersionFacts, table: Table
+) -> Candidate:
     """Return a candidate whose graphs compute the methods that passed the comparison, and the estimator the others.
 
     Raises `NotPublishable` with the reason if there is no such graph, and `MissingExtra`.
@@ -153,10 +178,9 @@ def _graph_candidate(reference: SklearnRuntime, estimator: Any, facts: VersionFa
     from flaskml.runtimes.onnx_export.conversion import export_graphs
 
     _check_exportable(estimator, table)
-    graphs = export_graphs(estimator, np.asarray(table[:TIMED_BATCH_ROWS]), facts.methods)
+    graphs = export_graphs(estimator, table[:TIMED_BATCH_ROWS], facts.methods, facts.schema_)
     if sum(len(graph.content) for graph in graphs.values()) > MAX_GRAPH_BYTES:
         raise NotPublishable(f"The graph is larger than {MAX_GRAPH_BYTES // 2**20} MiB.")
-    comparison = Comparison(reference.compute, facts.methods, facts.schema_, table)
     sessions = {file: open_session(graph.content) for file, graph in graphs.items()}
     methods: dict[str, tuple[str, ...]] = {}
     for file, graph in graphs.items():
@@ -184,12 +208,12 @@ def _computable_methods(methods: Sequence[str]) -> list[str]:
 
 def _check_exportable(estimator: Any, table: Table) -> None:
     """Raise `NotPublishable` for a table or an estimator that the export does not support, whatever its class."""
-    if not isinstance(table, np.ndarray) or table.dtype.kind not in NUMERIC_DTYPE_KINDS:
-        raise NotPublishable("A graph takes numbers only, and the estimator takes columns of other types.")
-    if table.dtype.kind in "iu" and not -MAX_EXACT_INTEGER <= int(table.min()) <= int(table.max()) <= MAX_EXACT_INTEGER:
-        raise NotPublishable(
-            "A graph takes floats, and the sample has integers beyond 2**53, which a float cannot hold."
-        )
+    columns = [table] if isinstance(table, np.ndarray) else [table[name] for name in table]
+    for column in columns:
+        if column.dtype.kind in "iu" and not -MAX_EXACT_INTEGER <= column.min() <= column.max() <= MAX_EXACT_INTEGER:
+            raise NotPublishable(
+                "A graph takes floats, and the sample has integers beyond 2**53, which a float cannot hold."
+            )
     counter = _ByteCounter()
     pickle.Pickler(counter, protocol=5).dump(estimator)
     if counter.bytes > MAX_ESTIMATOR_BYTES:

@@ -7,6 +7,7 @@ another machine or with another release of a library. Equal version numbers woul
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flaskml.codecs.answer_equality import ABSOLUTE_TOLERANCE, answers_equal, largest_absolute_number
 from flaskml.schema.features import Schema, Table, Value
-from flaskml.schema.tables import SchemaTableBuilder, json_rows, json_value
+from flaskml.schema.tables import json_rows, json_value
 
 GOLDEN_FILE = "golden.json"
 
@@ -33,14 +34,14 @@ class GoldenRows(BaseModel):
     rows: tuple[tuple[Value, ...], ...]
     answers: tuple[Any, ...]
 
-    def replay(self, schema: Schema, predict: Any) -> ReplayMismatch | None:
+    def replay(self, build: Callable[[Sequence[Any]], Any], predict: Any) -> ReplayMismatch | None:
         """Replay the rows, first as one batch, then each row alone. Return the first mismatch, or None.
 
-        `predict` takes a table (array or frame) and returns one answer for each row.
+        `build` makes a table of rows; `predict` takes a table and returns one answer for each row.
         """
-        table_builder, absolute = SchemaTableBuilder(schema), ABSOLUTE_TOLERANCE * largest_absolute_number(self.answers)
-        batch_answers = finite_json(predict(table_builder.build(self.rows)))
-        single_answers = [finite_json(predict(table_builder.build([row])))[0] for row in self.rows]
+        absolute = ABSOLUTE_TOLERANCE * largest_absolute_number(self.answers)
+        batch_answers = finite_json(predict(build(self.rows)))
+        single_answers = [finite_json(predict(build([row])))[0] for row in self.rows]
         for answers, is_alone in ((batch_answers, False), (single_answers, True)):
             for index, (expected, answered) in enumerate(zip(self.answers, answers, strict=True)):
                 if not answers_equal(expected, answered, relative=REPLAY_RELATIVE_TOLERANCE, absolute=absolute):

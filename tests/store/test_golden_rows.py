@@ -8,9 +8,11 @@ import pytest
 
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.from_sample import schema_from_frame
+from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store.golden_rows import MAX_GOLDEN_ROWS, GoldenRows, finite_json, record_golden_rows
 
 SCHEMA = Schema(features=(Feature(name="x", kind="float"),), layout="array")
+BUILD = SchemaTableBuilder(SCHEMA).build
 
 
 def doubled(table):
@@ -45,7 +47,7 @@ def test_nan_and_infinite_answers_are_null():
 
 def test_equal_answers_are_no_mismatch():
     golden = record_golden_rows(SCHEMA, np.arange(50.0).reshape(-1, 1), doubled)
-    assert golden.replay(SCHEMA, doubled) is None
+    assert golden.replay(BUILD, doubled) is None
 
 
 @pytest.mark.parametrize("row", [0, 17, 31])
@@ -56,7 +58,7 @@ def test_replay_returns_the_first_mismatch(row):
     def predict_one_row_differently(table):
         return np.where(table[:, 0] == row, -1.0, table[:, 0] * 2)
 
-    mismatch = golden.replay(SCHEMA, predict_one_row_differently)
+    mismatch = golden.replay(BUILD, predict_one_row_differently)
     assert (mismatch.row, mismatch.expected, mismatch.answered) == (row, 2.0 * row, -1.0)
 
 
@@ -64,14 +66,14 @@ def test_replay_returns_the_first_mismatch(row):
 def test_an_answer_that_depends_on_the_batch_is_a_mismatch(when_alone):
     table = np.arange(8.0).reshape(-1, 1)
     golden = record_golden_rows(SCHEMA, table, doubled)
-    mismatch = golden.replay(SCHEMA, lambda rows: doubled(rows) + ((len(rows) == 1) == when_alone))
+    mismatch = golden.replay(BUILD, lambda rows: doubled(rows) + ((len(rows) == 1) == when_alone))
     assert mismatch.row == 0 and mismatch.answered == 1.0 and mismatch.is_alone == when_alone
 
 
 def test_replay_raises_if_answers_are_missing():
     table = np.arange(8.0).reshape(-1, 1)
     with pytest.raises(ValueError, match="shorter"):
-        record_golden_rows(SCHEMA, table, doubled).replay(SCHEMA, lambda rows: doubled(rows)[: max(1, len(rows) - 1)])
+        record_golden_rows(SCHEMA, table, doubled).replay(BUILD, lambda rows: doubled(rows)[: max(1, len(rows) - 1)])
 
 
 def test_unknown_fields_are_rejected():

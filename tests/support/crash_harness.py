@@ -28,6 +28,7 @@ from sklearn.dummy import DummyRegressor
 
 from flaskml.errors import FlaskmlError
 from flaskml.schema.features import Feature, Schema
+from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store import disk as disk_module
 from flaskml.store.disk import STAGING_PREFIX
 from flaskml.store.golden_rows import GoldenRows
@@ -168,7 +169,7 @@ def _inspect(instance):
     for version in versions:
         manifest = store.check(NAME, version)
         predict = store.load(NAME, version).estimator.predict
-        assert store.golden_rows(manifest).replay(manifest.schema_, predict) is None
+        assert store.golden_rows(manifest).replay(SchemaTableBuilder(manifest.schema_).build, predict) is None
     if state.active is not None:
         assert load_active(store, NAME).manifest.version == state.active
     return StoreContents(state, frozenset(versions))

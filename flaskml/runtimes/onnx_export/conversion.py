@@ -14,6 +14,11 @@ from flaskml.errors import FlaskmlError, MissingExtra, NotPublishable
 from flaskml.runtimes.onnx import DERIVED_METHODS, GRAPH_INPUT, PREDICT_GRAPH_FILE, open_session
 from flaskml.runtimes.onnx_export import linear, trees
 from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
+from flaskml.runtimes.onnx_export.mixed import convert_mixed
+from flaskml.runtimes.sklearn import as_numpy
+from flaskml.schema.codes import CodedRows
+from flaskml.schema.features import Schema, Table
+from flaskml.schema.tables import json_rows
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 """The opset versions that skl2onnx writes; tree ensembles then get a newer one (`trees`)."""
@@ -27,30 +32,38 @@ class ExportedGraph:
     methods: tuple[str, ...]
 
 
-def export_graphs(estimator: Any, sample: np.ndarray, methods: Sequence[str]) -> dict[str, ExportedGraph]:
+def export_graphs(
+    estimator: Any, sample: Table, methods: Sequence[str], schema: Schema | None = None
+) -> dict[str, ExportedGraph]:
     """Return graphs for those of the methods that ONNX supports, by file name.
 
-    `sample` has the shape (rows, features); the estimator's answers to it determine the shapes of the outputs. Raises
-    `NotPublishable` if there is no graph for the first method, and `MissingExtra`.
+    `sample` has the shape (rows, features); the estimator's answers to it determine the shapes of the outputs. A sample
+    with other columns than numbers needs its schema. Raises `NotPublishable` if there is no graph for the first method,
+    and `MissingExtra`.
     """
     if hasattr(estimator, "best_estimator_"):  # A search predicts with its best estimator.
-        return export_graphs(estimator.best_estimator_, sample, methods)
+        return export_graphs(estimator.best_estimator_, sample, methods, schema)
     predictions = [method for method in methods if method not in (*DERIVED_METHODS, "decision_function")]
-    graphs = {PREDICT_GRAPH_FILE: _export_graph(estimator, sample, predictions)}
+    graphs = {PREDICT_GRAPH_FILE: _export_graph(estimator, sample, predictions, schema)}
     if "decision_function" in methods:
         with suppress(NotPublishable):  # The estimator computes the methods without a graph.
-            graphs["decision_function.onnx"] = _export_graph(estimator, sample, ["decision_function"])
+            graphs["decision_function.onnx"] = _export_graph(estimator, sample, ["decision_function"], schema)
     return graphs
 
 
-def _export_graph(estimator: Any, sample: np.ndarray, methods: Sequence[str]) -> ExportedGraph:
+def _export_graph(estimator: Any, sample: Table, methods: Sequence[str], schema: Schema | None) -> ExportedGraph:
     """Return a graph with an output for each method that the converter supports; it writes outputs in this order."""
+    raw_scores = methods[0] == "decision_function"
     try:
         with warnings.catch_warnings(action="ignore"):
-            model = _convert(estimator, sample.shape[1], raw_scores=methods[0] == "decision_function")
+            if schema is None or (isinstance(sample, np.ndarray) and sample.dtype.kind in "biuf"):
+                model, rows = _convert(estimator, sample.shape[1], raw_scores=raw_scores), sample.astype(np.float64)
+            else:
+                model, vocabularies = convert_mixed(estimator, schema, _convert, raw_scores=raw_scores)
+                rows = CodedRows(schema, vocabularies).encode(json_rows(schema, sample))
             outputs = _name_outputs(model.graph, methods)
-            answers = {method: np.asarray(getattr(estimator, method)(sample)) for method in outputs}
-            _match_outputs(model, answers, sample)
+            answers = {method: as_numpy(getattr(estimator, method)(sample)) for method in outputs}
+            _match_outputs(model, answers, rows)
     except (FlaskmlError, MemoryError):
         raise
     except Exception as error:  # A converter may raise any error.
@@ -148,7 +161,7 @@ def rename_values(graph: Any, new_names: Mapping[str, str]) -> None:
         node.output[:] = [new_names.get(name, name) for name in node.output]
 
 
-def _match_outputs(model: Any, expected: Mapping[str, np.ndarray], sample: np.ndarray) -> None:
+def _match_outputs(model: Any, expected: Mapping[str, Any], rows: np.ndarray) -> None:
     """Give each output the shape and the type of the estimator's own answer.
 
     A single column becomes one dimension, and of the scores of two classes the second column remains. Integers that
@@ -156,7 +169,7 @@ def _match_outputs(model: Any, expected: Mapping[str, np.ndarray], sample: np.nd
     """
     from onnx import TensorProto, helper
 
-    answers = open_session(model.SerializeToString()).run(list(expected), {GRAPH_INPUT: sample.astype(np.float64)})
+    answers = open_session(model.SerializeToString()).run(list(expected), {GRAPH_INPUT: rows})
     for (method, own), answer in zip(expected.items(), answers, strict=True):
         if own.ndim == 1 and answer.ndim == 2:
             answer_with_last_column(model.graph, method, answer.shape[1])

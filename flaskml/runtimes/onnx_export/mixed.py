@@ -1,0 +1,81 @@
+"""Conversion of a pipeline that takes columns of several types: a graph of the columns, then one of the last step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flaskml.errors import NotPublishable
+from flaskml.runtimes.onnx import GRAPH_INPUT, VOCABULARIES_KEY
+from flaskml.runtimes.onnx_export.column_writer import Block, ColumnWriter, Vocabularies
+from flaskml.runtimes.onnx_export.columns import convert_columns
+from flaskml.schema.codes import has_text_codes
+from flaskml.schema.features import Schema
+
+
+def convert_mixed(
+    estimator: Any, schema: Schema, convert: Callable[..., Any], *, raw_scores: bool
+) -> tuple[Any, Mapping[int, Sequence[str]]]:
+    """Return the ONNX model of an estimator, and the vocabularies of its text columns.
+
+    `convert` returns the model of an estimator of a matrix of numbers. Raises `NotPublishable`.
+    """
+    transformers, final_step = _split(estimator)
+    vocabularies, width = Vocabularies(), len(schema.features)
+    _write_columns(transformers, schema, vocabularies)  # The second time, the vocabularies are complete.
+    writer, block = _write_columns(transformers, schema, vocabularies)
+    if block.has_codes:
+        step = "the last transformer" if final_step is None else f"the step {type(final_step).__name__}"
+        raise NotPublishable(f"A graph has no texts, which {step} takes or returns.")
+    if final_step is None:
+        model = writer.model(width, [writer.add("Identity", [block.tensor])])
+    else:
+        model = convert(final_step, block.width, raw_scores=raw_scores)
+        _prepend(model, writer, block.tensor, width)
+    texts = vocabularies.as_lists()
+    entry = model.metadata_props.add()
+    entry.key, entry.value = VOCABULARIES_KEY, json.dumps({str(column): values for column, values in texts.items()})
+    return model, texts
+
+
+def _split(estimator: Any) -> tuple[Sequence[Any], Any]:
+    """Return the transformers of a pipeline and its final estimator, None if that is a transformer too."""
+    steps = _steps(estimator)
+    return (steps[:-1], steps[-1]) if hasattr(steps[-1], "predict") else (steps, None)
+
+
+def _steps(estimator: Any) -> list[Any]:
+    """Return the steps of a pipeline, those of nested ones in their place; an estimator alone is one step."""
+    if not hasattr(estimator, "steps"):
+        return [estimator]
+    return [part for _, step in estimator.steps for part in _steps(step)]
+
+
+def _write_columns(
+    transformers: Sequence[Any], schema: Schema, vocabularies: Vocabularies
+) -> tuple[ColumnWriter, Block]:
+    writer = ColumnWriter(vocabularies)
+    columns = (index if has_text_codes(feature) else None for index, feature in enumerate(schema.features))
+    block = Block(GRAPH_INPUT, tuple(columns))
+    for transformer in transformers:
+        block = convert_columns(writer, transformer, block)
+    return writer, block
+
+
+def _prepend(model: Any, writer: ColumnWriter, output: str, width: int) -> None:
+    """Put the nodes of the columns before those of a model, whose input becomes their output."""
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [output if name == GRAPH_INPUT else name for name in node.input]
+    nodes = [*writer.nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(writer.constants)
+    graph.input[0].type.tensor_type.shape.dim[1].dim_value = width
+    present = {opset.domain for opset in model.opset_import}
+    if any(node.domain == "ai.onnx.ml" for node in writer.nodes) and "ai.onnx.ml" not in present:
+        model.opset_import.add(domain="ai.onnx.ml", version=3)
+    for opset in model.opset_import:
+        if opset.domain == "":
+            opset.version = 17
