@@ -88,6 +88,11 @@ class Settings(BaseModel):
     """Largest number of unanswered requests per `flask serve` worker. Further ones get 503 at once (load shedding),
     because all requests would wait long."""
 
+    body_memory: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+    """Memory of a `flask serve` worker for bodies above 16 KiB, from their arrival to their answer, in bytes, at least
+    twice MAX_BODY; as much again is for answers that clients have not read. Beyond it, bodies wait up to 5 s, and then
+    get 503."""
+
     drain_timeout: Annotated[int, Field(ge=1)] = 30
     """Longest graceful shutdown of `flask serve`, in seconds. Orchestrators kill a process after 30 s by default."""
 

@@ -20,6 +20,7 @@ from flaskml.server.setup import build_server, configure_malloc, max_connections
 from flaskml.server.worker import HEARTBEAT, JOBS_ONLY, READY, RETIRE_SIGNAL, StatusPipe
 from flaskml.server.worker_pool import ServedProgram
 from flaskml.settings import load_settings
+from flaskml.web.body_limits import RouteBodyLimits
 
 logger = logging.getLogger("waitress")
 
@@ -130,12 +131,19 @@ def serve(app: Any, sock: socket.socket, pipe: StatusPipe, *, processes: int) ->
         queue_limit=settings.max_queue,
         priority_paths=HEALTH_PATHS,
         threads=settings.threads,
+        body_memory_bytes=max(settings.body_memory, 2 * settings.max_body),
         is_multiprocess=processes > 1,
     )
-    max_bytes = max(settings.max_body, settings.max_upload, app.config["MAX_CONTENT_LENGTH"] or 0)
-    # A body with chunked transfer coding is longer on the wire. The app enforces the exact limit of each route.
-    limits = {"connection_limit": max_connections(), "max_request_body_size": max_bytes + max_bytes // 8 + 2**16}
-    server = build_server(app, listening_socket=sock, policy=policy, handler=handler, **limits)
+    limits = RouteBodyLimits(app, settings, handler)
+    server = build_server(
+        app,
+        listening_socket=sock,
+        policy=policy,
+        handler=handler,
+        body_limits=limits,
+        connection_limit=max_connections(),
+        max_request_body_size=limits.max_transfer_bytes,
+    )
     server.on_maintenance = lambda: pipe.report(HEARTBEAT)
 
     def stop(number: int, _: object) -> None:

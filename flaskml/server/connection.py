@@ -30,6 +30,9 @@ LINGER_BYTES = 64 * 2**20
 class Connection(ThreadChannel):
     """A client connection: its requests, its output buffers and its deadlines."""
 
+    is_receiving_body = False
+    """True if a part of a body that is charged to the memory of the server has arrived."""
+
     def __init__(self, server: ConnectionOwner, *args: Any, **kwargs: Any) -> None:
         self._discarded_bytes: int | None = None
         """Bytes of input discarded during a lingering close; None if there is none."""
@@ -41,6 +44,16 @@ class Connection(ThreadChannel):
         super().__init__(server, *args, **kwargs)
         self.waiting_since = server.now
         """Time since which the server waits for the client, on the clock of the event loop."""
+
+    def readable(self) -> bool:
+        """Return whether the loop may read: no request is being served, no answer unsent, and no body waits."""
+        return not (
+            self.requests
+            or self.total_outbufs_len
+            or self.will_close
+            or self.close_when_flushed
+            or (self.is_receiving_body and self._loop.body_admission.is_paused)
+        )
 
     def received(self, data: bytes) -> bool:
         """Process received bytes, most often exactly one complete request; return whether they were used."""
@@ -64,8 +77,15 @@ class Connection(ThreadChannel):
         if has_bytes and not request.has_started:
             request.has_started = True
             self.waiting_since = self._loop.now
+        if self.is_receiving_body or self.received_body_bytes:
+            self._loop.body_admission.note(self, self._loop.now)
         self._loop.schedule_update(self)
         return was_used
+
+    @property
+    def received_body_bytes(self) -> int:
+        """The bytes of the partly received body that are charged to the memory of the server."""
+        return 0 if self.request is None else self.request.body_bytes_in_memory
 
     def recv(self, buffer_size: int) -> bytes:
         """Return received bytes; none if the connection was closed."""
@@ -157,8 +177,10 @@ class Connection(ThreadChannel):
         elif not self.has_partial_request:
             if waited > self.adj.channel_timeout:
                 self.handle_close()
+        elif self.is_receiving_body and self._loop.body_admission.is_paused:
+            pass  # The client waits for the server.
         elif waited > deadlines.request_limit_seconds(self.request.body_bytes_received):
-            self._refuse_slow_request()
+            self.refuse_partial_request(RequestTimeout("The request did not arrive completely in time"))
 
     @property
     def _holds_thread(self) -> bool:
@@ -171,12 +193,17 @@ class Connection(ThreadChannel):
             self._seen_progress = self._progress
             self.waiting_since = now
 
-    def _refuse_slow_request(self) -> None:
-        """Answer 408 to a request that is not complete within its deadline (a slow client)."""
-        request, self.request = self.request, None
-        request.error = RequestTimeout("The request did not arrive completely in time")
-        self.requests.append(request)
-        self._loop.add_task(self)
+    def refuse_partial_request(self, error: Any) -> None:
+        """Answer the partly received request with an error, and free its body."""
+        with self.requests_lock:
+            request, self.request = self.request, None
+            request.error = error
+            self.requests.append(request)
+            is_first = len(self.requests) == 1
+        request.close()
+        self._loop.body_admission.forget(self)
+        if is_first:
+            self._loop.add_task(self)
 
     def abort(self) -> None:
         """Close the connection and discard unsent data, in the kernel's buffers too."""
@@ -197,6 +224,8 @@ class Connection(ThreadChannel):
         """Close the connection, and free its requests at once, as far as no thread uses them."""
         super().handle_close()
         self.drop_requests()
+        if self.is_receiving_body:
+            self._loop.body_admission.forget(self)
 
     def _begin_lingering_close(self) -> None:
         """Close the sending half only (RFC 9112, section 9.6).

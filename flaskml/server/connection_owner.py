@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any, Protocol
 
+from flaskml.server.body_admission import BodyAdmission
 from flaskml.server.policy import Deadlines
 
 
@@ -16,6 +17,8 @@ class ConnectionOwner(Protocol):
     epoll: Any
     is_contended: bool
     """True while other threads may compete for the GIL."""
+
+    body_admission: BodyAdmission
 
     @property
     def is_own_thread(self) -> bool:

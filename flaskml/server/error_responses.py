@@ -21,18 +21,31 @@ UNAVAILABLE_STATUS = "503 Service Unavailable"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A 503 problem (RFC 9457) after which the connection may stay open."""
+    """A 503 problem (RFC 9457) after which the connection stays open, unless it `closes`."""
 
     title: str
     detail: str
     retry_after: int = 1
     """Seconds after which the client may retry."""
 
+    closes: bool = False
+    """True if the rest of the request has not been read."""
+
 
 OVERLOADED = Refusal("Overloaded", "The request queue of the server is full; send the request again later.")
 CLIENT_TIMEOUT_PASSED = Refusal(
     "Client timeout passed",
     f"The time in {CLIENT_TIMEOUT_HEADER.replace('_', '-').title()} passed before the server began the request.",
+)
+NO_BODY_MEMORY = Refusal(
+    "Overloaded",
+    "Other bodies fill the memory of the server (setting BODY_MEMORY); send the request again later.",
+    retry_after=5,
+    closes=True,
+)
+UNREAD_ANSWERS = Refusal(
+    "Overloaded",
+    "Answers that other clients have not read fill the memory of the server; send the request again later.",
 )
 
 
@@ -45,20 +58,16 @@ class ErrorResponseTask(ErrorTask):
         if isinstance(error, Refusal):
             self._write_refusal(error)
             return
-        detail = f"{error.body.rstrip(chr(46))}."
-        if error.code == 413:
-            limit = self.channel.adj.max_request_body_size - 1
-            names = "MAX_BODY, MAX_UPLOAD, MAX_CONTENT_LENGTH"
-            detail = f"The request body is larger than {limit:,} bytes, the limit of the server (settings {names})."
+        title, detail = getattr(error, "title", error.reason), f"{error.body.rstrip(chr(46))}."
         self.set_close_on_finish()
-        self._write_response(f"{error.code} {error.reason}", *_problem(error.code, error.reason, detail))
+        self._write_response(f"{error.code} {error.reason}", *_problem(error.code, title, detail))
 
     def _write_refusal(self, refusal: Refusal) -> None:
         """Write a cached response: under overload, refusals must be cheap."""
         headers, body = _encoded(refusal)
         server = self.channel.server
         is_last = server.status.is_draining and self.channel.has_one_request
-        if is_last or self.request.connection_close:
+        if is_last or refusal.closes or self.request.connection_close:
             self.set_close_on_finish()
         if not self.request.is_keep_alive or self.close_on_finish or self.request.command == "HEAD":
             self._write_response(UNAVAILABLE_STATUS, headers, body)

@@ -16,6 +16,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 
 from flaskml.server.addresses import without_ipv4_mapping
+from flaskml.server.body_admission import BodyAdmission
 from flaskml.server.connection import Connection
 from flaskml.server.direct_requests import DirectHandler
 from flaskml.server.dispatch import Dispatch
@@ -59,6 +60,7 @@ class EventLoop(BaseWSGIServer):
         self.now = self._last_maintenance = time.monotonic()
         self.epoll = select.epoll()
         self.response_heads = ResponseHeads(adj.ident)
+        self.body_admission = BodyAdmission(adj.bodies.account)
         self._scheduled_updates: set[Connection] = set()
         self._changed: deque[Connection] = deque()
         """Connections that threads have changed."""
@@ -214,7 +216,8 @@ class EventLoop(BaseWSGIServer):
             self.maintenance(self.now)
         self._update_listening()
         is_busy = self._dispatch.is_busy or bool(self._scheduled_updates)
-        events = self.epoll.poll(0 if is_busy else self._dispatch.sleep_at_most(timeout))
+        timeout = self.body_admission.sleep_at_most(self._dispatch.sleep_at_most(timeout))
+        events = self.epoll.poll(0 if is_busy else timeout)
         self.now = time.monotonic()
         self._dispatch.begin_iteration()
         self.is_contended = self._dispatch.is_contended
@@ -227,6 +230,7 @@ class EventLoop(BaseWSGIServer):
                 self._dispatch.add(channel)
         while self._changed:
             self._scheduled_updates.add(self._changed.popleft())
+        self._scheduled_updates.update(self.body_admission.proceed(self.now))
         self._dispatch.process()
         if self._scheduled_updates:
             scheduled, self._scheduled_updates = self._scheduled_updates, set()

@@ -32,6 +32,9 @@ class Deadlines:
     """Bytes of a received body that extend the limit of the request by one second. The slowest mobile links carry
     twice as many."""
 
+    max_request_seconds: float = 600.0
+    """The longest that a request may take, however large its body is."""
+
     response_seconds: float = 30.0
     """Seconds that a client may read nothing of a response that waits for it."""
 
@@ -41,7 +44,7 @@ class Deadlines:
 
     def request_limit_seconds(self, body_bytes: int) -> float:
         """Return the seconds that a request may take once `body_bytes` bytes of its body have arrived."""
-        return self.request_seconds + body_bytes / self.body_bytes_per_second
+        return min(self.request_seconds + body_bytes / self.body_bytes_per_second, self.max_request_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,10 @@ class ServerPolicy:
 
     is_multiprocess: bool = False
     """True if other workers serve the same app: `wsgi.multiprocess` of the WSGI environment."""
+
+    body_memory_bytes: int = 2**28
+    """Memory for the bodies of requests that are received or served, except small ones; as much again is for answers
+    that clients have not read. 256 MiB are 128 of the largest predictions."""
 
     deadlines: Deadlines = field(default_factory=Deadlines)
     """Time limits for slow clients."""

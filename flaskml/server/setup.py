@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 from flaskml.errors import UnsupportedWaitress
 from flaskml.server.addresses import LISTEN_BACKLOG
 from flaskml.server.direct_requests import DirectHandler
+from flaskml.server.memory_account import MemoryAccount
 from flaskml.server.policy import ServerPolicy
 
 if TYPE_CHECKING:
+    from waitress.adjustments import Adjustments
+
     from flaskml.server.loop import EventLoop
+    from flaskml.server.request_bodies import BodyLimits, RequestBodies
 
 
 WAITRESS_ADJUSTMENTS: dict[str, Any] = {
@@ -22,7 +26,6 @@ WAITRESS_ADJUSTMENTS: dict[str, Any] = {
     "cleanup_interval": 1,
     "max_request_header_size": 16_384,
     "channel_request_lookahead": 0,
-    "inbuf_overflow": 64 * 2**20,
     "outbuf_overflow": 64 * 2**20,
     "recv_bytes": 65_536,
     "backlog": LISTEN_BACKLOG,
@@ -32,8 +35,8 @@ WAITRESS_ADJUSTMENTS: dict[str, Any] = {
 """Settings that differ from waitress's defaults.
 
 The event loop checks deadlines each second. Other servers also accept 16 KiB of headers; parsing them costs at most a
-few milliseconds. No body and no response below 64 MiB opens a temporary file. Forwarding headers are not removed from
-each request: `access` refuses them where they would matter.
+few milliseconds. No response below 64 MiB opens a temporary file. Forwarding headers are not removed from each request:
+`access` refuses them where they would matter.
 """
 
 
@@ -72,12 +75,14 @@ def build_server(
     listening_socket: socket.socket | None = None,
     policy: ServerPolicy = DEFAULT_POLICY,
     handler: DirectHandler | None = None,
+    body_limits: BodyLimits | None = None,
     **adjustments: Any,
 ) -> EventLoop:
     """Return a server that listens; its `run` serves in the thread that calls it.
 
     `handler` answers predictions on the event loop; without one, every request goes through WSGI. `listening_socket` is
-    a bound TCP or Unix socket; it replaces `host` and `port`. `adjustments` are settings of waitress that override
+    a bound TCP or Unix socket; it replaces `host` and `port`. `body_limits` are the limits of bodies by route; without
+    them, `max_request_body_size` limits each body. `adjustments` are settings of waitress that override
     `WAITRESS_ADJUSTMENTS`. Raises `UnsupportedWaitress`, and OSError if the address cannot be bound.
     """
     check_waitress()
@@ -88,10 +93,23 @@ def build_server(
     options = {**WAITRESS_ADJUSTMENTS, **adjustments}
     if listening_socket is not None and listening_socket.family == socket.AF_UNIX:
         adj = Adjustments(unix_socket=listening_socket.getsockname(), **options)
+        adj.bodies = _request_bodies(adj, policy, body_limits)
         return UnixServer(app, adj, _sockinfo(listening_socket), policy, handler, listening_socket)
     adj = Adjustments(host=host, port=port, **options)
+    adj.bodies = _request_bodies(adj, policy, body_limits)
     sockinfo = _sockinfo(listening_socket) if listening_socket else adj.listen[0]
     return TcpServer(app, adj, sockinfo, policy, handler, listening_socket)
+
+
+def _request_bodies(adj: Adjustments, policy: ServerPolicy, limits: BodyLimits | None) -> RequestBodies:
+    from flaskml.server.request_bodies import MAX_SMALL_BODY_BYTES, BodyLimit, EqualLimits, RequestBodies
+
+    max_bytes = adj.max_request_body_size - 1  # Waitress refuses a body of this size.
+    return RequestBodies(
+        limits or EqualLimits(BodyLimit(max_bytes, "MAX_CONTENT_LENGTH")),
+        MemoryAccount(policy.body_memory_bytes),
+        min(MAX_SMALL_BODY_BYTES, max_bytes),
+    )
 
 
 def _sockinfo(sock: socket.socket) -> tuple[Any, ...]:

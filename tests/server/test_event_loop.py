@@ -22,13 +22,8 @@ from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.server.addresses import open_unix_socket
 from flaskml.server.connection import RESET_ON_CLOSE
-from flaskml.server.http_parser import (
-    CACHED_ATTRIBUTES,
-    MAX_CACHED_BLOCK_BYTES,
-    MAX_CACHED_BLOCKS,
-    HeaderCache,
-    RequestParser,
-)
+from flaskml.server.header_cache import MAX_CACHED_BLOCK_BYTES, MAX_CACHED_BLOCKS, HeaderCache
+from flaskml.server.http_parser import CACHED_ATTRIBUTES, RequestParser
 from flaskml.server.policy import ServerPolicy
 from flaskml.server.setup import build_server, check_waitress
 from tests.support.in_process_servers import event_loop_server, waitress_server

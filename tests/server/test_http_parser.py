@@ -14,8 +14,11 @@ from waitress.adjustments import Adjustments
 
 from flaskml.server import http_validation
 from flaskml.server.connection import Connection
-from flaskml.server.http_parser import HeaderCache, RequestParser
+from flaskml.server.header_cache import HeaderCache
+from flaskml.server.http_parser import RequestParser
 from flaskml.server.http_validation import collapse_spaces
+from flaskml.server.memory_account import MemoryAccount
+from flaskml.server.request_bodies import BodyLimit, EqualLimits, RequestBodies
 from flaskml.server.setup import WAITRESS_ADJUSTMENTS
 from tests.support.http_corpus import ACCEPTED, CANARY, REFUSED, request
 from tests.support.in_process_servers import event_loop_server, waitress_server
@@ -93,7 +96,9 @@ def faults(app, port, refused=REFUSED, accepted=ACCEPTED, **options):
 
 def parsed(content):
     """Return the parser of the first request in the content."""
-    parser = RequestParser(Adjustments(**WAITRESS_ADJUSTMENTS))
+    adj = Adjustments(**WAITRESS_ADJUSTMENTS)
+    adj.bodies = RequestBodies(EqualLimits(BodyLimit(2**30, "MAX_CONTENT_LENGTH")), MemoryAccount(2**30))
+    parser = RequestParser(adj)
     while content and not parser.completed:
         content = content[parser.received(content) :]
     assert parser.completed
