@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,18 @@ class RowsAsTable:
 class OnnxRuntime:
     """A runtime with an onnxruntime session for each method."""
 
-    def __init__(self, sessions: Mapping[str, Any], schema: Schema, fallback: Runtime | None = None) -> None:
-        """Prepare the methods of `sessions`, a session for each method; `fallback` computes all other methods."""
-        self._coded_rows = _coded_rows(sessions, schema)
+    def __init__(
+        self,
+        sessions: Mapping[str, Any],
+        schema: Schema,
+        fallback: Runtime | None = None,
+        coded_rows: CodedRows | None = None,
+    ) -> None:
+        """Prepare the methods of `sessions`, a session for each method; `fallback` computes all other methods.
+
+        `coded_rows` encodes the rows for graphs of mixed columns.
+        """
+        self._coded_rows = coded_rows
         # Rows are built in the dtype of the estimator: if it was fitted in single precision, both round them alike.
         is_array = schema.layout == "array" and np.dtype(schema.dtype).kind in "biuf"
         as_doubles = {"layout": "array", "dtype": "float64"}
@@ -72,7 +81,8 @@ class OnnxRuntime:
 
             fallback = SklearnRuntime.from_version(loaded)
         sessions = open_sessions(loaded.graphs, loaded.manifest.graphs)
-        return cls(sessions, loaded.manifest.schema_, fallback)
+        schema = loaded.manifest.schema_
+        return cls(sessions, schema, fallback, coded_rows_of(sessions.values(), schema))
 
     def compute(self, table: Any, method: str) -> Answer:
         """Return the output of the method's graph, computed in the calling thread."""
@@ -87,9 +97,9 @@ class OnnxRuntime:
         return _logarithm(answer) if method in DERIVED_METHODS else answer
 
 
-def _coded_rows(sessions: Mapping[str, Any], schema: Schema) -> CodedRows | None:
+def coded_rows_of(sessions: Iterable[Any], schema: Schema) -> CodedRows | None:
     """Return the encoder of rows for graphs of mixed columns; None for graphs of numbers."""
-    for session in sessions.values():
+    for session in sessions:
         if text := session.get_modelmeta().custom_metadata_map.get(VOCABULARIES_KEY):
             return CodedRows(schema, {int(column): texts for column, texts in json.loads(text).items()})
     return None

@@ -27,7 +27,7 @@ from flaskml.runtimes.equivalence import (
     repeat_rows,
 )
 from flaskml.runtimes.mixed_rows import value_rows
-from flaskml.runtimes.onnx import DERIVED_METHODS, PREDICT_GRAPH_FILE, OnnxRuntime, open_session
+from flaskml.runtimes.onnx import DERIVED_METHODS, PREDICT_GRAPH_FILE, OnnxRuntime, coded_rows_of, open_session
 from flaskml.runtimes.onnx_import import ImportedGraph
 from flaskml.runtimes.sklearn import SklearnRuntime, single_threaded
 from flaskml.schema.features import MAX_EXACT_INTEGER, Table
@@ -182,9 +182,11 @@ def _graph_candidate(
     if sum(len(graph.content) for graph in graphs.values()) > MAX_GRAPH_BYTES:
         raise NotPublishable(f"The graph is larger than {MAX_GRAPH_BYTES // 2**20} MiB.")
     sessions = {file: open_session(graph.content) for file, graph in graphs.items()}
+    coded_rows = coded_rows_of(sessions.values(), facts.schema_)
     methods: dict[str, tuple[str, ...]] = {}
     for file, graph in graphs.items():
-        compute = OnnxRuntime(dict.fromkeys(_computable_methods(graph.methods), sessions[file]), facts.schema_).compute
+        by_method = dict.fromkeys(_computable_methods(graph.methods), sessions[file])
+        compute = OnnxRuntime(by_method, facts.schema_, coded_rows=coded_rows).compute
         # A graph is accepted or rejected as a whole: wrong probabilities mean a wrong label near a decision boundary.
         difference = comparison.find_difference(
             compute, [method for method in facts.methods if method in graph.methods]
@@ -195,7 +197,7 @@ def _graph_candidate(
         elif file == PREDICT_GRAPH_FILE:
             raise NotPublishable(f"The graph is not equivalent: {difference}.")
     by_method = {method: sessions[file] for file, computed in methods.items() for method in computed}
-    compute = OnnxRuntime(by_method, facts.schema_, reference).compute
+    compute = OnnxRuntime(by_method, facts.schema_, reference, coded_rows).compute
     if difference := comparison.find_difference(compute, facts.methods):
         raise NotPublishable(f"The graphs and the estimator together are not equivalent: {difference}.")
     return Candidate("onnx", compute, EQUIVALENT_NOTE, {file: graphs[file].content for file in methods}, methods)

@@ -11,7 +11,7 @@ import pytest
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
 from flaskml.codecs.answer_equality import answers_equal, largest_absolute_number
@@ -268,11 +268,18 @@ def test_an_impossible_runtime_is_rejected_with_the_reason(name, runtime, messag
         chosen(case.estimator, case.X, runtime)
 
 
-def test_non_numeric_columns_have_no_graph():
+def test_a_step_without_a_graph_is_named():
     frame = pd.DataFrame({"town": ["Oslo", "Rome"] * 20})
     pipeline = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(frame, [0, 1] * 20)
+    assert chosen(pipeline, frame).runtime == "onnx"
+    pipeline.steps.insert(0, ("lower", FunctionTransformer(lowercase)))
     choice = chosen(pipeline, frame)
-    assert choice.runtime != "onnx" and "takes columns of other types" in notes(choice)["onnx"]
+    assert choice.runtime == "sklearn" and "FunctionTransformer(lowercase) has no graph" in notes(choice)["onnx"]
+
+
+def lowercase(frame):
+    """Return the frame unchanged, in a way that no graph knows."""
+    return frame
 
 
 def test_integers_beyond_double_precision_have_no_graph():

@@ -57,7 +57,8 @@ def _export_graph(estimator: Any, sample: Table, methods: Sequence[str], schema:
     try:
         with warnings.catch_warnings(action="ignore"):
             if schema is None or (isinstance(sample, np.ndarray) and sample.dtype.kind in "biuf"):
-                model, rows = _convert(estimator, sample.shape[1], raw_scores=raw_scores), sample.astype(np.float64)
+                model = _convert(estimator, sample.shape[1], raw_scores=raw_scores)
+                rows = np.asarray(sample, dtype=np.float64)
             else:
                 model, vocabularies = convert_mixed(estimator, schema, _convert, raw_scores=raw_scores)
                 rows = CodedRows(schema, vocabularies).encode(json_rows(schema, sample))
