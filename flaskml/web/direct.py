@@ -24,6 +24,7 @@ from werkzeug.routing import RequestRedirect
 from flaskml.inference.predictor import Predictor
 from flaskml.inference.slot import ModelSlot
 from flaskml.server.direct_requests import Prediction, Target
+from flaskml.server.http_validation import MAX_LENGTH_DIGITS
 from flaskml.server.response_heads import Headers
 from flaskml.settings import Settings
 from flaskml.web import direct_conditions as conditions
@@ -219,7 +220,8 @@ class DirectPredictions:
             is_json(media_type_of(headers.get("CONTENT_TYPE", "")))
             and length.isascii()
             and length.isdigit()
-            and int(length[:20]) <= self._max_body
+            and len(length) <= MAX_LENGTH_DIGITS
+            and int(length) <= self._max_body
             and not accepts_rather(headers.get("ACCEPT", "*/*"), CSV)
             and not is_encoded(headers.get("CONTENT_ENCODING", ""))
             and FLASK_HEADERS.isdisjoint(headers)

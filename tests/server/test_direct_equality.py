@@ -181,6 +181,17 @@ def test_many_generated_requests_get_the_same_answer(peers, seed):
     compare_generated(peers, 10_000, seed)
 
 
+@pytest.mark.parametrize("length", ["%018d", "%019d", "%026d", "%04000d"])
+def test_a_content_length_with_leading_zeros_does_not_pass_the_limit(patched_peers, length):
+    row = json.dumps(PATHS["/predict"]).encode()
+    for body in (row, row + b" " * 2_500_000):
+        content = request_bytes("/predict", body, [JSON_TYPE])
+        content = content.replace(b"Length: %d" % len(body), b"Length: " + (length % len(body)).encode())
+        name = "waitress-serve"  # The event loop refuses a length of more than 18 digits.
+        auto, never = (patched_peers[name, direct].exchange(content) for direct in ("auto", "never"))
+        assert auto == never and auto[0].startswith(b"HTTP/1.1 200 " if body == row else b"HTTP/1.1 413 ")
+
+
 def test_generated_requests_are_answered_directly_often(patched_peers, monkeypatch):
     """Else the comparisons above would compare Flask with itself."""
     answered, answer = [], predict.answer
