@@ -97,6 +97,7 @@ HEADERS = (
     ("Content-Encoding", "identity"), ("Content-Encoding", "gzip"), ("Content-Encoding", ""), ("Cookie", "session=x"),
     ("Content-Encoding", " Identity "), ("Content-Encoding", "identity, gzip"), ("Content-Encoding", "\xa0identity"),
     ("Origin", "https://a.example"), ("Connection", "keep-alive"), ("Connection", "Keep-Alive"),
+    ("Connection", "TE"), ("Via", "1.1 a"), ("Expect", "x"), ("Content-Range", "bytes 0-1/2"),
     ("X-Request-Id", "1"), ("X-Forwarded-For", "1.2.3.4"), ("Authorization", "Bearer x"), ("Range", "bytes=0-0"),
     ("If-None-Match", "*"), ("X-HTTP-Method-Override", "GET"), ("Accept-Encoding", "gzip"), ("TE", "trailers"),
     ("Upgrade", "h2c"), ("Upgrade", "websocket"), ("User-Agent", "\xe9"), ("Accept", "*/*;q=0"), ("Accept", "\xe9"),
@@ -151,11 +152,11 @@ def generated_request(rng):
     path, changed = generated_paths(rng)
     method = rng.choice(METHODS)
     content_type = rng.choice(CONTENT_TYPES)
-    headers = dict(rng.sample(HEADERS, rng.choice((0, 0, 0, 1, 1, 2))))
+    headers = rng.sample(HEADERS, rng.choice((0, 0, 0, 1, 1, 2, 3)))  # A header may be repeated.
     if content_type is not None:
-        headers["Content-Type"] = content_type
+        headers.append(("Content-Type", content_type))
     body = generated_body(rng, PATHS[path]) if method in ("POST", "PUT") else b""
-    return request_bytes(changed + rng.choice(QUERIES), body, list(headers.items()), method), method != "HEAD"
+    return request_bytes(changed + rng.choice(QUERIES), body, headers, method), method != "HEAD"
 
 
 def compare_generated(peers, count, seed):
