@@ -69,7 +69,7 @@ class ErrorResponseTask(ErrorTask):
         is_last = server.status.is_draining and self.channel.has_one_request
         if is_last or refusal.closes or self.request.connection_close:
             self.set_close_on_finish()
-        if not self.request.is_keep_alive or self.close_on_finish or self.request.command == "HEAD":
+        if not self.request.is_keep_alive or self.close_on_finish or self.request.is_head:
             self._write_response(UNAVAILABLE_STATUS, headers, body)
             return
         self.wrote_header = True
@@ -79,7 +79,7 @@ class ErrorResponseTask(ErrorTask):
         self.status = status
         self.content_length = len(body)
         self.response_headers += headers
-        self.write(b"" if self.request.command == "HEAD" else body)
+        self.write(b"" if self.request.is_head else body)
 
 
 def _problem(status: int, title: str, detail: str) -> tuple[Headers, bytes]:

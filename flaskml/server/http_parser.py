@@ -100,6 +100,8 @@ class RequestParser(HTTPRequestParser):
         if self.error is None:
             return consumed
         self.completed, self.expect_continue = True, False
+        if self.body_rcv is None:
+            self.header_plus = self.header_plus or data  # It shows the method of a request that was not parsed.
         return len(data)
 
     def _received_header(self, data: bytes) -> int:
@@ -173,6 +175,11 @@ class RequestParser(HTTPRequestParser):
             return
         buffer = bodies.buffer(limit)
         self.body_rcv = StrictChunkedReceiver(buffer) if self.chunked else FixedStreamReceiver(length, buffer)
+
+    @property
+    def is_head(self) -> bool:
+        """True if the response has no body, because the method is HEAD; also if the request was refused unparsed."""
+        return self.command == "HEAD" or self.header_plus.lstrip(b"\r\n").startswith(b"HEAD ")
 
     @property
     def body_bytes_in_memory(self) -> int:
