@@ -62,6 +62,7 @@ class NumericPart:
         self.schema = schema.model_copy(update={"features": features, "layout": "array"}) if features else None
         """The schema of the numbers alone; None if no feature is a number."""
 
+        self._whole_bounds = [schema.bounds(feature) if feature.is_whole else None for feature in features]
         self.numbers = np.array([[row[index] for index in self._positions] for row in rows], dtype=np.float64)
         """The numbers: shape (rows, numeric features), NaN for a missing value."""
 
@@ -70,9 +71,10 @@ class NumericPart:
         made = []
         for count, replaced in enumerate(numbers):
             row = list(self._rows[count % len(self._rows)])
-            for index, number in zip(self._positions, replaced.tolist(), strict=True):
-                missing = number != number
-                whole = self.schema is not None and self.schema.features[self._positions.index(index)].is_whole
-                row[index] = None if missing else int(number) if whole else number
+            for index, number, bounds in zip(self._positions, replaced.tolist(), self._whole_bounds, strict=True):
+                row[index] = None if number != number else number
+                if bounds is not None and number == number:
+                    low, high = bounds
+                    row[index] = int(min(max(number, low), high))
             made.append(tuple(row))
         return as_array(made)

@@ -15,7 +15,7 @@ import numpy as np
 from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.column_writer import Block, ColumnWriter
 from flaskml.runtimes.onnx_export.date_parts import write_date_parts
-from flaskml.runtimes.onnx_export.encoders import convert_one_hot, convert_ordinal, convert_target
+from flaskml.runtimes.onnx_export.encoders import convert_bins, convert_one_hot, convert_ordinal, convert_target
 
 Converter: TypeAlias = Callable[[ColumnWriter, Any, Block], Block]
 
@@ -38,10 +38,12 @@ def _converters() -> Mapping[type, Converter]:
     from sklearn.pipeline import FeatureUnion, Pipeline
     from sklearn.preprocessing import (
         FunctionTransformer,
+        KBinsDiscretizer,
         MaxAbsScaler,
         MinMaxScaler,
         OneHotEncoder,
         OrdinalEncoder,
+        PolynomialFeatures,
         RobustScaler,
         StandardScaler,
         TargetEncoder,
@@ -61,6 +63,8 @@ def _converters() -> Mapping[type, Converter]:
         OneHotEncoder: convert_one_hot,
         OrdinalEncoder: convert_ordinal,
         TargetEncoder: convert_target,
+        KBinsDiscretizer: convert_bins,
+        PolynomialFeatures: _convert_polynomial,
     }
 
 
@@ -165,6 +169,21 @@ def _convert_robust_scaler(writer: ColumnWriter, scaler: Any, block: Block) -> B
     if scaler.with_scaling:
         tensor = writer.add("Div", [tensor, writer.constant(scaler.scale_)])
     return Block(tensor, block.columns)
+
+
+def _convert_polynomial(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
+    """Write the products of columns, each as one factor after the other; a term of fewer factors is filled with ones."""
+    _require_numbers(block, "The step PolynomialFeatures")
+    factors = [np.repeat(np.arange(block.width), powers).tolist() for powers in transformer.powers_]
+    zeros = writer.add("Mul", [writer.take(block, [0]).tensor, writer.constant([0.0])])
+    ones = writer.numbers(writer.add("Add", [zeros, writer.constant([1.0])]), 1)
+    columns = writer.join([block, ones])
+    product = ""
+    for place in range(max(map(len, factors))):
+        positions = [term[place] if place < len(term) else block.width for term in factors]
+        factor = writer.take(columns, positions).tensor
+        product = writer.add("Mul", [product, factor]) if product else factor
+    return writer.numbers(product, len(factors))
 
 
 def _add_log1p(writer: ColumnWriter, tensor: str) -> str:

@@ -26,7 +26,10 @@ def _groups(encoder: Any, index: int, count: int) -> np.ndarray:
     """Return the number of the group of each category; infrequent categories share the last group."""
     mappings = getattr(encoder, "_default_to_infrequent_mappings", None)
     mapping = None if mappings is None else mappings[index]
-    return np.arange(count) if mapping is None else np.asarray(mapping)
+    if mapping is None:
+        return np.arange(count)
+    # An ordinal encoder groups no missing value; it comes last.
+    return np.concatenate([mapping, np.full(count - len(mapping), np.max(mapping) + 1)]).astype(np.int64)
 
 
 def _equals(writer: ColumnWriter, block: Block, codes: Sequence[Sequence[float]]) -> str:
@@ -107,6 +110,23 @@ def convert_target(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
         raise NotPublishable("The step TargetEncoder has a graph for one output only.")
     codes, mean = _category_codes(writer, encoder, block), float(encoder.target_mean_)
     return _lookup(writer, block, codes, encoder.encodings_, [mean] * len(codes))
+
+
+def convert_bins(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
+    """Write the number of the interval of each value, or a column of zeros and ones for each interval."""
+    if block.has_codes:
+        raise NotPublishable("The step KBinsDiscretizer has no graph for texts.")
+    edges = [column_edges[1:-1] for column_edges in transformer.bin_edges_]
+    positions = [index for index, column_edges in enumerate(edges) for _ in column_edges]
+    counts = np.array([[float(position == column) for column in range(block.width)] for position in positions])
+    values = writer.add("Gather", [block.tensor, writer.constant(positions, np.int64)], axis=1)
+    is_above = writer.add("GreaterOrEqual", [values, writer.constant(np.concatenate(edges))])
+    numbers = writer.add("MatMul", [writer.to_double(is_above), writer.constant(counts)])
+    bins = writer.numbers(numbers, block.width)
+    if transformer.encode == "ordinal":
+        return bins
+    codes = [[float(number) for number in range(count)] for count in transformer.n_bins_]
+    return writer.numbers(_equals(writer, bins, codes), sum(map(len, codes)))
 
 
 def _lookup(
