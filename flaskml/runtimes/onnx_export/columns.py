@@ -172,7 +172,7 @@ def _convert_robust_scaler(writer: ColumnWriter, scaler: Any, block: Block) -> B
 
 
 def _convert_polynomial(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
-    """Write the products of columns, each as one factor after the other; a term of fewer factors is filled with ones."""
+    """Write the products of columns, factor by factor; a term of fewer factors is filled with ones."""
     _require_numbers(block, "The step PolynomialFeatures")
     factors = [np.repeat(np.arange(block.width), powers).tolist() for powers in transformer.powers_]
     zeros = writer.add("Mul", [writer.take(block, [0]).tensor, writer.constant([0.0])])

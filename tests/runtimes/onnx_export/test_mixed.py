@@ -107,9 +107,7 @@ PREPROCESSING = {
         make_column_transformer(
             (SCALED, NUMBERS), (OneHotEncoder(sparse_output=False, handle_unknown="ignore"), ["color"])
         ),
-        make_column_transformer(
-            (StandardScaler(), ["pipeline__age", "onehotencoder__rooms_2"]), remainder="passthrough"
-        ),
+        make_column_transformer((StandardScaler(), ["pipeline__age", "pipeline__debt"]), remainder="passthrough"),
     ).set_output(transform="pandas"),
     "nested": make_column_transformer(
         (make_pipeline(make_column_transformer((FILLED, [1, 0]), remainder="passthrough"), StandardScaler()), NUMBERS),
