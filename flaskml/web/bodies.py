@@ -1,4 +1,4 @@
-"""Request bodies: size limits of every door, and JSON validated by pydantic models."""
+"""Request bodies: size limits and content codings of every door, forms, and JSON validated by pydantic models."""
 
 from __future__ import annotations
 
