@@ -57,7 +57,7 @@ class SchemaTableBuilder:
     def _frame(self, rows: Sequence[Sequence[Value]]) -> pd.DataFrame:
         import pandas as pd
 
-        columns = list(zip(*rows, strict=True)) if rows else [()] * len(self.names)
+        columns = list(zip(*rows, strict=True)) if len(rows) else [()] * len(self.names)
         built = [build(values) for build, values in zip(self._column_builders, columns, strict=True)]
         return pd.DataFrame(dict(zip(self.names, built, strict=True)), copy=False)
 
