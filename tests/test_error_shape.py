@@ -74,6 +74,7 @@ ERRORS = {
     errors.DamagedFile: lambda: errors.DamagedFile("models/homes/1/model.joblib", "it is missing", "homes"),
     errors.ModelUnavailable: lambda: errors.ModelUnavailable(errors.NoActiveVersion("homes", ()), "homes", ["other"]),
     errors.RowsRefused: lambda: errors.RowsRefused(),
+    errors.AddressUnavailable: lambda: errors.AddressUnavailable("127.0.0.1:80", "another process listens there"),
     errors.UnsupportedWaitress: lambda: errors.UnsupportedWaitress("4.0", ["HTTPChannel.service"]),
     errors.RegistryBusy: lambda: errors.RegistryBusy(),
     errors.Draining: lambda: errors.Draining(),
