@@ -84,6 +84,12 @@ class ColumnWriter:
 
         return self.add("Cast", [tensor], to=TensorProto.DOUBLE)
 
+    def round_to_single(self, block: Block) -> Block:
+        """Return the block rounded to single precision."""
+        from onnx import TensorProto
+
+        return Block(self.to_double(self.add("Cast", [block.tensor], to=TensorProto.FLOAT)), block.columns)
+
     def take(self, block: Block, positions: Sequence[int]) -> Block:
         """Return the columns of a block at these positions."""
         if list(positions) == list(range(block.width)):

@@ -12,16 +12,17 @@ import numpy as np
 
 from flaskml.errors import FlaskmlError, MissingExtra, NotPublishable
 from flaskml.runtimes.onnx import DERIVED_METHODS, GRAPH_INPUT, PREDICT_GRAPH_FILE, open_session
-from flaskml.runtimes.onnx_export import linear, trees
+from flaskml.runtimes.onnx_export import linear, tree_ensemble, trees
+from flaskml.runtimes.onnx_export.final_step import has_own_graph
 from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
-from flaskml.runtimes.onnx_export.mixed import convert_mixed
+from flaskml.runtimes.onnx_export.mixed import convert_mixed, convert_numbers, split_final_step
 from flaskml.runtimes.sklearn import as_numpy
 from flaskml.schema.codes import CodedRows
 from flaskml.schema.features import Schema, Table
 from flaskml.schema.tables import json_rows
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
-"""The opset versions that skl2onnx writes; tree ensembles then get a newer one (`trees`)."""
+"""The opset versions that skl2onnx writes; tree ensembles then get a newer one (`tree_ensemble`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ def _export_graph(estimator: Any, sample: Table, methods: Sequence[str], schema:
     try:
         with warnings.catch_warnings(action="ignore"):
             if schema is None or (isinstance(sample, np.ndarray) and sample.dtype.kind in "biuf"):
-                model = _convert(estimator, sample.shape[1], raw_scores=raw_scores)
+                if has_own_graph(split_final_step(estimator)[1]):
+                    model = convert_numbers(estimator, sample, raw_scores=raw_scores)
+                else:
+                    model = _convert(estimator, sample.shape[1], raw_scores=raw_scores)
                 rows = np.asarray(sample, dtype=np.float64)
             else:
                 model, vocabularies = convert_mixed(estimator, schema, _convert, raw_scores=raw_scores)
@@ -92,7 +96,7 @@ def _convert(estimator: Any, width: int, *, raw_scores: bool) -> Any:
         custom_conversion_functions=converters,
         custom_shape_calculators={kind: _shape_calculator(kind) for kind in converters},
     )
-    trees.finalize_tree_nodes(model)
+    tree_ensemble.finalize_tree_nodes(model)
     return model
 
 

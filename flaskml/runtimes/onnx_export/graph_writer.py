@@ -45,6 +45,10 @@ class GraphWriter:
         self._container.add_initializer(name, getattr(TensorProto, kind), list(array.shape), items)
         return name
 
+    def add_scalar(self, value: float) -> str:
+        """Add a constant without dimensions, and return its name."""
+        return self.add_constant(np.float64(value))
+
     def add_argmax_label(self, scores: str, labels: np.ndarray, output: str) -> None:
         """Add the label of the column with the largest score; the first column wins a tie."""
         self._add_label(self.add_node("ArgMax", [scores], axis=1, keepdims=0), labels, output)

@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx import GRAPH_INPUT, VOCABULARIES_KEY
 from flaskml.runtimes.onnx_export.column_writer import Block, ColumnWriter, Vocabularies
 from flaskml.runtimes.onnx_export.columns import convert_columns
+from flaskml.runtimes.onnx_export.final_step import convert_final_step, has_own_graph
 from flaskml.schema.codes import has_text_codes
 from flaskml.schema.features import Schema
 
@@ -21,25 +24,48 @@ def convert_mixed(
 
     `convert` returns the model of an estimator of a matrix of numbers. Raises `NotPublishable`.
     """
-    transformers, final_step = _split(estimator)
-    vocabularies, width = Vocabularies(), len(schema.features)
-    _write_columns(transformers, schema, vocabularies)  # The second time, the vocabularies are complete.
-    writer, block = _write_columns(transformers, schema, vocabularies)
-    if block.has_codes:
-        step = "the last transformer" if final_step is None else f"the step {type(final_step).__name__}"
-        raise NotPublishable(f"A graph has no texts, which {step} takes or returns.")
-    if final_step is None:
-        model = writer.model(width, [writer.add("Identity", [block.tensor])])
-    else:
-        model = convert(final_step, block.width, raw_scores=raw_scores)
-        _prepend(model, writer, block.tensor, width)
+    columns = tuple(index if has_text_codes(feature) else None for index, feature in enumerate(schema.features))
+    model, vocabularies = _convert(estimator, Block(GRAPH_INPUT, columns), convert, raw_scores=raw_scores)
     texts = vocabularies.as_lists()
     entry = model.metadata_props.add()
     entry.key, entry.value = VOCABULARIES_KEY, json.dumps({str(column): values for column, values in texts.items()})
     return model, texts
 
 
-def _split(estimator: Any) -> tuple[Sequence[Any], Any]:
+def convert_numbers(estimator: Any, sample: Any, *, raw_scores: bool) -> Any:
+    """Return the ONNX model of a pipeline of numbers whose last step flaskml converts itself.
+
+    Raises `NotPublishable`.
+    """
+    is_integer = isinstance(sample, np.ndarray) and sample.dtype.kind in "biu"
+    block = Block(GRAPH_INPUT, (None,) * sample.shape[1])
+    model, _ = _convert(estimator, block, convert_final_step, raw_scores=raw_scores, is_integer=is_integer)
+    return model
+
+
+def _convert(
+    estimator: Any, block: Block, convert: Callable[..., Any], *, raw_scores: bool, is_integer: bool = False
+) -> tuple[Any, Vocabularies]:
+    """Return the ONNX model of an estimator that takes the columns of the block, and the vocabularies."""
+    transformers, final_step = split_final_step(estimator)
+    vocabularies, width = Vocabularies(), block.width
+    _write_columns(transformers, block, vocabularies)  # The second time, the vocabularies are complete.
+    writer, output = _write_columns(transformers, block, vocabularies)
+    if output.has_codes:
+        step = "the last transformer" if final_step is None else f"the step {type(final_step).__name__}"
+        raise NotPublishable(f"A graph has no texts, which {step} takes or returns.")
+    if final_step is None:
+        return writer.model(width, [writer.add("Identity", [output.tensor])]), vocabularies
+    if is_integer and not transformers:
+        output = writer.round_to_single(output)
+    if has_own_graph(final_step):
+        convert = convert_final_step
+    model = convert(final_step, output.width, raw_scores=raw_scores)
+    _prepend(model, writer, output.tensor, width)
+    return model, vocabularies
+
+
+def split_final_step(estimator: Any) -> tuple[Sequence[Any], Any]:
     """Return the transformers of a pipeline and its final estimator, None if that is a transformer too."""
     steps = _steps(estimator)
     return (steps[:-1], steps[-1]) if hasattr(steps[-1], "predict") else (steps, None)
@@ -52,12 +78,8 @@ def _steps(estimator: Any) -> list[Any]:
     return [part for _, step in estimator.steps for part in _steps(step)]
 
 
-def _write_columns(
-    transformers: Sequence[Any], schema: Schema, vocabularies: Vocabularies
-) -> tuple[ColumnWriter, Block]:
+def _write_columns(transformers: Sequence[Any], block: Block, vocabularies: Vocabularies) -> tuple[ColumnWriter, Block]:
     writer = ColumnWriter(vocabularies)
-    columns = (index if has_text_codes(feature) else None for index, feature in enumerate(schema.features))
-    block = Block(GRAPH_INPUT, tuple(columns))
     for transformer in transformers:
         block = convert_columns(writer, transformer, block)
     return writer, block

@@ -1,15 +1,8 @@
-"""Converters of tree ensembles to ONNX in double precision, which skl2onnx calls.
-
-They write the TreeEnsemble operator (ai.onnx.ml, opset 5). It sums leaves as scikit-learn does, one tree after the
-other in double precision. The older operators round to single precision: a sum near zero then has a relative error far
-above a millionth. skl2onnx does not support that opset yet, so the nodes have a placeholder domain until the conversion
-is complete (`finalize_tree_nodes`).
-"""
+"""Converters of the tree ensembles of scikit-learn to ONNX in double precision, which skl2onnx calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,106 +10,10 @@ import numpy as np
 
 from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
-
-PLACEHOLDER_DOMAIN = "flaskml.trees"
-"""The domain of nodes that become TreeEnsemble operators."""
+from flaskml.runtimes.onnx_export.tree_ensemble import Ensemble, Tree, add_ensemble
 
 MAX_CLASSES = 10
 """Classes of a forest, at most: a leaf of the operator holds one number, so each class needs a copy of all trees."""
-
-BRANCH_LEQ = 0
-"""The node mode of the operator for `value <= threshold`, the comparison of all inner nodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """One tree as the node arrays of scikit-learn, for inner nodes and leaves alike; node 0 is the root."""
-
-    left: np.ndarray
-    """The child for values up to the threshold; any number for a leaf."""
-
-    right: np.ndarray
-    feature: np.ndarray
-    threshold: np.ndarray
-    missing_goes_left: np.ndarray
-    is_leaf: np.ndarray
-    value: np.ndarray
-    """The number that each leaf adds to the sum."""
-
-
-@dataclass(slots=True)
-class Ensemble:
-    """Trees as the attributes of one TreeEnsemble; inner nodes and leaves have separate numbers across all trees."""
-
-    targets: int = 1
-    roots: list[int] = field(default_factory=list)
-    features: list[int] = field(default_factory=list)
-    splits: list[float] = field(default_factory=list)
-    missing_true: list[int] = field(default_factory=list)
-    branches: dict[str, list[int]] = field(
-        default_factory=lambda: {"trueleafs": [], "truenodeids": [], "falseleafs": [], "falsenodeids": []}
-    )
-    leaf_weights: list[float] = field(default_factory=list)
-    leaf_targets: list[int] = field(default_factory=list)
-
-    def add_baseline(self, values: np.ndarray) -> None:
-        """Add the initial value of each target; it is the first summand, as in the estimator."""
-        for target, value in enumerate(values):
-            self.add_tree(_constant_tree(value), target)
-
-    def add_tree(self, tree: Tree, target: int = 0) -> None:
-        """Add a tree to the sum of a target."""
-        if tree.is_leaf[0]:
-            tree = _constant_tree(tree.value[0])
-        inner, leaves = np.flatnonzero(~tree.is_leaf), np.flatnonzero(tree.is_leaf)
-        number = np.empty(len(tree.is_leaf), dtype=np.int64)
-        number[inner] = np.arange(len(inner)) + len(self.splits)
-        number[leaves] = np.arange(len(leaves)) + len(self.leaf_weights)
-        self.roots.append(len(self.splits))
-        for side, children in (("true", tree.left[inner]), ("false", tree.right[inner])):
-            self.branches[f"{side}leafs"] += tree.is_leaf[children].astype(int).tolist()
-            self.branches[f"{side}nodeids"] += number[children].tolist()
-        self.features += tree.feature[inner].tolist()
-        self.splits += tree.threshold[inner].tolist()
-        self.missing_true += tree.missing_goes_left[inner].astype(int).tolist()
-        self.leaf_weights += tree.value[leaves].tolist()
-        self.leaf_targets += [target] * len(leaves)
-
-    def attributes(self) -> dict[str, Any]:
-        """Return the attributes of the operator."""
-        from onnx.numpy_helper import from_array
-
-        return {
-            "n_targets": self.targets,
-            "aggregate_function": 1,
-            "post_transform": 0,
-            "tree_roots": self.roots,
-            "nodes_featureids": self.features,
-            "nodes_splits": from_array(np.array(self.splits, dtype=np.float64)),
-            "nodes_modes": from_array(np.full(len(self.splits), BRANCH_LEQ, dtype=np.uint8)),
-            "nodes_missing_value_tracks_true": self.missing_true,
-            **{f"nodes_{name}": values for name, values in self.branches.items()},
-            "leaf_weights": from_array(np.array(self.leaf_weights, dtype=np.float64)),
-            "leaf_targetids": self.leaf_targets,
-        }
-
-
-def _constant_tree(value: float) -> Tree:
-    """Return a tree that adds the same value to every row; the operator allows no leaf as a root."""
-    left, values = np.array([1, 0, 0]), np.array([0.0, value, value])
-    is_leaf = np.array([False, True, True])
-    return Tree(left, left * 2, left * 0, values * 0, left * 0, is_leaf, values)
-
-
-def _add_ensemble(writer: GraphWriter, ensemble: Ensemble, *, round_rows: bool) -> str:
-    """Add the operator; `round_rows` rounds rows to single precision, as the trees of scikit-learn do."""
-    from onnx import TensorProto
-
-    rows = writer.rows
-    if round_rows:
-        single = writer.add_node("Cast", [rows], to=TensorProto.FLOAT)
-        rows = writer.add_node("Cast", [single], to=TensorProto.DOUBLE)
-    return writer.add_custom_node("Trees", [rows], PLACEHOLDER_DOMAIN, **ensemble.attributes())
 
 
 def _tree_from_sklearn(tree: Any, values: np.ndarray) -> Tree:
@@ -151,7 +48,7 @@ def _convert_regression_forest(scope: Any, operator: Any, container: Any) -> Non
     ensemble, trees = Ensemble(), _sklearn_trees(estimator)
     for tree in trees:
         ensemble.add_tree(_tree_from_sklearn(tree, tree.value[:, 0, 0]))
-    total = _add_ensemble(writer, ensemble, round_rows=True)
+    total = add_ensemble(writer, ensemble, round_rows=True)
     writer.add_node("Div", [total, writer.add_constant([len(trees)])], operator.outputs[0].full_name)
 
 
@@ -165,7 +62,7 @@ def _convert_classification_forest(scope: Any, operator: Any, container: Any) ->
     for label in range(len(labels)):
         for tree in trees:
             ensemble.add_tree(_tree_from_sklearn(tree, tree.value[:, 0, label]), label)
-    total = _add_ensemble(writer, ensemble, round_rows=True)
+    total = add_ensemble(writer, ensemble, round_rows=True)
     probabilities = writer.add_node("Div", [total, writer.add_constant([len(trees)])], operator.outputs[1].full_name)
     writer.add_argmax_label(probabilities, labels, operator.outputs[0].full_name)
 
@@ -180,7 +77,7 @@ def _add_gradient_boosting(writer: GraphWriter, estimator: Any) -> str:
         for target, part in enumerate(stage):
             values = estimator.learning_rate * part.tree_.value[:, 0, 0]
             ensemble.add_tree(_tree_from_sklearn(part.tree_, values), target)
-    return _add_ensemble(writer, ensemble, round_rows=True)
+    return add_ensemble(writer, ensemble, round_rows=True)
 
 
 def _convert_gradient_regressor(scope: Any, operator: Any, container: Any) -> None:
@@ -204,7 +101,7 @@ def _add_histogram_boosting(writer: GraphWriter, estimator: Any) -> str:
     for stage in estimator._predictors:
         for target, predictor in enumerate(stage):
             ensemble.add_tree(_tree_from_histogram(predictor), target)
-    return _add_ensemble(writer, ensemble, round_rows=False)
+    return add_ensemble(writer, ensemble, round_rows=False)
 
 
 def _convert_histogram_regressor(scope: Any, operator: Any, container: Any) -> None:
@@ -266,16 +163,3 @@ def tree_converters(*, raw_scores: bool) -> Mapping[type, Callable[[Any, Any, An
         ensemble.HistGradientBoostingRegressor: _convert_histogram_regressor,
         ensemble.HistGradientBoostingClassifier: partial(_convert_histogram_classifier, raw_scores=raw_scores),
     }
-
-
-def finalize_tree_nodes(model: Any) -> None:
-    """Replace the placeholder domain in a converted model by the TreeEnsemble operator and its opset."""
-    nodes = [node for node in model.graph.node if node.domain == PLACEHOLDER_DOMAIN]
-    if not nodes:
-        return
-    for node in nodes:
-        node.op_type, node.domain = "TreeEnsemble", "ai.onnx.ml"
-    other_opsets = [opset for opset in model.opset_import if opset.domain not in (PLACEHOLDER_DOMAIN, "ai.onnx.ml")]
-    del model.opset_import[:]
-    model.opset_import.extend(other_opsets)
-    model.opset_import.add(domain="ai.onnx.ml", version=5)
