@@ -252,7 +252,6 @@ def test_a_requested_runtime_is_chosen(tmp_path, runtime):
     ("name", "runtime", "message"),
     [
         ("multi-output tree", "onnx", "onnx cannot serve this estimator: A graph of trees has one output"),
-        ("histogram boosting, categories", "onnx", "no splits by category"),
         (
             "gradient boosting, exponential loss",
             "onnx",

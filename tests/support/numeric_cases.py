@@ -164,6 +164,10 @@ TREES = {
         small_boosting(ensemble.HistGradientBoostingClassifier),
         fit_on(ROWS_WITH_NAN, STRING_CLASSES, FRESH_ROWS_WITH_NAN),
     ),
+    "histogram boosting, categories": (
+        small_boosting(ensemble.HistGradientBoostingClassifier, categorical_features=[4]),
+        fit_on(ROWS_WITH_CATEGORY, TWO_CLASSES, FRESH_ROWS_WITH_CATEGORY),
+    ),
 }
 
 OTHERS = {
@@ -204,10 +208,6 @@ WITHOUT_GRAPH = {
     "histogram boosting, poisson loss": (
         small_boosting(ensemble.HistGradientBoostingRegressor, loss="poisson"),
         fit_on(y=np.exp(TARGETS / 4)),
-    ),
-    "histogram boosting, categories": (
-        small_boosting(ensemble.HistGradientBoostingClassifier, categorical_features=[4]),
-        fit_on(ROWS_WITH_CATEGORY, TWO_CLASSES, FRESH_ROWS_WITH_CATEGORY),
     ),
     "gradient boosting, exponential loss": (
         small_ensemble(ensemble.GradientBoostingClassifier, loss="exponential"),

@@ -101,7 +101,7 @@ def convert_ordinal(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
         is_nan = [isinstance(value, float) and value != value for value in categories.tolist()]
         values.append(np.where(is_nan, float(encoder.encoded_missing_value), groups))
         defaults.append(float(encoder.unknown_value) if has_unknown else np.nan)
-    return _lookup(writer, block, codes, values, defaults)
+    return lookup(writer, block, codes, values, defaults)
 
 
 def convert_target(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
@@ -109,7 +109,7 @@ def convert_target(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
     if encoder.target_type_ == "multiclass":
         raise NotPublishable("The step TargetEncoder has a graph for one output only.")
     codes, mean = _category_codes(writer, encoder, block), float(encoder.target_mean_)
-    return _lookup(writer, block, codes, encoder.encodings_, [mean] * len(codes))
+    return lookup(writer, block, codes, encoder.encodings_, [mean] * len(codes))
 
 
 def convert_bins(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
@@ -129,7 +129,7 @@ def convert_bins(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
     return writer.numbers(_equals(writer, bins, codes), sum(map(len, codes)))
 
 
-def _lookup(
+def lookup(
     writer: ColumnWriter,
     block: Block,
     codes: Sequence[Sequence[float]],
@@ -138,7 +138,8 @@ def _lookup(
 ) -> Block:
     """Write the value of each code; unknown codes get the default of their column, missing values without a code too.
 
-    The columns of numbers have few codes, so each is compared with all of them.
+    `codes`, `values` and `defaults` have an item for each column. The columns of numbers have few codes, so each is
+    compared with all of them.
     """
     parts: list[Block] = []
     texts = [index for index, column in enumerate(block.columns) if column is not None]

@@ -5,33 +5,43 @@ These are the estimators of other libraries, and the estimators of scikit-learn 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.lightgbm_trees import convert_lightgbm
 from flaskml.runtimes.onnx_export.own_graph import OwnGraph
+from flaskml.runtimes.onnx_export.trees import tree_converters
 
-FinalStepConverter: TypeAlias = Callable[..., None]
-"""A function that takes the writer, the estimator, the names of its outputs, and `raw_scores`."""
-
-CONVERTERS: Mapping[str, FinalStepConverter] = {
+LIBRARIES = {
     "lightgbm.sklearn.LGBMClassifier": convert_lightgbm,
     "lightgbm.sklearn.LGBMRegressor": convert_lightgbm,
 }
-"""The converters by the name of the class, so that no library is imported that a process does not use."""
+"""The converters of other libraries by the name of the class: a process imports only the libraries that it uses."""
 
 
 def has_own_graph(estimator: Any) -> bool:
     """Return whether flaskml converts the estimator without skl2onnx."""
-    return _class_name(estimator) in CONVERTERS
+    return _class_name(estimator) in LIBRARIES or getattr(estimator, "is_categorical_", None) is not None
 
 
 def convert_final_step(estimator: Any, width: int, *, raw_scores: bool) -> Any:
-    """Return the ONNX model of an estimator of `width` columns. Raises `NotPublishable`."""
-    outputs: Sequence[str] = ("labels", "scores") if hasattr(estimator, "classes_") else ("predictions",)
-    graph = OwnGraph(estimator, outputs)
-    CONVERTERS[_class_name(estimator)](graph.writer(), estimator, outputs, raw_scores=raw_scores)
+    """Return the ONNX model of an estimator of `width` columns, whose categories are numbers.
+
+    Raises `NotPublishable`.
+    """
+    graph = OwnGraph(estimator, ("labels", "scores") if hasattr(estimator, "classes_") else ("predictions",))
+    _converter(estimator, raw_scores=raw_scores)(graph, graph, graph)
     return graph.model(width)
+
+
+def _converter(estimator: Any, *, raw_scores: bool) -> Callable[[Any, Any, Any], None]:
+    if convert := LIBRARIES.get(_class_name(estimator)):
+        return partial(convert, raw_scores=raw_scores)
+    if convert_trees := tree_converters(raw_scores=raw_scores).get(type(estimator)):
+        return convert_trees
+    raise NotPublishable(f"The step {type(estimator).__name__} has no graph for categories.")
 
 
 def _class_name(estimator: Any) -> str:

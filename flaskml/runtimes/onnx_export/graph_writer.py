@@ -16,6 +16,8 @@ class GraphWriter:
         self._scope = scope
         self._container = container
         self.rows: str = operator.inputs[0].full_name
+        self.has_category_numbers: bool = getattr(operator, "has_category_numbers", False)
+        """True if the rows hold the numbers of categories (`categories`), not the categories themselves."""
 
     def add_custom_node(self, kind: str, inputs: Sequence[str], domain: str, **attributes: Any) -> str:
         """Add a node of a custom domain, and return the name of its output."""

@@ -6,7 +6,7 @@ The trees come from the model as JSON, which LightGBM documents. They compare an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,13 @@ CLASS_OBJECTIVES = frozenset({"binary", "cross_entropy", "multiclass", "multicla
 """Objectives with a probability for each class; all but the softmax of `multiclass` are sigmoids."""
 
 
-def convert_lightgbm(writer: GraphWriter, estimator: Any, outputs: Sequence[str], *, raw_scores: bool) -> None:
+def convert_lightgbm(scope: Any, operator: Any, container: Any, *, raw_scores: bool) -> None:
     """Write the predictions; of a classifier the labels, and the probabilities or the raw scores.
 
     Raises `NotPublishable`.
     """
+    writer, estimator = GraphWriter(scope, operator, container), operator.raw_operator
+    outputs = [variable.full_name for variable in operator.outputs]
     model = estimator.booster_.dump_model()
     raw, mean = _add_scores(writer, model)
     objective, _, options = str(model.get("objective", "custom")).partition(" ")

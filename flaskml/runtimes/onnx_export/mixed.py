@@ -10,6 +10,7 @@ import numpy as np
 
 from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx import GRAPH_INPUT, VOCABULARIES_KEY
+from flaskml.runtimes.onnx_export.categories import Source, write_categories
 from flaskml.runtimes.onnx_export.column_writer import Block, ColumnWriter, Vocabularies
 from flaskml.runtimes.onnx_export.columns import convert_columns
 from flaskml.runtimes.onnx_export.final_step import convert_final_step, has_own_graph
@@ -25,7 +26,9 @@ def convert_mixed(
     `convert` returns the model of an estimator of a matrix of numbers. Raises `NotPublishable`.
     """
     columns = tuple(index if has_text_codes(feature) else None for index, feature in enumerate(schema.features))
-    model, vocabularies = _convert(estimator, Block(GRAPH_INPUT, columns), convert, raw_scores=raw_scores)
+    is_category = tuple(feature.dtype.startswith("category[") for feature in schema.features)
+    source = Source(Block(GRAPH_INPUT, columns), is_category)
+    model, vocabularies = _convert(estimator, source, convert, raw_scores=raw_scores)
     texts = vocabularies.as_lists()
     entry = model.metadata_props.add()
     entry.key, entry.value = VOCABULARIES_KEY, json.dumps({str(column): values for column, values in texts.items()})
@@ -38,30 +41,28 @@ def convert_numbers(estimator: Any, sample: Any, *, raw_scores: bool) -> Any:
     Raises `NotPublishable`.
     """
     is_integer = isinstance(sample, np.ndarray) and sample.dtype.kind in "biu"
-    block = Block(GRAPH_INPUT, (None,) * sample.shape[1])
-    model, _ = _convert(estimator, block, convert_final_step, raw_scores=raw_scores, is_integer=is_integer)
+    width = int(sample.shape[1])
+    source = Source(Block(GRAPH_INPUT, (None,) * width), (False,) * width, is_integer=is_integer)
+    model, _ = _convert(estimator, source, convert_final_step, raw_scores=raw_scores)
     return model
 
 
 def _convert(
-    estimator: Any, block: Block, convert: Callable[..., Any], *, raw_scores: bool, is_integer: bool = False
+    estimator: Any, source: Source, convert: Callable[..., Any], *, raw_scores: bool
 ) -> tuple[Any, Vocabularies]:
-    """Return the ONNX model of an estimator that takes the columns of the block, and the vocabularies."""
+    """Return the ONNX model of an estimator that takes the columns of the source, and the vocabularies."""
     transformers, final_step = split_final_step(estimator)
-    vocabularies, width = Vocabularies(), block.width
-    _write_columns(transformers, block, vocabularies)  # The second time, the vocabularies are complete.
-    writer, output = _write_columns(transformers, block, vocabularies)
-    if output.has_codes:
+    vocabularies, width = Vocabularies(), source.block.width
+    _write_columns(transformers, final_step, source, vocabularies)  # The second time, the vocabularies are complete.
+    writer, block = _write_columns(transformers, final_step, source, vocabularies)
+    if block.has_codes:
         step = "the last transformer" if final_step is None else f"the step {type(final_step).__name__}"
         raise NotPublishable(f"A graph has no texts, which {step} takes or returns.")
     if final_step is None:
-        return writer.model(width, [writer.add("Identity", [output.tensor])]), vocabularies
-    if is_integer and not transformers:
-        output = writer.round_to_single(output)
-    if has_own_graph(final_step):
-        convert = convert_final_step
-    model = convert(final_step, output.width, raw_scores=raw_scores)
-    _prepend(model, writer, output.tensor, width)
+        return writer.model(width, [writer.add("Identity", [block.tensor])]), vocabularies
+    convert = convert_final_step if has_own_graph(final_step) else convert
+    model = convert(final_step, block.width, raw_scores=raw_scores)
+    _prepend(model, writer, block.tensor, width)
     return model, vocabularies
 
 
@@ -78,10 +79,14 @@ def _steps(estimator: Any) -> list[Any]:
     return [part for _, step in estimator.steps for part in _steps(step)]
 
 
-def _write_columns(transformers: Sequence[Any], block: Block, vocabularies: Vocabularies) -> tuple[ColumnWriter, Block]:
-    writer = ColumnWriter(vocabularies)
+def _write_columns(
+    transformers: Sequence[Any], final_step: Any, source: Source, vocabularies: Vocabularies
+) -> tuple[ColumnWriter, Block]:
+    writer, block = ColumnWriter(vocabularies), source.block
     for transformer in transformers:
         block = convert_columns(writer, transformer, block)
+    if final_step is not None and has_own_graph(final_step):
+        block = write_categories(writer, final_step, block, None if transformers else source)
     return writer, block
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from flaskml.runtimes.onnx import GRAPH_INPUT
 from flaskml.runtimes.onnx_export.column_writer import OPSET
-from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
 from flaskml.runtimes.onnx_export.tree_ensemble import finalize_tree_nodes
 
 IR_VERSION = 10
@@ -21,15 +20,12 @@ class OwnGraph:
 
     def __init__(self, estimator: Any, outputs: Sequence[str]) -> None:
         self.raw_operator = estimator
+        self.has_category_numbers = True
         self.inputs = [SimpleNamespace(full_name=GRAPH_INPUT)]
         self.outputs = [SimpleNamespace(full_name=name) for name in outputs]
         self._numbers = count()
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
-
-    def writer(self) -> GraphWriter:
-        """Return a writer that adds nodes to this graph."""
-        return GraphWriter(self, self, self)
 
     def get_unique_variable_name(self, seed: str) -> str:
         """Return a new name."""

@@ -11,6 +11,7 @@ import numpy as np
 from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.graph_writer import GraphWriter
 from flaskml.runtimes.onnx_export.tree_ensemble import Ensemble, Tree, add_ensemble
+from flaskml.schema.tables import json_value
 
 MAX_CLASSES = 10
 """Classes of a forest, at most: a leaf of the operator holds one number, so each class needs a copy of all trees."""
@@ -24,15 +25,34 @@ def _tree_from_sklearn(tree: Any, values: np.ndarray) -> Tree:
     return Tree(left, right, tree.feature, tree.threshold, missing, left < 0, values)
 
 
-def _tree_from_histogram(predictor: Any) -> Tree:
-    """Return a tree of histogram gradient boosting."""
+def _tree_from_histogram(predictor: Any, counts: Sequence[int]) -> Tree:
+    """Return a tree of histogram gradient boosting; `counts` holds the number of categories of the first columns."""
     nodes = predictor.nodes
-    if nodes["is_categorical"].any():
-        raise NotPublishable("A graph has no splits by category; encode the categories as numbers first.")
     is_leaf = nodes["is_leaf"].astype(bool)
     names = ("left", "right", "feature_idx", "num_threshold", "missing_go_to_left")
-    left, right, feature, threshold, missing = (nodes[name] for name in names)
-    return Tree(left.astype(np.int64), right.astype(np.int64), feature, threshold, missing, is_leaf, nodes["value"])
+    left, right, feature, threshold, missing = (nodes[name].astype(np.float64) for name in names)
+    left, right = left.astype(np.int64), right.astype(np.int64)
+    feature, missing = feature.astype(np.int64), missing.astype(np.int64)
+    sets: dict[int, list[float]] = {}
+    for index in np.flatnonzero(nodes["is_categorical"].astype(bool) & ~is_leaf).tolist():
+        members = _members(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][index]])
+        if missing[index]:  # Only the other known categories go right, so the set is of these, and the sides change.
+            members = set(range(counts[int(feature[index])])) - members
+            left[index], right[index], missing[index] = right[index], left[index], 0
+        sets[index] = sorted(map(float, members))
+    return Tree(left, right, feature, threshold, missing, is_leaf, nodes["value"], sets)
+
+
+def _members(bitset: np.ndarray) -> set[int]:
+    """Return the numbers whose bits are set; a bitset is an array of 32-bit integers."""
+    bits = np.unpackbits(np.ascontiguousarray(bitset, dtype="<u4").view(np.uint8), bitorder="little")
+    return set(np.flatnonzero(bits).tolist())
+
+
+def _category_counts(estimator: Any) -> Sequence[int]:
+    """Return the number of categories of each of the first columns of histogram gradient boosting."""
+    encoder = estimator._preprocessor.named_transformers_["encoder"]
+    return [sum(json_value(value) is not None for value in column.tolist()) for column in encoder.categories_]
 
 
 def _sklearn_trees(estimator: Any) -> Sequence[Any]:
@@ -94,13 +114,16 @@ def _convert_gradient_classifier(scope: Any, operator: Any, container: Any, *, r
 
 def _add_histogram_boosting(writer: GraphWriter, estimator: Any) -> str:
     """Add the raw scores of histogram gradient boosting, and return the name of the output."""
+    counts: Sequence[int] = ()
     if getattr(estimator, "is_categorical_", None) is not None:  # The estimator then reorders its columns.
-        raise NotPublishable("A graph has no splits by category; encode the categories as numbers first.")
+        if not writer.has_category_numbers:
+            raise NotPublishable("A graph has splits by category only in the last step of a pipeline.")
+        counts = _category_counts(estimator)
     ensemble = Ensemble(targets=estimator.n_trees_per_iteration_)
     ensemble.add_baseline(np.ravel(estimator._baseline_prediction))
     for stage in estimator._predictors:
         for target, predictor in enumerate(stage):
-            ensemble.add_tree(_tree_from_histogram(predictor), target)
+            ensemble.add_tree(_tree_from_histogram(predictor, counts), target)
     return add_ensemble(writer, ensemble, round_rows=False)
 
 

@@ -169,10 +169,12 @@ def fitted(preprocessing, final_step, target):
 
 
 def schema_of(frame):
-    """Return the schema of a frame whose categories may be unknown."""
+    """Return the schema of a frame whose categories may be unknown, except in columns of the dtype category."""
     schema = schema_from_frame(frame)
     features = [
-        feature.model_copy(update={"unknown": "accept"}) if feature.kind == "category" else feature
+        feature
+        if feature.kind != "category" or feature.dtype.startswith("category[")
+        else feature.model_copy(update={"unknown": "accept"})
         for feature in schema.features
     ]
     return schema.model_copy(update={"features": tuple(features), "magnitude": 1e30})
