@@ -1,7 +1,8 @@
 """A client connection of the event loop: what the loop does with it.
 
 The event loop reads requests and answers direct ones. All others are served by a thread of a pool (`thread_channel`).
-Epoll events and deadlines change on the loop only, and only the loop closes a connection.
+`reading_channel` is the receiving half. Epoll events and deadlines change on the loop only, and only the loop closes a
+connection.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from flaskml.server import gil_holding_io
 from flaskml.server.connection_owner import ConnectionOwner
 from flaskml.server.http_validation import RequestTimeout
-from flaskml.server.thread_channel import ThreadChannel
+from flaskml.server.reading_channel import ReadingChannel
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER with which the kernel discards unsent data on close and sends the client a TCP reset."""
@@ -23,69 +24,15 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 LINGER_SECONDS = 2.0
 """Seconds for which a lingering close reads and discards input, so that a refused client can read the refusal."""
 
-LINGER_BYTES = 64 * 2**20
-"""Bytes that a lingering close discards; the connection of a client that sends more is closed."""
 
-
-class Connection(ThreadChannel):
+class Connection(ReadingChannel):
     """A client connection: its requests, its output buffers and its deadlines."""
 
-    is_receiving_body = False
-    """True if a part of a body that is charged to the memory of the server has arrived."""
-
     def __init__(self, server: ConnectionOwner, *args: Any, **kwargs: Any) -> None:
-        self._discarded_bytes: int | None = None
-        """Bytes of input discarded during a lingering close; None if there is none."""
-
-        self._is_next_delayed = False
-        self._seen_progress = 0
-        """The value of `_progress` that the event loop has seen."""
+        self._seen_progress = (0, 0)
+        """The numbers of sent bytes and ended requests that the event loop has seen."""
 
         super().__init__(server, *args, **kwargs)
-        self.waiting_since = server.now
-        """Time since which the server waits for the client, on the clock of the event loop."""
-
-    def readable(self) -> bool:
-        """Return whether the loop may read: no request is being served, no answer unsent, and no body waits."""
-        return not (
-            self.requests
-            or self.total_outbufs_len
-            or self.will_close
-            or self.close_when_flushed
-            or (self.is_receiving_body and self._loop.body_admission.is_paused)
-        )
-
-    def received(self, data: bytes) -> bool:
-        """Process received bytes, most often exactly one complete request; return whether they were used."""
-        if self._discarded_bytes is not None:
-            return self._discard(data)
-        if self.request is None and not (self.will_close or self.close_when_flushed):
-            request = self.parser_class.from_complete_request(self.adj, data)
-            if request is not None:
-                self.sent_continue = False
-                with self.requests_lock:
-                    self.requests.append(request)
-                    if len(self.requests) == 1:
-                        self._loop.add_task(self)
-                return True
-        return self._received_partial(data)
-
-    def _received_partial(self, data: bytes) -> bool:
-        was_used: bool = super().received(data)
-        request = self.request
-        has_bytes = request is not None and (request.headers_finished or request.header_plus.strip())
-        if has_bytes and not request.has_started:
-            request.has_started = True
-            self.waiting_since = self._loop.now
-        if self.is_receiving_body or self.received_body_bytes:
-            self._loop.body_admission.note(self, self._loop.now)
-        self._loop.schedule_update(self)
-        return was_used
-
-    @property
-    def received_body_bytes(self) -> int:
-        """The bytes of the partly received body that are charged to the memory of the server."""
-        return 0 if self.request is None else self.request.body_bytes_in_memory
 
     def recv(self, buffer_size: int) -> bytes:
         """Return received bytes; none if the connection was closed."""
@@ -102,11 +49,9 @@ class Connection(ThreadChannel):
         self._send_or_buffer(response)
         with self.requests_lock:
             self.requests.pop(0).close()
-            self.close_when_flushed = closes
-            if self.total_outbufs_len > self.adj.outbuf_high_watermark:
-                self._is_next_delayed = True  # Until the client has read enough (backpressure).
-            else:
-                self._begin_next_request()
+        self.close_when_flushed = closes
+        if self.unparsed:
+            self.begin_next_request()
         self.waiting_since = self._loop.now
         if self.needs_update:
             self._loop.schedule_update(self)
@@ -125,20 +70,15 @@ class Connection(ThreadChannel):
                 self.outbufs[-1].append(data)
                 self.current_outbuf_count += len(data)
                 self.total_outbufs_len += len(data)
-
-    def _begin_next_request(self) -> None:
-        """Let the next request be answered, or send 100 (Continue) if it waits for that, as waitress does."""
-        request = self.request
-        if self.requests:
-            self._loop.add_task(self)
-        elif request and request.expect_continue and request.headers_finished and not self.sent_continue:
-            self.send_continue()
+                self.count_unread_bytes()
 
     def refuse(self) -> None:
         """Answer the first request, which has an error, on the event loop."""
         super().service()
         if self.close_when_flushed:
             self._discarded_bytes = 0
+            self.unparsed = b""
+        self.begin_next_request()
         self.waiting_since = self._loop.now
         self._loop.schedule_update(self)
 
@@ -146,12 +86,9 @@ class Connection(ThreadChannel):
         """Send what the socket takes, and register with epoll for the events that the connection waits for."""
         if self.is_open and self.writable() and not self.events & select.EPOLLOUT:
             self.handle_write()
-        if self._is_next_delayed and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
-            self._is_next_delayed = False
-            if self.is_open:
-                self._begin_next_request()
         if not self.is_open:
             return
+        self.pace_next_request()
         with self.requests_lock:  # A thread that has ended a request reads `events` to know whether to call again.
             events = (select.EPOLLIN if self.readable() else 0) | (select.EPOLLOUT if self.writable() else 0)
             if events != self.events:
@@ -172,7 +109,7 @@ class Connection(ThreadChannel):
         elif self.total_outbufs_len:
             if waited > (deadlines.grace_seconds if is_short_of_threads and self._holds_thread else limit):
                 self.abort()
-        elif self.requests:
+        elif self.requests or self.unparsed:
             self.waiting_since = now  # The client waits for the server.
         elif not self.has_partial_request:
             if waited > self.adj.channel_timeout:
@@ -189,21 +126,10 @@ class Connection(ThreadChannel):
 
     def note_progress(self, now: float) -> None:
         """Restart the deadline if a thread has sent output or ended a request since the last call."""
-        if self._progress != self._seen_progress:
-            self._seen_progress = self._progress
+        progress = (self.sent_bytes, self._ended_requests)
+        if progress != self._seen_progress:
+            self._seen_progress = progress
             self.waiting_since = now
-
-    def refuse_partial_request(self, error: Any) -> None:
-        """Answer the partly received request with an error, and free its body."""
-        with self.requests_lock:
-            request, self.request = self.request, None
-            request.error = error
-            self.requests.append(request)
-            is_first = len(self.requests) == 1
-        request.close()
-        self._loop.body_admission.forget(self)
-        if is_first:
-            self._loop.add_task(self)
 
     def abort(self) -> None:
         """Close the connection and discard unsent data, in the kernel's buffers too."""
@@ -223,6 +149,7 @@ class Connection(ThreadChannel):
     def handle_close(self) -> None:
         """Close the connection, and free its requests at once, as far as no thread uses them."""
         super().handle_close()
+        self.count_unread_bytes()
         self.drop_requests()
         if self.is_receiving_body:
             self._loop.body_admission.forget(self)
@@ -239,12 +166,6 @@ class Connection(ThreadChannel):
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.handle_close()
-
-    def _discard(self, data: bytes) -> bool:
-        self._discarded_bytes = (self._discarded_bytes or 0) + len(data)
-        if self._discarded_bytes > LINGER_BYTES:
-            self.handle_close()
-        return False
 
     @property
     def is_idle(self) -> bool:

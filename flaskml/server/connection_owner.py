@@ -6,7 +6,9 @@ import weakref
 from typing import Any, Protocol
 
 from flaskml.server.body_admission import BodyAdmission
+from flaskml.server.pipelining import PipelinedRequests
 from flaskml.server.policy import Deadlines
+from flaskml.server.unread_answers import UnreadAnswers
 
 
 class ConnectionOwner(Protocol):
@@ -19,6 +21,8 @@ class ConnectionOwner(Protocol):
     """True while other threads may compete for the GIL."""
 
     body_admission: BodyAdmission
+    unread_answers: UnreadAnswers
+    pipelined: PipelinedRequests
 
     @property
     def is_own_thread(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from flaskml.server.compute_queue import ComputeQueue
 from flaskml.server.connection import Connection
 from flaskml.server.direct_requests import DirectHandler, DirectRequest, DirectRequests, Target
-from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, OVERLOADED
+from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, OVERLOADED, UNREAD_ANSWERS
 from flaskml.server.http_parser import RequestParser
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.request_threads import RequestThreads
@@ -44,6 +44,7 @@ class Dispatch:
         self._is_handler_fresh = False
         """True once the handler has looked at the app in this iteration."""
 
+        self._queue_limit, self._overload = policy.queue_limit, OVERLOADED
         self._refused: deque[Connection] = deque()
         self.threads = RequestThreads(policy, handler)
         self._computed: ComputeQueue | None = None
@@ -72,9 +73,13 @@ class Dispatch:
         """Return the seconds until work is due, at most `timeout`."""
         return self._computed.sleep_at_most(timeout) if self._computed else timeout
 
-    def begin_iteration(self) -> None:
-        """Note that the app may have changed since the last iteration."""
+    def begin_iteration(self, *, has_memory: bool) -> None:
+        """Note that the app may have changed since the last iteration, and whether there is memory for answers."""
         self._is_handler_fresh = False
+        if has_memory:
+            self._queue_limit, self._overload = self._policy.queue_limit, OVERLOADED
+        else:
+            self._queue_limit, self._overload = 0, UNREAD_ANSWERS
 
     def add(self, channel: Connection) -> None:
         """Choose the way of the first request of a connection; refuse it if too many are unanswered (load shedding)."""
@@ -85,8 +90,8 @@ class Dispatch:
             self._refused.append(channel)
         elif request.path in self._policy.priority_paths:
             self.threads.add_task(channel)
-        elif self.unanswered >= self._policy.queue_limit:
-            request.error = OVERLOADED
+        elif self.unanswered >= self._queue_limit:
+            request.error = self._overload
             self._refused.append(channel)
         elif self._direct is None or (target := self._find_target(request)) is None:
             self.threads.add_task(channel)

@@ -21,8 +21,10 @@ from flaskml.server.connection import Connection
 from flaskml.server.direct_requests import DirectHandler
 from flaskml.server.dispatch import Dispatch
 from flaskml.server.eviction import STALL_SECONDS, Eviction
+from flaskml.server.pipelining import PipelinedRequests
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.response_heads import ResponseHeads
+from flaskml.server.unread_answers import UnreadAnswers
 
 MAX_ACCEPTED_PER_ITERATION = 64
 """Connections accepted in one iteration."""
@@ -61,12 +63,11 @@ class EventLoop(BaseWSGIServer):
         self.epoll = select.epoll()
         self.response_heads = ResponseHeads(adj.ident)
         self.body_admission = BodyAdmission(adj.bodies.account)
+        self.unread_answers = UnreadAnswers(policy.body_memory_bytes, policy.deadlines.response_seconds)
+        self.pipelined = PipelinedRequests()
         self._scheduled_updates: set[Connection] = set()
         self._changed: deque[Connection] = deque()
         """Connections that threads have changed."""
-
-        self._returned: deque[Connection] = deque()
-        """Connections with a next request, whose previous one was served by a thread."""
 
         self._is_notified = self.is_contended = False
         self._thread_id = threading.get_ident()
@@ -93,15 +94,8 @@ class EventLoop(BaseWSGIServer):
     # Called by connections.
 
     def add_task(self, channel: Connection) -> None:
-        """Let the first request of a connection be answered.
-
-        A thread that has served the previous request of the connection gives the next one back to the loop.
-        """
-        if self.is_own_thread:
-            self._dispatch.add(channel)
-        else:
-            self._returned.append(channel)
-            self._notify()
+        """Let the first request of a connection be answered."""
+        self._dispatch.add(channel)
 
     @property
     def is_own_thread(self) -> bool:
@@ -216,18 +210,15 @@ class EventLoop(BaseWSGIServer):
             self.maintenance(self.now)
         self._update_listening()
         is_busy = self._dispatch.is_busy or bool(self._scheduled_updates)
-        timeout = self.body_admission.sleep_at_most(self._dispatch.sleep_at_most(timeout))
-        events = self.epoll.poll(0 if is_busy else timeout)
+        timeout = self.pipelined.sleep_at_most(self._dispatch.sleep_at_most(timeout), self.now)
+        events = self.epoll.poll(0 if is_busy else self.body_admission.sleep_at_most(timeout))
         self.now = time.monotonic()
-        self._dispatch.begin_iteration()
+        self._dispatch.begin_iteration(has_memory=not self.unread_answers.account.is_full)
         self.is_contended = self._dispatch.is_contended
         for fd, flags in events:
             self._handle_event(fd, flags)
         self._is_notified = False  # Before the queues are read, so that a later change wakes the loop again.
-        while self._returned:
-            channel = self._returned.popleft()
-            if channel.is_open and channel.requests:
-                self._dispatch.add(channel)
+        self.pipelined.begin_due(self.now)
         while self._changed:
             self._scheduled_updates.add(self._changed.popleft())
         self._scheduled_updates.update(self.body_admission.proceed(self.now))
@@ -278,6 +269,7 @@ class EventLoop(BaseWSGIServer):
             if elapsed > STALL_SECONDS:  # The loop was blocked: extend the deadlines.
                 channel.waiting_since += elapsed
             channel.check_deadlines(now, is_short_of_threads=self._dispatch.threads.has_waiting)
+        self.unread_answers.reset_slow_readers(list(self.active_channels.values()), now)
 
 
 class TcpServer(EventLoop, TcpWSGIServer):

@@ -27,6 +27,7 @@ WAITRESS_ADJUSTMENTS: dict[str, Any] = {
     "max_request_header_size": 16_384,
     "channel_request_lookahead": 0,
     "outbuf_overflow": 64 * 2**20,
+    "outbuf_high_watermark": 4 * 2**20,
     "recv_bytes": 65_536,
     "backlog": LISTEN_BACKLOG,
     "clear_untrusted_proxy_headers": False,
@@ -35,8 +36,9 @@ WAITRESS_ADJUSTMENTS: dict[str, Any] = {
 """Settings that differ from waitress's defaults.
 
 The event loop checks deadlines each second. Other servers also accept 16 KiB of headers; parsing them costs at most a
-few milliseconds. No response below 64 MiB opens a temporary file. Forwarding headers are not removed from each request:
-`access` refuses them where they would matter.
+few milliseconds. No response below 64 MiB opens a temporary file. A thread that streams waits for its client while 4
+MiB are unsent, so 64 threads hold 256 MiB. Forwarding headers are not removed from each request: `access` refuses them
+where they would matter.
 """
 
 

@@ -11,12 +11,16 @@ import socket
 import time
 from typing import Any
 
+from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 
 from flaskml.server.connection_owner import ConnectionOwner, ServerOfChannel
 from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, ErrorResponseTask
 from flaskml.server.http_parser import RequestParser
 from flaskml.server.wsgi_task import RequestTask
+
+MAX_OUTPUT_BUFFER_BYTES = 2**18
+"""Bytes after which a stream continues in a new output buffer. A buffer frees its memory only as a whole."""
 
 
 class ThreadChannel(HTTPChannel):
@@ -27,13 +31,19 @@ class ThreadChannel(HTTPChannel):
     error_task_class = ErrorResponseTask
     requests: list[Any]
     request: Any = None
+    unparsed = b""
+    """The bytes that have arrived behind the request that is being served."""
+
     events = 0
     """The epoll events that the connection is registered for."""
 
+    unread_bytes = 0
+    """The bytes of answers in memory that the client has not read; the server counts them together."""
+
     def __init__(self, server: ConnectionOwner, *args: Any, **kwargs: Any) -> None:
         self._loop = server
-        self._progress = 0
-        """Number of times that output was sent or a request ended."""
+        self.sent_bytes = 0
+        self._ended_requests = 0
 
         self._served: Any = None
         """The request that a thread serves."""
@@ -55,7 +65,7 @@ class ThreadChannel(HTTPChannel):
             self._loop.request_update(self)
             raise
         finally:
-            self._progress += 1
+            self._ended_requests += 1
             with self.requests_lock:  # Another thread may already serve the next request.
                 if self._served is request:
                     self._served = None
@@ -65,6 +75,7 @@ class ThreadChannel(HTTPChannel):
         with self.requests_lock:
             requests, partial, served = self.requests, self.request, self._served
             self.requests, self.request = [request for request in requests if request is served], None
+            self.unparsed = b""
         for request in requests if partial is None else (*requests, partial):
             if request is not served:
                 request.close()
@@ -74,9 +85,31 @@ class ThreadChannel(HTTPChannel):
 
         `send_continue` does not pass `do_close`: it holds `requests_lock`, with which the connection cannot be closed.
         """
+        unsent_bytes = self.total_outbufs_len
         is_sent: bool = super()._flush_some(do_close and self._loop.is_own_thread)
-        self._progress += is_sent
+        self.sent_bytes += unsent_bytes - self.total_outbufs_len
+        if not self.total_outbufs_len and self.outbufs[-1].buf is not None:
+            self.outbufs[-1].close()  # It still holds the bytes that were sent.
+            self.outbufs[-1] = OverflowableBuffer(self.adj.outbuf_overflow)
+            self.current_outbuf_count = 0
+        if self.total_outbufs_len or self.unread_bytes:
+            self.count_unread_bytes()
         return is_sent
+
+    def count_unread_bytes(self) -> None:
+        """Count the unsent bytes that are in memory, not in files, with those of all other connections."""
+        buffers = self.outbufs if self.connected else ()
+        unread_bytes = sum(len(buffer) for buffer in buffers if not getattr(buffer, "overflowed", True))
+        if unread_bytes != self.unread_bytes:
+            difference, self.unread_bytes = unread_bytes - self.unread_bytes, unread_bytes
+            self._loop.unread_answers.account.change(difference)
+
+    def write_soon(self, data: Any) -> int:
+        """Send or buffer a part of an answer. Raises `ClientDisconnected`."""
+        if self.current_outbuf_count >= MAX_OUTPUT_BUFFER_BYTES:
+            self.current_outbuf_count = self.adj.outbuf_high_watermark  # Waitress begins a new buffer there.
+        length: int = super().write_soon(data)
+        return length
 
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Let a thread wait until the client has read enough (backpressure); the event loop never waits."""
@@ -101,6 +134,7 @@ class ThreadChannel(HTTPChannel):
             or self.will_close
             or self.close_when_flushed
             or self.requests
+            or self.unparsed
             or self.events != select.EPOLLIN
         )
 
@@ -113,7 +147,8 @@ class ThreadChannel(HTTPChannel):
     def has_partial_request(self) -> bool:
         """True if a part of a request has arrived; empty lines do not count (RFC 9112, section 2.2)."""
         request = self.request
-        return request is not None and request.has_started
+        is_partial = request is not None and request.has_started
+        return is_partial or bool(self.unparsed and not self.unparsed.isspace())
 
     @property
     def _has_unread_input(self) -> bool:
