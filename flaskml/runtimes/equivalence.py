@@ -22,6 +22,9 @@ MAX_COMPARED_ROWS = 4_000
 RELATIVE_TOLERANCE = 1e-8
 """Relative tolerance of a number: a hundredth of the promised 1e-6, as a margin for rows that are not compared."""
 
+SINGLE_PRECISION_TOLERANCE = 4 * float(np.finfo(np.float32).eps)
+"""Relative tolerance where the estimator and the runtime both answer in single precision, below the promised 1e-6."""
+
 MAX_SINGLE_ROWS = 32
 """Rows of each table that are also computed one by one, at most."""
 
@@ -101,18 +104,23 @@ class Comparison:
         batch_answer = _answer_or_none(compute, table, method)
         if expected is None or batch_answer is None:
             return None if expected is batch_answer else "raises an error where the estimator does not, or the reverse"
-        if not answers_equal(expected, batch_answer, relative=RELATIVE_TOLERANCE, absolute=absolute):
+        is_single = {_dtype(expected), _dtype(batch_answer)} == {np.dtype(np.float32)}
+        relative = SINGLE_PRECISION_TOLERANCE if is_single else RELATIVE_TOLERANCE
+        if not answers_equal(expected, batch_answer, relative=relative, absolute=absolute):
             return "differs from the estimator's own answer"
         end = time.perf_counter() + SINGLE_ROWS_SECONDS
         for index in range(min(MAX_SINGLE_ROWS, len(table)) if len(table) > 1 else 0):
             if index >= MIN_CALLS and time.perf_counter() > end:
                 break
             answer = _answer_or_none(compute, table[index : index + 1], method)
-            if answer is None or not answers_equal(
-                _row(expected, index), answer, relative=RELATIVE_TOLERANCE, absolute=absolute
-            ):
+            if answer is None or not answers_equal(_row(expected, index), answer, relative=relative, absolute=absolute):
                 return "gives a single row another answer than in a batch"
         return None
+
+
+def _dtype(answer: Answer) -> np.dtype | None:
+    """Return the dtype of an answer that is one array."""
+    return None if isinstance(answer, list) else answer.dtype
 
 
 def _row(answer: Answer, index: int) -> Answer:

@@ -170,3 +170,17 @@ def test_samples_of_one_row_and_of_many_rows_are_compared():
             comparison = Comparison(reference, ["predict"], schema("float", "float"), table)
             assert comparison.find_difference(other, ["predict"]) is None
         assert max(map(len, other.tables)) <= 4_000
+
+
+@pytest.mark.parametrize(
+    ("dtype", "share", "is_equal"),
+    [("float32", 2e-7, True), ("float32", 2e-6, False), ("float64", 2e-7, False), ("float64", 1e-9, True)],
+)
+def test_two_answers_in_single_precision_may_differ_in_the_last_digits(dtype, share, is_equal):
+    table = np.random.default_rng(0).normal(size=(50, 2))
+
+    def answers(factor):
+        return lambda rows, method: ((np.abs(rows).sum(axis=1) + 1) * factor).astype(dtype)
+
+    comparison = Comparison(answers(1.0), ["predict"], schema("float", "float", magnitude=1e6), table)
+    assert (comparison.find_difference(answers(1.0 + share), ["predict"]) is None) == is_equal

@@ -13,10 +13,13 @@ from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.lightgbm_trees import convert_lightgbm
 from flaskml.runtimes.onnx_export.own_graph import OwnGraph
 from flaskml.runtimes.onnx_export.trees import tree_converters
+from flaskml.runtimes.onnx_export.xgboost_trees import convert_xgboost
 
 LIBRARIES = {
     "lightgbm.sklearn.LGBMClassifier": convert_lightgbm,
     "lightgbm.sklearn.LGBMRegressor": convert_lightgbm,
+    "xgboost.sklearn.XGBClassifier": convert_xgboost,
+    "xgboost.sklearn.XGBRegressor": convert_xgboost,
 }
 """The converters of other libraries by the name of the class: a process imports only the libraries that it uses."""
 

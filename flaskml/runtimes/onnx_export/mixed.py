@@ -87,7 +87,14 @@ def _write_columns(
         block = convert_columns(writer, transformer, block)
     if final_step is not None and has_own_graph(final_step):
         block = write_categories(writer, final_step, block, None if transformers else source)
+        if hasattr(final_step, "get_booster") and any(map(_returns_sparse, transformers)):
+            raise NotPublishable("There is no graph of XGBoost for sparse rows, whose zeros are missing values to it.")
     return writer, block
+
+
+def _returns_sparse(transformer: Any) -> bool:
+    """Return whether a transformer returns a sparse matrix."""
+    return bool(getattr(transformer, "sparse_output_", getattr(transformer, "sparse_output", False)))
 
 
 def _prepend(model: Any, writer: ColumnWriter, output: str, width: int) -> None:

@@ -55,6 +55,9 @@ class Ensemble:
     """Trees as the attributes of one TreeEnsemble; inner nodes and leaves have separate numbers across all trees."""
 
     targets: int = 1
+    dtype: type[np.floating] = np.float64
+    """The precision of the rows, the thresholds and the sums."""
+
     roots: list[int] = field(default_factory=list)
     features: list[int] = field(default_factory=list)
     splits: list[float] = field(default_factory=list)
@@ -108,11 +111,11 @@ class Ensemble:
             "post_transform": 0,
             "tree_roots": self.roots,
             "nodes_featureids": self.features,
-            "nodes_splits": from_array(np.array(self.splits, dtype=np.float64)),
+            "nodes_splits": from_array(np.array(self.splits, dtype=self.dtype)),
             "nodes_modes": from_array(np.array(self.modes, dtype=np.uint8)),
             "nodes_missing_value_tracks_true": self.missing_true,
             **{f"nodes_{name}": values for name, values in self.branches.items()},
-            "leaf_weights": from_array(np.array(self.leaf_weights, dtype=np.float64)),
+            "leaf_weights": from_array(np.array(self.leaf_weights, dtype=self.dtype)),
             "leaf_targetids": self.leaf_targets,
         }
 
@@ -128,10 +131,11 @@ def add_ensemble(writer: GraphWriter, ensemble: Ensemble, *, round_rows: bool) -
     """Add the operator; `round_rows` rounds rows to single precision, as the trees of scikit-learn do."""
     from onnx import TensorProto
 
-    rows = writer.rows
-    if round_rows:
-        single = writer.add_node("Cast", [rows], to=TensorProto.FLOAT)
-        rows = writer.add_node("Cast", [single], to=TensorProto.DOUBLE)
+    rows, is_single = writer.rows, ensemble.dtype == np.float32
+    if round_rows or is_single:
+        rows = writer.add_node("Cast", [rows], to=TensorProto.FLOAT)
+    if round_rows and not is_single:
+        rows = writer.add_node("Cast", [rows], to=TensorProto.DOUBLE)
     return writer.add_custom_node("Trees", [rows], PLACEHOLDER_DOMAIN, **ensemble.attributes())
 
 
