@@ -105,11 +105,11 @@ def convert_ordinal(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
 
 
 def convert_target(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
-    """Write the mean of the target that was learnt for each category."""
-    if encoder.target_type_ == "multiclass":
-        raise NotPublishable("The step TargetEncoder has a graph for one output only.")
-    codes, mean = _category_codes(writer, encoder, block), float(encoder.target_mean_)
-    return lookup(writer, block, codes, encoder.encodings_, [mean] * len(codes))
+    """Write the mean of the target that was learnt for each category; of more than two classes, one mean for each."""
+    codes, means = _category_codes(writer, encoder, block), np.ravel(encoder.target_mean_).tolist()
+    positions = [index for index in range(block.width) for _ in means]
+    columns = writer.take(block, positions)
+    return lookup(writer, columns, [codes[index] for index in positions], encoder.encodings_, means * block.width)
 
 
 def convert_bins(writer: ColumnWriter, transformer: Any, block: Block) -> Block:

@@ -219,6 +219,17 @@ def test_every_final_step_with_a_graph_may_follow(final_step, target, methods):
     assert not difference(estimator, FRAME, methods)
 
 
+def test_a_target_of_several_classes_is_encoded_for_each():
+    columns = ColumnTransformer(
+        [("t", TargetEncoder(random_state=0), ["town", "color", "rooms"]), ("n", SCALED, NUMBERS)]
+    )
+    labels = np.digitize(QUANTITY, [2, 6])
+    assert not difference(
+        fitted(columns, LogisticRegression(max_iter=2000), labels), FRAME, ["predict", "predict_proba"]
+    )
+    assert not difference(columns.fit(FRAME, labels), FRAME, ["transform"])
+
+
 def test_preprocessing_alone_has_a_graph():
     assert not difference(on_columns(sparse_threshold=0).fit(FRAME), FRAME, ["transform"])
 
