@@ -95,19 +95,15 @@ class Connection(ReadingChannel):
                 self.events = events
                 self._loop.epoll.modify(self._fileno, events)
 
-    def check_deadlines(self, now: float, *, is_short_of_threads: bool) -> None:
-        """Close the connection, or refuse its request, if the client exceeded a deadline; called once a second.
-
-        If requests wait for a thread, a client that keeps one waiting because it reads nothing has less time.
-        """
+    def check_deadlines(self, now: float) -> None:
+        """Close the connection, or refuse its request, if the client exceeded a deadline; called once a second."""
         self.note_progress(now)
         waited, deadlines = now - self.waiting_since, self._loop.deadlines
-        limit = deadlines.response_seconds
         if self._discarded_bytes is not None and not self.total_outbufs_len:
             if waited > LINGER_SECONDS:
                 self.handle_close()
         elif self.total_outbufs_len:
-            if waited > (deadlines.grace_seconds if is_short_of_threads and self._holds_thread else limit):
+            if waited > deadlines.response_seconds:
                 self.abort()
         elif self.requests or self.unparsed:
             self.waiting_since = now  # The client waits for the server.
@@ -120,7 +116,7 @@ class Connection(ReadingChannel):
             self.refuse_partial_request(RequestTimeout("The request did not arrive completely in time"))
 
     @property
-    def _holds_thread(self) -> bool:
+    def holds_thread(self) -> bool:
         """True if a thread waits until the client has read enough (backpressure)."""
         return bool(self.requests) and self.total_outbufs_len > self.adj.outbuf_high_watermark
 

@@ -24,6 +24,7 @@ from flaskml.server.eviction import STALL_SECONDS, Eviction
 from flaskml.server.pipelining import PipelinedRequests
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.response_heads import ResponseHeads
+from flaskml.server.thread_shortage import ThreadShortage
 from flaskml.server.unread_answers import UnreadAnswers
 
 MAX_ACCEPTED_PER_ITERATION = 64
@@ -71,6 +72,7 @@ class EventLoop(BaseWSGIServer):
 
         self._is_notified = self.is_contended = False
         self._thread_id = threading.get_ident()
+        self._shortage = ThreadShortage()
         self._eviction = Eviction(policy.deadlines.grace_seconds)
         self.status = ServerStatus()
         self._dispatch = Dispatch(policy, self.status, handler, self.response_heads, self._notify)
@@ -211,6 +213,7 @@ class EventLoop(BaseWSGIServer):
         self._update_listening()
         is_busy = self._dispatch.is_busy or bool(self._scheduled_updates)
         timeout = self.pipelined.sleep_at_most(self._dispatch.sleep_at_most(timeout), self.now)
+        timeout = self._shortage.sleep_at_most(timeout)
         events = self.epoll.poll(0 if is_busy else self.body_admission.sleep_at_most(timeout))
         self.now = time.monotonic()
         self._dispatch.begin_iteration(has_memory=not self.unread_answers.account.is_full)
@@ -223,6 +226,8 @@ class EventLoop(BaseWSGIServer):
             self._scheduled_updates.add(self._changed.popleft())
         self._scheduled_updates.update(self.body_admission.proceed(self.now))
         self._dispatch.process()
+        if self._shortage.is_due(self.now, has_waiting=self._dispatch.threads.has_waiting):
+            self._shortage.relieve(list(self.active_channels.values()), self.now)
         if self._scheduled_updates:
             scheduled, self._scheduled_updates = self._scheduled_updates, set()
             for channel in scheduled:
@@ -268,7 +273,7 @@ class EventLoop(BaseWSGIServer):
         for channel in list(self.active_channels.values()):
             if elapsed > STALL_SECONDS:  # The loop was blocked: extend the deadlines.
                 channel.waiting_since += elapsed
-            channel.check_deadlines(now, is_short_of_threads=self._dispatch.threads.has_waiting)
+            channel.check_deadlines(now)
         self.unread_answers.reset_slow_readers(list(self.active_channels.values()), now)
 
 
