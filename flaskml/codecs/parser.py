@@ -15,6 +15,7 @@ import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from flaskml.codecs.csv_tables import read_csv_rows
+from flaskml.codecs.json_slices import MIN_SLICED_BYTES, has_more_names, slice_array, slice_instances
 from flaskml.codecs.npy import read_npy
 from flaskml.codecs.rows import Rows, TableBuilder
 from flaskml.codecs.text_values import browser_field_names, parse_text_value
@@ -26,6 +27,10 @@ from flaskml.schema.tables import SchemaTableBuilder, json_value
 
 _INSTANCES_START = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
 """The beginning of a body with the key "instances". The group matches if the first row is a list."""
+
+MAX_EXCESS_NAMES = 16_384
+"""Names in a part of a body above the number of features. Texts that contain JSON have some. pydantic takes half a
+microsecond to report an unknown one."""
 
 
 class Parser:
@@ -50,6 +55,7 @@ class Parser:
         self._fast_row_validator = SchemaValidator(fast_row)
         self._rows_validator = SchemaValidator(self._list_schema(fast_row))
         self._instances_validator = SchemaValidator(_single_key_schema("instances", self._list_schema(fast_row)))
+        self._values_validator = SchemaValidator(self._list_schema(values))
         self._value_lists_validator = SchemaValidator(_single_key_schema("instances", self._list_schema(values)))
 
     def _list_schema(self, item: CoreSchema) -> CoreSchema:
@@ -76,9 +82,37 @@ class Parser:
         A body is read again to report its problems.
         """
         try:
-            return self._parse_json_fast(body)
+            return self._parse_json_fast(body) if len(body) < MIN_SLICED_BYTES else self._parse_long_json(body)
         except ValidationError:
             return None  # Its errors may be far larger than the body. They are freed on return.
+
+    def _parse_long_json(self, body: bytes) -> Rows | None:
+        """Return the same as `_parse_json_fast` for a long body, read in slices, so that the GIL is free in between."""
+        slices, validator = slice_array(body), self._rows_validator
+        if slices is None and (start := _INSTANCES_START.match(body)):
+            slices, validator = slice_instances(body), self._values_validator if start[1] else self._rows_validator
+        if any(self._has_excess_names(part) for part in slices or [body]):
+            return None  # pydantic would create an error for each name.
+        if slices is None:
+            return self._parse_json_fast(body)
+        rows: list[Any] = []
+        for part in slices:
+            try:
+                rows += validator.validate_json(part)
+            except ValidationError as error:
+                if self.schema.extra == "ignore" and error.errors(include_input=False)[0]["type"] == "json_invalid":
+                    return self._parse_json_fast(body)  # A cut was inside of an unknown value.
+                raise
+            if len(rows) > self.max_rows:
+                return None
+        if validator is self._values_validator:
+            return Rows(rows, self.table_builder, is_single=False)
+        return self._complete_rows(rows)
+
+    def _has_excess_names(self, part: bytes) -> bool:
+        """Return whether a long part of a body has far more names than features, if the schema refuses unknown ones."""
+        is_long = len(part) >= MIN_SLICED_BYTES and self.schema.extra == "refuse"
+        return is_long and has_more_names(part, len(self.schema.features) + MAX_EXCESS_NAMES)
 
     def _parse_json_fast(self, body: bytes) -> Rows | None:
         """Return the rows of a valid JSON body, or None if a value is missing. Raises pydantic's `ValidationError`."""

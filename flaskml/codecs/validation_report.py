@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails, ValidationError
 
+from flaskml.codecs.json_slices import MIN_SLICED_BYTES, slice_array, slice_instances, slice_object
 from flaskml.errors import MAX_PROBLEMS, InvalidInput, NotParseable, Problem, did_you_mean
 from flaskml.schema.features import Feature, Schema
 from flaskml.schema.tables import datetime_validator
@@ -32,13 +33,37 @@ def decode_json(body: bytes) -> Any:
     if not body.strip():
         raise NotParseable("it is empty; send a JSON object with a value for each feature")
     try:
-        return json.loads(body.decode("utf-8"), parse_int=_parse_integer)
+        text = body.decode("utf-8")
+        document = _decode_slices(body) if len(body) >= MIN_SLICED_BYTES else None
+        return document if document is not None else json.loads(text, parse_int=_parse_integer)
     except UnicodeDecodeError as error:
         raise NotParseable(f"byte {error.start} is not UTF-8; send the body in UTF-8") from None
     except RecursionError:
         raise NotParseable("it is nested too deeply; send each feature as a single value") from None
     except json.JSONDecodeError as error:
         raise NotParseable(f"{error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}") from None
+
+
+def _decode_slices(body: bytes) -> Any:
+    """Return the JSON document in a long body, decoded in slices; None if it must be decoded as a whole.
+
+    Between two slices, the GIL is free.
+    """
+    document: Any
+    try:
+        if slices := slice_object(body):
+            document = {}
+            for part in slices:
+                document.update(json.loads(part, parse_int=_parse_integer))
+            return document
+        is_array = (slices := slice_array(body)) is not None
+        elements: list[Any] = []
+        for part in slices or slice_instances(body) or ():
+            elements += json.loads(part, parse_int=_parse_integer)
+    except (ValueError, RecursionError):  # A cut inside of a value, or a fault, which the whole body shows better.
+        return None
+    document = elements if is_array else {"instances": elements}
+    return document if elements else None
 
 
 def _parse_integer(digits: str) -> int | float:
