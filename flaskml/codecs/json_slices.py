@@ -29,13 +29,8 @@ _OBJECT_END = re.compile(rb"\}" + _SPACE + rb"\Z")
 _QUOTE_OR_ESCAPE = re.compile(rb'"|\\.', re.DOTALL)
 _NAME_END = re.compile(rb'"' + _SPACE + rb":")
 
-_COMMA_BEHIND = {
-    byte: re.compile(before + _SPACE + rb"(,)") for byte, before in ((b"{", rb"\}"), (b"[", rb"\]"), (b'"', rb'"'))
-}
-"""The end of an element and the comma behind it, by the first byte of the element."""
-
-_COMMA_BEHIND_NUMBER = re.compile(rb"(,)")
-_COMMA_BEFORE_NAME = re.compile(rb"(,)" + _SPACE + rb'"')
+_ENDS = {b"{": b"},", b"[": b"],", b'"': b'",'}
+"""The end of an element with the comma behind it, by the first byte of the element."""
 
 
 def slice_array(body: bytes) -> list[bytes] | None:
@@ -51,19 +46,19 @@ def slice_instances(body: bytes) -> list[bytes] | None:
 def slice_object(body: bytes) -> list[bytes] | None:
     """Return objects with the members of an object, in order; None if the body is no object that may be cut."""
     if (opened := _OBJECT_START.match(body)) and (closed := _OBJECT_END.search(body, _last(b"}", body))):
-        return _slices(body, opened.end(), closed.start(), _COMMA_BEFORE_NAME, b"{%b}")
+        return _slices(body, opened.end(), closed.start(), b",", b"{%b}")
     return None
 
 
 def has_more_names(text: bytes, count: int) -> bool:
-    """Return whether a JSON text has more than `count` names of members; it is quick if it has."""
-    return next(islice(_NAME_END.finditer(text), count, None), None) is not None
+    """Return whether a JSON text has more than `count` names of members."""
+    return text.count(b":") > count and next(islice(_NAME_END.finditer(text), count, None), None) is not None
 
 
 def _array_slices(body: bytes, start: re.Pattern[bytes], end: re.Pattern[bytes]) -> list[bytes] | None:
     if (opened := start.match(body)) and (closed := end.search(body, _last(b"]", body))):
-        comma = _COMMA_BEHIND.get(body[opened.end() : opened.end() + 1], _COMMA_BEHIND_NUMBER)
-        return _slices(body, opened.end(), closed.start(), comma, b"[%b]")
+        element_end = _ENDS.get(body[opened.end() : opened.end() + 1], b",")
+        return _slices(body, opened.end(), closed.start(), element_end, b"[%b]")
     return None
 
 
@@ -73,18 +68,18 @@ def _last(byte: bytes, body: bytes) -> int:
     return len(body) if position < 0 else position
 
 
-def _slices(body: bytes, start: int, end: int, comma: re.Pattern[bytes], form: bytes) -> list[bytes] | None:
-    parts = [body[first:last] for first, last in _cuts(body, start, end, comma)]
+def _slices(body: bytes, start: int, end: int, element_end: bytes, form: bytes) -> list[bytes] | None:
+    parts = [body[first:last] for first, last in _cuts(body, start, end, element_end)]
     # An empty part would be a valid array, but two commas in a row are not.
     is_cut = len(parts) > 1 and not any(part.isspace() or not part for part in parts)
     return [form % part for part in parts] if is_cut else None
 
 
-def _cuts(body: bytes, start: int, end: int, comma: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+def _cuts(body: bytes, start: int, end: int, element_end: bytes) -> Iterator[tuple[int, int]]:
     """Yield the start and the end of each slice of `body[start:end]`, without the commas between them."""
     outside, position = start, start + SLICE_BYTES  # `outside` is a position that is in no string.
-    while found := comma.search(body, position, end):
-        cut = found.start(1)
+    while (found := body.find(element_end, position, end)) >= 0:
+        cut = found + len(element_end) - 1
         if _is_in_string(body[outside:cut]):
             outside = position = _end_of_string(body, cut)
         else:
