@@ -110,7 +110,7 @@ def _options(estimator: Any, *, raw_scores: bool) -> dict[int, dict[str, bool]] 
     from sklearn.base import is_classifier
 
     final_step = _final_step(estimator)
-    if not is_classifier(final_step):
+    if not is_classifier(final_step) or type(final_step) in linear.without_probabilities():
         return None
     return {id(final_step): {"zipmap": False, **({"raw_scores": True} if raw_scores else {})}}
 

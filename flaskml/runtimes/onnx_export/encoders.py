@@ -22,10 +22,15 @@ def _category_codes(writer: ColumnWriter, encoder: Any, block: Block) -> list[li
     ]
 
 
+def _infrequent_mapping(encoder: Any, index: int) -> Any:
+    """Return the number of the group of each category of a column; None if it has no infrequent category."""
+    mappings = getattr(encoder, "_default_to_infrequent_mappings", None)
+    return None if mappings is None else mappings[index]
+
+
 def _groups(encoder: Any, index: int, count: int) -> np.ndarray:
     """Return the number of the group of each category; infrequent categories share the last group."""
-    mappings = getattr(encoder, "_default_to_infrequent_mappings", None)
-    mapping = None if mappings is None else mappings[index]
+    mapping = _infrequent_mapping(encoder, index)
     if mapping is None:
         return np.arange(count)
     # An ordinal encoder groups no missing value; it comes last.
@@ -51,7 +56,7 @@ def convert_one_hot(writer: ColumnWriter, encoder: Any, block: Block) -> Block:
     groups = [_groups(encoder, index, len(column)) for index, column in enumerate(codes)]
     dropped = getattr(encoder, "_drop_idx_after_grouping", encoder.drop_idx_)
     dropped = [None] * len(codes) if dropped is None else list(dropped)
-    if all(len(set(group)) == len(group) for group in groups):
+    if all(_infrequent_mapping(encoder, index) is None for index in range(len(codes))):
         kept = [
             [code for code, group in zip(column, group_numbers, strict=True) if group != drop]
             for column, group_numbers, drop in zip(codes, groups, dropped, strict=True)
@@ -74,9 +79,9 @@ def _grouped_one_hot(
         raise NotPublishable("The infrequent categories are too many for a graph.")
     sums, base, kept = np.zeros((rows, outputs)), np.zeros(outputs), []
     row = output = 0
-    for group, drop in zip(groups, dropped, strict=True):
+    for index, (group, drop) in enumerate(zip(groups, dropped, strict=True)):
         count = int(group.max()) + 1
-        has_infrequent = len(set(group)) < len(group)
+        has_infrequent = _infrequent_mapping(encoder, index) is not None
         for number in group:
             sums[row, output + number] = 1.0
             row += 1

@@ -19,7 +19,7 @@ def _convert_classifier(scope: Any, operator: Any, container: Any, *, raw_scores
     """Write the labels, and the log-odds if `raw_scores`, else the probabilities."""
     writer, estimator = GraphWriter(scope, operator, container), operator.raw_operator
     label, output = (variable.full_name for variable in operator.outputs[:2])
-    coefficients = writer.add_constant(estimator.coef_.T.astype(np.float64))
+    coefficients = writer.add_constant(np.atleast_2d(estimator.coef_).T.astype(np.float64))
     product = writer.add_node("MatMul", [writer.cast_rows_to_double(), coefficients])
     intercepts = writer.add_constant(np.ravel(estimator.intercept_).astype(np.float64))
     scores = writer.add_node("Add", [product, intercepts])
@@ -42,11 +42,19 @@ def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
     writer.add_node("Gemm", inputs, operator.outputs[0].full_name)
 
 
+def without_probabilities() -> tuple[type, ...]:
+    """Return the classifiers of which skl2onnx knows that they have no probabilities."""
+    from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+    from sklearn.svm import LinearSVC
+
+    return RidgeClassifier, RidgeClassifierCV, LinearSVC
+
+
 def linear_converters(*, raw_scores: bool) -> Mapping[type, Callable[[Any, Any, Any], None]]:
     """Return the converter of each linear model by its class; with `raw_scores`, classifiers output log-odds."""
     from sklearn import linear_model as models
 
-    classifiers = (models.LogisticRegression, models.LogisticRegressionCV)
+    classifiers = (models.LogisticRegression, models.LogisticRegressionCV, models.Perceptron, *without_probabilities())
     regressors = (
         *(models.LinearRegression, models.Ridge, models.Lasso, models.ElasticNet),
         *(models.RidgeCV, models.LassoCV, models.ElasticNetCV),

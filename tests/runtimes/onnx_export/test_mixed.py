@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import MissingIndicator, SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Perceptron, Ridge, RidgeClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -23,6 +23,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     TargetEncoder,
 )
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from flaskml.errors import NotPublishable
@@ -129,6 +130,7 @@ PREPROCESSING = {
     "drop first": on_columns(texts=OneHotEncoder(drop="first", handle_unknown="ignore")),
     "drop binary": ColumnTransformer([("o", OneHotEncoder(drop="if_binary"), ["member"]), ("n", SCALED, NUMBERS)]),
     "infrequent": on_columns(texts=OneHotEncoder(min_frequency=0.1, handle_unknown="infrequent_if_exist")),
+    "one infrequent": on_columns(texts=OneHotEncoder(min_frequency=0.06, handle_unknown="infrequent_if_exist")),
     "infrequent ignored": on_columns(texts=OneHotEncoder(max_categories=3, handle_unknown="ignore")),
     "infrequent dropped": on_columns(
         texts=OneHotEncoder(max_categories=3, drop="first", handle_unknown="infrequent_if_exist")
@@ -211,8 +213,11 @@ def test_the_graph_of_a_preprocessing_answers_as_the_estimator(name):
         (RandomForestClassifier(20, random_state=0), LABELS, ["predict", "predict_proba"]),
         (HistGradientBoostingClassifier(max_iter=20, random_state=0), LABELS, ["predict", "predict_proba"]),
         (Ridge(), QUANTITY, ["predict"]),
+        (LinearSVC(), LABELS, ["predict"]),
+        (RidgeClassifier(), LABELS, ["predict"]),
+        (Perceptron(), FRAME["color"], ["predict"]),
     ],
-    ids=["forest", "boosting", "ridge"],
+    ids=["forest", "boosting", "ridge", "support vectors", "ridge classifier", "perceptron"],
 )
 def test_every_final_step_with_a_graph_may_follow(final_step, target, methods):
     estimator = fitted(on_columns(sparse_threshold=0), final_step, target)
