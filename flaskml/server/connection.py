@@ -91,6 +91,8 @@ class Connection(ReadingChannel):
         self.pace_next_request()
         with self.requests_lock:  # A thread that has ended a request reads `events` to know whether to call again.
             events = (select.EPOLLIN if self.readable() else 0) | (select.EPOLLOUT if self.writable() else 0)
+            if self.waits_for_memory:
+                events |= select.EPOLLRDHUP | select.EPOLLET
             if events != self.events:
                 self.events = events
                 self._loop.epoll.modify(self._fileno, events)
@@ -110,7 +112,7 @@ class Connection(ReadingChannel):
         elif not self.has_partial_request:
             if waited > self.adj.channel_timeout:
                 self.handle_close()
-        elif self.is_receiving_body and self._loop.body_admission.is_paused:
+        elif self.waits_for_memory:
             pass  # The client waits for the server.
         elif waited > deadlines.request_limit_seconds(self.request.body_bytes_received):
             self.refuse_partial_request(RequestTimeout("The request did not arrive completely in time"))

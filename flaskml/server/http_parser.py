@@ -186,6 +186,13 @@ class RequestParser(HTTPRequestParser):
         """The bytes of a larger body that are charged to the memory of the server."""
         return self.body_rcv.getbuf().charged_bytes if self.body_rcv is not None else 0
 
+    @property
+    def missing_bytes_in_memory(self) -> int:
+        """The bytes that the memory must take until the body is complete or in a file."""
+        buffer, limit = self.body_rcv.getbuf(), self.body_limit
+        max_bytes = limit.max_bytes if self.chunked and limit is not None else self.content_length
+        return max(int(min(max_bytes, buffer.overflow) - buffer.charged_bytes), 0)
+
     def find_target(self, handler: DirectHandler) -> Target | None:
         """Return the target of this request if the event loop may answer it, else None.
 

@@ -21,6 +21,7 @@ from flaskml.server.connection import Connection
 from flaskml.server.direct_requests import DirectHandler
 from flaskml.server.dispatch import Dispatch
 from flaskml.server.eviction import STALL_SECONDS, Eviction
+from flaskml.server.heap_trimming import HeapTrimming
 from flaskml.server.pipelining import PipelinedRequests
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.response_heads import ResponseHeads
@@ -66,6 +67,7 @@ class EventLoop(BaseWSGIServer):
         self.body_admission = BodyAdmission(adj.bodies.account)
         self.unread_answers = UnreadAnswers(policy.body_memory_bytes, policy.deadlines.response_seconds)
         self.pipelined = PipelinedRequests()
+        self._trimming = HeapTrimming((adj.bodies.account, self.unread_answers.account))
         self._scheduled_updates: set[Connection] = set()
         self._changed: deque[Connection] = deque()
         """Connections that threads have changed."""
@@ -249,7 +251,10 @@ class EventLoop(BaseWSGIServer):
                 self._scheduled_updates.add(channel)
         else:
             self._scheduled_updates.add(channel)
-            wasyncore.readwrite(channel, flags if channel.readable() else flags & ~select.EPOLLIN)
+            if flags & select.EPOLLRDHUP:
+                channel.close_if_abandoned()
+            if channel.is_open:
+                wasyncore.readwrite(channel, flags if channel.readable() else flags & ~select.EPOLLIN)
 
     def _update_listening(self) -> None:
         """Pause or resume accepting connections, by the limit of connections."""
@@ -275,6 +280,7 @@ class EventLoop(BaseWSGIServer):
                 channel.waiting_since += elapsed
             channel.check_deadlines(now)
         self.unread_answers.reset_slow_readers(list(self.active_channels.values()), now)
+        self._trimming.trim_after_peak(now)
 
 
 class TcpServer(EventLoop, TcpWSGIServer):

@@ -6,6 +6,9 @@ bytes behind a request wait until it is answered and the answer is sent.
 
 from __future__ import annotations
 
+import fcntl
+import sys
+import termios
 from typing import Any
 
 from flaskml.server.connection_owner import ConnectionOwner
@@ -20,6 +23,9 @@ class ReadingChannel(ThreadChannel):
 
     is_receiving_body = False
     """True if a part of a body that is charged to the memory of the server has arrived."""
+
+    waits_for_memory = False
+    """True while the rest of the body is not read, because bodies fill the memory of the server."""
 
     _is_paced = False
     """True while the next request waits for its time."""
@@ -40,7 +46,7 @@ class ReadingChannel(ThreadChannel):
             or self.total_outbufs_len
             or self.will_close
             or self.close_when_flushed
-            or (self.is_receiving_body and self._loop.body_admission.is_paused)
+            or self.waits_for_memory
         )
 
     def received(self, data: bytes) -> bool:
@@ -93,6 +99,18 @@ class ReadingChannel(ThreadChannel):
     def received_body_bytes(self) -> int:
         """The bytes of the partly received body that are charged to the memory of the server."""
         return 0 if self.request is None else self.request.body_bytes_in_memory
+
+    @property
+    def missing_body_bytes(self) -> int:
+        """The bytes that the memory must take until the body is complete or in a file."""
+        return 0 if self.request is None else self.request.missing_bytes_in_memory
+
+    def close_if_abandoned(self) -> None:
+        """Close the connection if its client sends no more, and the rest of the body has not arrived."""
+        unread_bytes = int.from_bytes(fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4)), sys.byteorder)
+        receiver = self.request.body_rcv if self.request is not None else None
+        if receiver is not None and unread_bytes < getattr(receiver, "remain", 1):
+            self.handle_close()
 
     def refuse_partial_request(self, error: Any) -> None:
         """Answer the partly received request with an error, and free its body."""
