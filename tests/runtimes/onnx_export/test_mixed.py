@@ -27,6 +27,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from flaskml.errors import NotPublishable
+from flaskml.runtimes import equivalence
 from flaskml.runtimes.equivalence import Comparison
 from flaskml.runtimes.mixed_rows import value_rows
 from flaskml.runtimes.onnx import OnnxRuntime, coded_rows_of, open_session
@@ -40,7 +41,7 @@ pytest.importorskip("skl2onnx")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Encoders warn of unknown categories, and some fits do not converge.
 
-ROWS = 400
+ROWS = 200
 NUMBERS, TEXTS = ["age", "income", "debt"], ["town", "color"]
 RNG = np.random.default_rng(0)
 
@@ -180,6 +181,13 @@ def schema_of(frame):
         for feature in schema.features
     ]
     return schema.model_copy(update={"features": tuple(features), "magnitude": 1e30})
+
+
+@pytest.fixture(autouse=True)
+def brief_comparison(monkeypatch):
+    """Halve the distance to a decision boundary few times: each step calls the pipeline, which takes milliseconds."""
+    monkeypatch.setattr(equivalence, "BISECTION_STEPS", 6)
+    monkeypatch.setattr(equivalence, "MAX_EXTREME_FEATURES", 2)
 
 
 def difference(estimator, frame, methods):
