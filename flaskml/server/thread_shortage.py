@@ -10,7 +10,7 @@ SHORTAGE_SECONDS = 0.5
 CHECK_SECONDS = 0.1
 """Seconds between two looks during a shortage: 32 threads are then free again several times a second."""
 
-STALL_SECONDS = 0.2
+STALLED_READER_SECONDS = 0.2
 """Seconds without progress after which a client that keeps a thread waiting loses its connection in a shortage."""
 
 
@@ -43,5 +43,5 @@ class ThreadShortage:
         for channel in channels:
             if channel.holds_thread:
                 channel.note_progress(now)
-                if now - channel.waiting_since > STALL_SECONDS:
+                if now - channel.waiting_since > STALLED_READER_SECONDS:
                     channel.abort()

@@ -8,6 +8,7 @@ import pytest
 
 from flaskml.blueprints import predict
 from flaskml.inference.predictor import Predictor
+from flaskml.settings import Settings
 from tests.support.body_formats import BATCH_FORMATS, SINGLE_ROW_FORMATS, rows_of
 from tests.support.hostile_inputs import GOOD, HOSTILE, publish_visits
 from tests.support.sample_tables import FORCED, TABLES, cases, name_of, tables_store  # noqa: F401 - fixtures
@@ -63,7 +64,9 @@ def test_hostile_inputs_get_the_same_answer(peers, name):
     if head > 8_000 or "Host" in hostile.headers:
         return  # The servers differ: `flask serve` refuses long heads and invalid hosts before the app sees them.
     content = request_bytes(path, hostile.content, [*kind, *hostile.headers.items()])
-    assert not differences(peers, content)
+    # `flask serve` refuses a large body for its length, unread, and closes the connection.
+    is_read = len(hostile.content) <= Settings.model_fields["max_body"].default
+    assert not differences(peers, content, between_servers=is_read)
 
 
 @pytest.fixture(scope="module")
