@@ -13,7 +13,7 @@ from flaskml.server.memory_account import MemoryAccount
 MIN_TRIMMED_BYTES = 2**25
 """Bytes by which the use must fall before the heap is trimmed, which takes up to ten milliseconds."""
 
-MIN_INTERVAL_SECONDS = 5.0
+MIN_INTERVAL_SECONDS = 2.0
 """Seconds between two trims."""
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-PIPELINE_SECONDS = 0.005
+PIPELINE_SECONDS = 0.01
 """Seconds between the end of a request that a thread served and the beginning of the next one that was already sent.
-Threads compete with the event loop for the GIL; a request through Flask takes a third of a millisecond."""
+Threads compete with the event loop for the GIL; a request through Flask takes up to a millisecond of it."""
 
 
 class PipelinedRequests:

@@ -16,5 +16,5 @@ def test_the_heap_is_trimmed_once_after_a_peak():
     assert trimming.trim_after_peak(3) and not trimming.trim_after_peak(4)
     accounts[0].change(MIN_TRIMMED_BYTES)
     accounts[0].change(-MIN_TRIMMED_BYTES)
-    assert not trimming.trim_after_peak(5)
+    assert not trimming.trim_after_peak(3 + MIN_INTERVAL_SECONDS / 2)
     assert trimming.trim_after_peak(3 + MIN_INTERVAL_SECONDS)
