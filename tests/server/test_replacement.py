@@ -51,7 +51,7 @@ def restore(file, content):
     file.chmod(0o600)
 
 
-@pytest.mark.parametrize("times", [12, pytest.param(200, marks=pytest.mark.gauntlet)])
+@pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.gauntlet)])
 def test_damaged_states_of_a_model_end_neither_the_server_nor_another_models_predictions(serve, instance, times):
     file = instance / "models/homes/state.json"
     content = file.read_bytes()
@@ -189,7 +189,7 @@ def test_a_replaced_worker_says_that_the_service_is_ready(serve):
     assert answers and {status for status, _ in answers} == {200}
 
 
-@pytest.mark.parametrize("times", [5, pytest.param(60, marks=pytest.mark.gauntlet)])
+@pytest.mark.parametrize("times", [4, pytest.param(60, marks=pytest.mark.gauntlet)])
 def test_training_jobs_outlive_rolling_restarts_under_load(serve, times):
     server = serve("flask serve", "--workers", "2")
     jobs = [server.json("POST", "/train", {"name": f"trained{index}", "data": "iris"})[1]["id"] for index in range(2)]

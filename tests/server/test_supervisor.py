@@ -292,7 +292,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(service):
     wait_until(lambda: "Too many open files" in running.log_text())
     assert len(running.workers()) == 1
     resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, usual)
-    wait_until(lambda: len(running.workers()) == 2, 15)
+    wait_until(lambda: len(running.workers()) == 2, 25)
 
 
 def test_workers_that_hang_are_replaced(service):
@@ -300,8 +300,8 @@ def test_workers_that_hang_are_replaced(service):
     for index in range(2):
         stopped = running.wait_for_workers()[index]
         os.kill(stopped, signal.SIGSTOP)
-        wait_until(lambda stopped=stopped: stopped not in running.workers() and len(running.workers()) == 2, 15)
-    assert running.log_text().count("has not responded for 2 seconds") == 2
+        wait_until(lambda stopped=stopped: stopped not in running.workers() and len(running.workers()) == 2, 25)
+    assert running.log_text().count("has not responded for 4 seconds") >= 2
 
 
 def test_a_worker_with_a_blocked_event_loop_prints_its_stack(service):
@@ -309,7 +309,7 @@ def test_a_worker_with_a_blocked_event_loop_prints_its_stack(service):
     running.wait_for_workers()
     with closing(socket.create_connection(("127.0.0.1", running.port))) as client:
         client.sendall(b"GET /block HTTP/1.1\r\nHost: h\r\n\r\n")
-        wait_until(lambda: "has not responded" in running.log_text(), 15)
+        wait_until(lambda: "has not responded" in running.log_text(), 25)
         wait_until(lambda: "Fatal Python error: Aborted" in running.log_text() and "in block" in running.log_text())
     wait_until(lambda: len({running.get()[0] for _ in range(20)}) == 2)
 

@@ -22,7 +22,7 @@ word_file = Path(sys.argv[1])
 
 class Program:
     drain_seconds = 10
-    timeout_seconds = 2
+    timeout_seconds = 4
     def __init__(self, worker_main):
         self.run_worker = worker_main
     def reload_if_changed(self):
