@@ -62,11 +62,8 @@ class BodyAdmission:
         """Time at which bodies began to wait, or at which bodies were refused last; None if none waits."""
 
         self._looked_at = 0.0
-
-    @property
-    def has_waiting(self) -> bool:
+        self.has_waiting = False
         """True while bodies wait for memory."""
-        return self._full_since is not None
 
     def note(self, channel: ReceivingConnection, now: float) -> None:
         """Note that a connection has received a part of a body, or the end of one."""
@@ -77,7 +74,7 @@ class BodyAdmission:
         channel.is_receiving_body = True
         self._receiving[channel] = None
         if self._full_since is None and self._account.is_full:
-            self._full_since = now
+            self._full_since, self.has_waiting = now, True
             for other in self._receiving:
                 other.waits_for_memory = True
         elif self._full_since is not None and is_new:
@@ -110,7 +107,7 @@ class BodyAdmission:
             self._refuse_oldest()
         admitted = self._admit()
         if not self._waiting():
-            self._full_since = None
+            self._full_since, self.has_waiting = None, False
         return admitted
 
     def _waiting(self) -> list[ReceivingConnection]:

@@ -12,6 +12,7 @@ from flaskml.server.connection import Connection
 from flaskml.server.direct_requests import DirectHandler, DirectRequest, DirectRequests, Target
 from flaskml.server.error_responses import CLIENT_TIMEOUT_PASSED, OVERLOADED, UNREAD_ANSWERS
 from flaskml.server.http_parser import RequestParser
+from flaskml.server.memory_account import MemoryAccount
 from flaskml.server.policy import ServerPolicy, ServerStatus
 from flaskml.server.request_threads import RequestThreads
 from flaskml.server.response_heads import ResponseHeads
@@ -36,7 +37,9 @@ class Dispatch:
         handler: DirectHandler | None,
         heads: ResponseHeads,
         wake: Callable[[], None],
+        answer_memory: MemoryAccount,
     ) -> None:
+        self._answer_memory = answer_memory
         self._policy = policy
         self._status = status
         self._handler = handler
@@ -73,10 +76,11 @@ class Dispatch:
         """Return the seconds until work is due, at most `timeout`."""
         return self._computed.sleep_at_most(timeout) if self._computed else timeout
 
-    def begin_iteration(self, *, has_memory: bool) -> None:
+    def begin_iteration(self) -> None:
         """Note that the app may have changed since the last iteration, and whether there is memory for answers."""
         self._is_handler_fresh = False
-        if has_memory:
+        account = self._answer_memory
+        if account.used_bytes < account.limit_bytes:
             self._queue_limit, self._overload = self._policy.queue_limit, OVERLOADED
         else:
             self._queue_limit, self._overload = 0, UNREAD_ANSWERS

@@ -77,7 +77,8 @@ class EventLoop(BaseWSGIServer):
         self._shortage = ThreadShortage()
         self._eviction = Eviction(policy.deadlines.grace_seconds)
         self.status = ServerStatus()
-        self._dispatch = Dispatch(policy, self.status, handler, self.response_heads, self._notify)
+        heads, answer_memory = self.response_heads, self.unread_answers.account
+        self._dispatch = Dispatch(policy, self.status, handler, heads, self._notify, answer_memory)
         self.policy = policy
         self._stop_calls = 0
         self.on_maintenance: Callable[[], None] = lambda: None
@@ -214,19 +215,22 @@ class EventLoop(BaseWSGIServer):
             self.maintenance(self.now)
         self._update_listening()
         is_busy = self._dispatch.is_busy or bool(self._scheduled_updates)
-        timeout = self.pipelined.sleep_at_most(self._dispatch.sleep_at_most(timeout), self.now)
-        timeout = self._shortage.sleep_at_most(timeout)
-        events = self.epoll.poll(0 if is_busy else self.body_admission.sleep_at_most(timeout))
+        timeout = self._shortage.sleep_at_most(self._dispatch.sleep_at_most(timeout))
+        if self.pipelined.waiting or self.body_admission.has_waiting:
+            timeout = self.body_admission.sleep_at_most(self.pipelined.sleep_at_most(timeout, self.now))
+        events = self.epoll.poll(0 if is_busy else timeout)
         self.now = time.monotonic()
-        self._dispatch.begin_iteration(has_memory=not self.unread_answers.account.is_full)
+        self._dispatch.begin_iteration()
         self.is_contended = self._dispatch.is_contended
         for fd, flags in events:
             self._handle_event(fd, flags)
         self._is_notified = False  # Before the queues are read, so that a later change wakes the loop again.
-        self.pipelined.begin_due(self.now)
+        if self.pipelined.waiting:
+            self.pipelined.begin_due(self.now)
         while self._changed:
             self._scheduled_updates.add(self._changed.popleft())
-        self._scheduled_updates.update(self.body_admission.proceed(self.now))
+        if self.body_admission.has_waiting:
+            self._scheduled_updates.update(self.body_admission.proceed(self.now))
         self._dispatch.process()
         if self._shortage.is_due(self.now, has_waiting=self._dispatch.threads.has_waiting):
             self._shortage.relieve(list(self.active_channels.values()), self.now)

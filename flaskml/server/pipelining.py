@@ -18,20 +18,20 @@ class PipelinedRequests:
     """The connections whose previous request a thread served, and whose next request has arrived."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[float, Any]] = deque()
+        self.waiting: deque[tuple[float, Any]] = deque()
         """Each connection with the time at which its next request begins, the earliest first."""
 
     def add(self, channel: Any, now: float) -> None:
         """Add a connection."""
-        self._waiting.append((now + PIPELINE_SECONDS, channel))
+        self.waiting.append((now + PIPELINE_SECONDS, channel))
 
     def sleep_at_most(self, timeout: float, now: float) -> float:
         """Return the seconds until a request begins, at most `timeout`."""
-        return min(timeout, max(self._waiting[0][0] - now, 0.0)) if self._waiting else timeout
+        return min(timeout, max(self.waiting[0][0] - now, 0.0)) if self.waiting else timeout
 
     def begin_due(self, now: float) -> None:
         """Begin the requests whose time has come."""
-        while self._waiting and self._waiting[0][0] <= now:
-            channel = self._waiting.popleft()[1]
+        while self.waiting and self.waiting[0][0] <= now:
+            channel = self.waiting.popleft()[1]
             if channel.is_open:
                 channel.begin_next_request()
