@@ -130,7 +130,8 @@ def descriptor_holding_app(held):
                     with closing(socket.socket(fileno=os.dup(fd))) as duplicate:
                         if duplicate.getpeername()[1] == int(request.environ["REMOTE_PORT"]):
                             held.append(duplicate.dup())
-        return "held"
+                            return "held"
+        raise AssertionError("the connection was not found")
 
     return app
 
