@@ -42,7 +42,7 @@ class Settings(BaseModel):
     model_name: Annotated[str, Field(pattern=f"^{MODEL_NAME_PATTERN}$")] = "default"
     """Default model: it answers the requests that name no model."""
 
-    max_body: Annotated[int, Field(ge=1)] = 2 * 1024 * 1024
+    max_body: Annotated[int, Field(ge=1)] = 8 * 1024 * 1024
     """Largest body of a prediction request, in bytes; a larger one gets 413. 10,000 rows of 20 numbers fit."""
 
     max_rows: Annotated[int, Field(ge=1)] = 10_000

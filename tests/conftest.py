@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from flask import Flask
+from jinja2 import BytecodeCache
 
 from flaskml import create_app
 from flaskml.publishing import trial
@@ -73,6 +75,27 @@ def no_thread_left():
     for thread in new_threads:
         thread.join(10)
     assert not [thread for thread in new_threads if thread.is_alive()]
+
+
+class CompiledTemplates(BytecodeCache):
+    """A cache of compiled templates for all apps of a process: compiling them takes most of the time of the factory."""
+
+    def __init__(self):
+        self.compiled = {}
+
+    def load_bytecode(self, bucket):
+        if bucket.key in self.compiled:
+            bucket.bytecode_from_string(self.compiled[bucket.key])
+
+    def dump_bytecode(self, bucket):
+        self.compiled[bucket.key] = bucket.bytecode_to_string()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_templates():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flask, "jinja_options", {"bytecode_cache": CompiledTemplates()})
+        yield
 
 
 @pytest.fixture(scope="session")

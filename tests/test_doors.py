@@ -11,6 +11,7 @@ from flaskml.training.datasets import read_csv_dataset
 from tests.support.answers import by_class, differs, largest, plain
 from tests.support.body_formats import BATCH_FORMATS, SINGLE_ROW_FORMATS, rows_of
 from tests.support.sample_tables import FORCED, HAS_GRAPHS, TABLES, Case, cases, name_of, server, tables_store  # noqa: F401 - fixtures
+from tests.support.sampling import sampled
 from tests.support.stores import load_active
 
 BATCH_SIZES = (1, 7, 200)
@@ -83,7 +84,7 @@ def tolerance(cases, tables_store, table, runtime):  # noqa: F811
     return ONNX_TOLERANCE if used == "onnx" else FOREIGN_TOLERANCES.get(table, SKLEARN_TOLERANCE)
 
 
-@pytest.mark.parametrize(("table", "runtime"), SERVED)
+@pytest.mark.parametrize(("table", "runtime"), sampled(SERVED, 2))
 def test_every_answer_equals_the_estimators(ask, cases, table, runtime, tolerance):  # noqa: F811
     compare(ask, cases[table], name_of(table, runtime), tolerance, single_rows=10, sevens_rows=28)
 

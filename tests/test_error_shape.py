@@ -182,16 +182,14 @@ def test_the_errors_common_to_all_routes_are_problems(make_app, rule, method):
         assert problem_in(answer)["status"] == 401 and answer.headers["WWW-Authenticate"]
 
 
-@pytest.mark.parametrize(
-    "path", [*sorted({concrete(rule) for rule, _ in ROUTES}), "/nowhere", "/predict/", "/models/.."]
-)
 @pytest.mark.parametrize("method", METHODS)
-def test_every_path_with_every_method_answers_a_problem(client, path, method):
-    answer = client.open(path, method=method, data=b"\xff", content_type="application/json")
-    assert answer.status_code < 500
-    assert answer.status_code < 400 or problem_in(answer)
-    if answer.status_code == 405:
-        assert answer.headers["Allow"]
+def test_every_path_with_every_method_answers_a_problem(client, method):
+    for path in [*sorted({concrete(rule) for rule, _ in ROUTES}), "/nowhere", "/predict/", "/models/.."]:
+        answer = client.open(path, method=method, data=b"\xff", content_type="application/json")
+        assert answer.status_code < 500
+        assert answer.status_code < 400 or problem_in(answer)
+        if answer.status_code == 405:
+            assert answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("path", ["/predict", "/readyz", "/"])

@@ -11,7 +11,7 @@ from tests.support.checkout import CHECKOUT
 
 def test_defaults_are_as_documented():
     settings = read_settings({"INSTANCE_PATH": "/x"})
-    assert (settings.model_name, settings.max_rows, settings.max_body) == ("default", 10_000, 2 * 1024 * 1024)
+    assert (settings.model_name, settings.max_rows, settings.max_body) == ("default", 10_000, 8 * 1024 * 1024)
     assert settings.max_upload == 50_000_000 and settings.admin_token_sha256 == ()
 
 

@@ -15,7 +15,7 @@ from flaskml.codecs.rows import Rows
 from flaskml.errors import FlaskmlError, InvalidInput, NotParseable, Problem, UnsupportedMediaType, did_you_mean
 from flaskml.inference.slot import Current
 from flaskml.web.access import changes_no_state
-from flaskml.web.bodies import keep_files_in_memory, limit_body, refuse_encoded_body
+from flaskml.web.bodies import keep_files_in_memory, limit_body, with_decoded_body
 from flaskml.web.current import default_slot, named_slot, settings_of, this_app, this_request
 from flaskml.web.direct import answered_directly
 from flaskml.web.negotiation import CSV, FORM_MEDIA_TYPES, is_json, media_type_of, prefers, prefers_page
@@ -75,6 +75,7 @@ def predict_with_version(name: str, version: str) -> Response:
 def answer(app: Flask, request: Request, predictor: Current) -> Response:
     """Return the predictions for the request as JSON or CSV, or as the page for a form from a browser."""
     limit_body(request, settings_of(app).max_body, "MAX_BODY")
+    request = with_decoded_body(request, settings_of(app).max_body, "MAX_BODY")
     keep_files_in_memory(request)
     is_form = has_form_body(request)
     if is_form and prefers_page(request):
@@ -116,7 +117,6 @@ def read_options(predictor: Current, request: Request) -> tuple[str, int | None]
 
 def read_rows(predictor: Current, request: Request, *, is_form: bool) -> Rows:
     """Return the rows of the body, parsed by its Content-Type. Raises `UnsupportedMediaType` or the parser's errors."""
-    refuse_encoded_body(request)
     if is_form:
         return read_form(predictor, request)
     declared_type = media_type_of(request.environ.get("CONTENT_TYPE", ""))

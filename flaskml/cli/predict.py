@@ -19,8 +19,9 @@ from flaskml.cli import open_cli_store
 
 if TYPE_CHECKING:
     from flaskml.errors import Problem
-    from flaskml.inference.file_scoring import RowFile, ScoredChunk
+    from flaskml.inference.file_scoring import ScoredPart
     from flaskml.inference.predictor import Predictor
+    from flaskml.inference.row_files import RowFile
     from flaskml.settings import Settings
     from flaskml.store.model_store import ModelStore
 
@@ -61,7 +62,8 @@ def predict_command(
     The output has one line for each row, in order. A row that the model refuses gets a line with empty cells (CSV) or
     with null (JSON Lines). The first 20 problems are printed at the end.
     """
-    from flaskml.inference.file_scoring import open_row_file, score_rows
+    from flaskml.inference.file_scoring import score_rows
+    from flaskml.inference.row_files import open_row_file
 
     if output and refused and output.resolve() == refused.resolve():
         raise click.BadParameter("--output and --refused need different files.")
@@ -72,9 +74,9 @@ def predict_command(
         out = stack.enter_context(_open_buffered_stdout() if strict and output is None else _open_output(output))
         writer = WRITERS[output_format or _format_of(output)](out)
         report = _Report(stack.enter_context(_open_output(refused)) if refused else None, strict=strict)
-        for chunk in stack.enter_context(_with_progress_bar(table, score_rows(predictor, table, method))):
-            report.add(chunk)
-            writer.write(chunk.values)
+        for part in stack.enter_context(_with_progress_bar(table, score_rows(predictor, table, method))):
+            report.add(part)
+            writer.write(part.values)
         writer.finish()
     if table.ignored_columns:
         click.echo(f"ignored columns: {', '.join(table.ignored_columns)}", err=True)
@@ -153,16 +155,15 @@ class _CsvWriter:
 
     def write(self, values: list[Any]) -> None:
         """Write a line for each value, with empty cells for None."""
-        from flaskml.codecs.answers import encode_csv_line, flatten_cells
+        from flaskml.codecs.answers import encode_csv_lines, flatten_cells
 
-        for value in values:
-            cells = {} if value is None else flatten_cells(value, "prediction")
-            if cells and not self._header:
-                self._write_header(list(cells))
-            if self._header:
-                self._out.write(encode_csv_line([cells.get(column) for column in self._header]))
-            else:
-                self._rows_before_header += 1
+        rows = [{} if value is None else flatten_cells(value, "prediction") for value in values]
+        if not self._header and (first := next(filter(None, rows), None)):
+            self._write_header(list(first))
+        if self._header:
+            self._out.write(encode_csv_lines([row.get(column) for column in self._header] for row in rows))
+        else:
+            self._rows_before_header += len(rows)
 
     def finish(self) -> None:
         """Write the header and the lines of the refused rows, if there was no prediction."""
@@ -171,11 +172,11 @@ class _CsvWriter:
 
     def _write_header(self, header: list[str]) -> None:
         """Write the header, and a line with empty cells for each refused row before the first prediction."""
-        from flaskml.codecs.answers import encode_csv_line
+        from flaskml.codecs.answers import encode_csv_lines
 
         self._header = header
-        self._out.write(encode_csv_line(header))
-        empty = encode_csv_line([None] * len(header))
+        self._out.write(encode_csv_lines([header]))
+        empty = encode_csv_lines([[None] * len(header)])
         self._out.writelines(repeat(empty, self._rows_before_header))
 
 
@@ -207,16 +208,16 @@ class _Report:
         self._row_count = self._refused_count = self._problem_count = 0
         self._first_problems: list[Problem] = []
 
-    def add(self, chunk: ScoredChunk) -> None:
-        """Count the rows of a chunk and write its problems. Raises `ClickException` at a refused row with `strict`."""
-        if chunk.problems and self._strict:
-            raise click.ClickException(f"{_problem_line(chunk.problems[0])}. Nothing was written.")
-        self._row_count += len(chunk.values)
-        self._refused_count += len({problem.row for problem in chunk.problems})
-        self._problem_count += len(chunk.problems)
-        self._first_problems += chunk.problems[: MAX_PRINTED_PROBLEMS - len(self._first_problems)]
+    def add(self, part: ScoredPart) -> None:
+        """Count the rows of a part and write its problems. Raises `ClickException` at a refused row with `strict`."""
+        if part.problems and self._strict:
+            raise click.ClickException(f"{_problem_line(part.problems[0])}. Nothing was written.")
+        self._row_count += len(part.values)
+        self._refused_count += len({problem.row for problem in part.problems})
+        self._problem_count += len(part.problems)
+        self._first_problems += part.problems[: MAX_PRINTED_PROBLEMS - len(self._first_problems)]
         if self._file:
-            lines = ({"row": p.row, "feature": p.feature, "detail": p.detail} for p in chunk.problems)
+            lines = ({"row": p.row, "feature": p.feature, "detail": p.detail} for p in part.problems)
             self._file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
     def print_summary(self, version: str) -> None:
@@ -234,16 +235,16 @@ def _problem_line(problem: Problem) -> str:
 
 
 @contextmanager
-def _with_progress_bar(table: RowFile, chunks: Iterator[ScoredChunk]) -> Iterator[Iterator[ScoredChunk]]:
-    """Yield the chunks; if standard error is a terminal, reading them advances a progress bar."""
+def _with_progress_bar(table: RowFile, parts: Iterator[ScoredPart]) -> Iterator[Iterator[ScoredPart]]:
+    """Yield the parts; if standard error is a terminal, reading them advances a progress bar."""
     if not sys.stderr.isatty():
-        yield chunks
+        yield parts
         return
     with click.progressbar(length=table.size, label="Predicting", file=sys.stderr) as bar:
 
-        def advance_bar() -> Iterator[ScoredChunk]:
-            for chunk in chunks:
+        def advance_bar() -> Iterator[ScoredPart]:
+            for part in parts:
                 bar.update(table.position() - bar.pos)
-                yield chunk
+                yield part
 
         yield advance_bar()

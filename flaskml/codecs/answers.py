@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -97,24 +99,24 @@ def encode_csv(rows: Sequence[Any]) -> bytes:
     """Return the values of `json_answers` as CSV with a header: one column per number or class, formulas escaped."""
     flat = [flatten_cells(row, "prediction") for row in rows]
     header = list(dict.fromkeys(name for row in flat for name in row)) or ["prediction"]
-    return b"".join([encode_csv_line(header), *(encode_csv_line([row.get(name) for name in header]) for row in flat)])
+    return encode_csv_lines(chain([header], ([row.get(name) for name in header] for row in flat)))
 
 
-def encode_csv_line(values: Sequence[Any]) -> bytes:
-    """Return one line of CSV in UTF-8, formulas escaped."""
+def encode_csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return lines of CSV in UTF-8, formulas escaped."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerow([_escape_formula(value) for value in values])
+    csv.writer(out, lineterminator="\r\n").writerows([_escape_formula(value) for value in row] for row in rows)
     return out.getvalue().encode()
 
 
 def flatten_cells(value: Any, name: str) -> dict[str, Any]:
     """Return the cells of a nested value by column name; the name is the path to the cell, as in `name:0:class`."""
-    if isinstance(value, Mapping):
-        parts = [(f"{name}:{key}", part) for key, part in value.items()]
-    elif isinstance(value, list):
-        parts = [(f"{name}:{index}", part) for index, part in enumerate(value)]
-    else:
+    if not isinstance(value, (dict, list)):
         return {name: value}
+    if isinstance(value, dict):
+        parts = [(f"{name}:{key}", part) for key, part in value.items()]
+    else:
+        parts = [(f"{name}:{index}", part) for index, part in enumerate(value)]
     return {key: cell for label, part in parts for key, cell in flatten_cells(part, label).items()}
 
 
@@ -125,6 +127,6 @@ def _escape_formula(cell: Any) -> Any:
     """
     if isinstance(cell, bool):
         return "true" if cell else "false"
-    if isinstance(cell, float) and not np.isfinite(cell):
-        return ""
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else ""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_PREFIXES) else cell

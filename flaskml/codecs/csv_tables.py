@@ -50,7 +50,13 @@ def _written(value: Value) -> Value:
 
 
 def open_csv_rows(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
-    """The same of a table of any length; its rows are read when asked for, and may raise `NotParseable` then."""
+    """Return the same for a table of any length. Its rows are read lazily, and may raise `NotParseable`."""
+    header, rows = open_csv_lines(lines)
+    return header, (csv_record(number, header, line) for number, line in enumerate(rows))
+
+
+def open_csv_lines(lines: Iterable[str]) -> tuple[list[str], Iterator[list[str]]]:
+    """Return the header and the fields of each row, also of rows with more or fewer fields than the header."""
     reader = csv.reader(lines, strict=True)
     with _told_as_ours():
         header = next(reader, None)
@@ -59,7 +65,7 @@ def open_csv_rows(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, s
     twice = [name[:100] for name, count in Counter(header).items() if count > 1]
     if twice:
         raise InvalidInput([Problem(None, name, f'"{name}" is in the header more than once') for name in twice])
-    return header, _records(reader, header)
+    return header, _lines(reader, header)
 
 
 @contextmanager
@@ -72,12 +78,13 @@ def _told_as_ours() -> Iterator[None]:
         raise NotParseable(f"it is no CSV ({error})") from None
 
 
-def _records(reader: Iterator[list[str]], header: list[str]) -> Iterator[dict[str, str] | Problem]:
-    """The lines that are rows, with their texts by column."""
+def _lines(reader: Iterator[list[str]], header: list[str]) -> Iterator[list[str]]:
+    """Yield the fields of each row."""
     number = -1
     try:
-        for number, line in enumerate(_rows(reader, blank_is_row=len(header) == 1)):
-            yield _record(number, header, line)
+        for line in _rows(reader, blank_is_row=len(header) == 1):
+            number += 1
+            yield line
     except UnicodeDecodeError:  # Of a file, only that it is behind that row is known.
         raise NotParseable(f"what follows row {number} is not UTF-8") from None
     except csv.Error as error:
@@ -96,7 +103,8 @@ def _rows(lines: Iterator[list[str]], *, blank_is_row: bool) -> Iterator[list[st
             blank += blank_is_row
 
 
-def _record(number: int, header: list[str], line: list[str]) -> dict[str, str] | Problem:
+def csv_record(number: int, header: list[str], line: list[str]) -> dict[str, str] | Problem:
+    """Return the texts of a row by column; a problem if it has more or fewer fields than the header."""
     if len(line) != len(header):
         return Problem(number, None, f"it has {len(line)} fields and the header {len(header)}")
     return dict(zip(header, line, strict=True))

@@ -12,25 +12,23 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
+from pydantic_core import SchemaValidator, ValidationError
 
 from flaskml.codecs.csv_tables import read_csv_rows
-from flaskml.codecs.json_slices import MIN_SLICED_BYTES, has_more_names, slice_array, slice_instances
+from flaskml.codecs.json_rows import NotJson, ReadRows, RowReader, Shape, ValidatedRows
+from flaskml.codecs.json_slices import MIN_SLICED_BYTES, slice_array, slice_instances
 from flaskml.codecs.npy import read_npy
 from flaskml.codecs.rows import Rows, TableBuilder
 from flaskml.codecs.text_values import browser_field_names, parse_text_value
+from flaskml.codecs.typed_rows import TypedRows
 from flaskml.codecs.validation_report import ValidationReport, decode_json, with_names, without_excess_names
-from flaskml.codecs.validators import row_core_schema, value_core_schema
+from flaskml.codecs.validators import row_core_schema
 from flaskml.errors import InvalidInput, Problem, TooManyRows
 from flaskml.schema.features import Schema, Value
 from flaskml.schema.tables import SchemaTableBuilder, json_value
 
 _INSTANCES_START = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
 """The beginning of a body with the key "instances". The group matches if the first row is a list."""
-
-MAX_EXCESS_NAMES = 16_384
-"""Names in a part of a body above the number of features. Texts that contain JSON have some. pydantic takes half a
-microsecond to report an unknown one."""
 
 
 class Parser:
@@ -45,22 +43,9 @@ class Parser:
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
         self._feature_names = {field: name for name in schema.names for field in browser_field_names(name)}
-        # pydantic copies the row into the error for each missing value, and a row may be large. So the fast validators
-        # require no value, and `_complete_rows` compares the number of values instead.
-        fast_row = row_core_schema(schema, is_required=False)
-        values = core_schema.tuple_schema(
-            [value_core_schema(schema, feature) for feature in schema.features], fail_fast=True
-        )
         self._row_validator = SchemaValidator(row_core_schema(schema, is_required=True))
-        self._fast_row_validator = SchemaValidator(fast_row)
-        self._rows_validator = SchemaValidator(self._list_schema(fast_row))
-        self._instances_validator = SchemaValidator(_single_key_schema("instances", self._list_schema(fast_row)))
-        self._values_validator = SchemaValidator(self._list_schema(values))
-        self._value_lists_validator = SchemaValidator(_single_key_schema("instances", self._list_schema(values)))
-
-    def _list_schema(self, item: CoreSchema) -> CoreSchema:
-        # `fail_fast`: a list of errors for every row would be many times the size of the body.
-        return core_schema.list_schema(item, max_length=self.max_rows, fail_fast=True)
+        readers = (TypedRows.of(schema, max_rows), ValidatedRows(schema, max_rows))
+        self._readers: tuple[RowReader, ...] = tuple(reader for reader in readers if reader is not None)
 
     def parse_json(self, body: bytes) -> Rows:
         """Return the rows of a JSON body: one object of features, a list of objects, or `{"instances": [...]}`.
@@ -81,56 +66,33 @@ class Parser:
 
         A body is read again to report its problems.
         """
-        try:
-            return self._parse_json_fast(body) if len(body) < MIN_SLICED_BYTES else self._parse_long_json(body)
-        except ValidationError:
-            return None  # Its errors may be far larger than the body. They are freed on return.
+        shape: Shape = "object"
+        if start := _INSTANCES_START.match(body):
+            shape = "instances of lists" if start[1] else "instances of objects"
+        elif body.lstrip(b" \t\n\r")[:1] == b"[":
+            shape = "objects"
+        slices = _slices(body, shape) if len(body) >= MIN_SLICED_BYTES else None
+        for reader in self._readers:
+            try:
+                values = reader.read(body, shape) if slices is None else self._read_slices(reader, slices, body, shape)
+            except NotJson:
+                return None
+            if values is not None:
+                return Rows(values, self.table_builder, is_single=shape == "object")
+        return None
 
-    def _parse_long_json(self, body: bytes) -> Rows | None:
-        """Return the same as `_parse_json_fast` for a long body, read in slices, so that the GIL is free in between."""
-        slices, validator = slice_array(body), self._rows_validator
-        if slices is None and (start := _INSTANCES_START.match(body)):
-            slices, validator = slice_instances(body), self._values_validator if start[1] else self._rows_validator
-        if any(self._has_excess_names(part) for part in slices or [body]):
-            return None  # pydantic would create an error for each name.
-        if slices is None:
-            return self._parse_json_fast(body)
-        rows: list[Any] = []
+    def _read_slices(self, reader: RowReader, slices: Sequence[bytes], body: bytes, shape: Shape) -> ReadRows:
+        """Return the rows of a long body, read in slices, so that the GIL is free in between."""
+        rows: list[tuple[Value, ...]] = []
         for part in slices:
             try:
-                rows += validator.validate_json(part)
-            except ValidationError as error:
-                if self.schema.extra == "ignore" and error.errors(include_input=False)[0]["type"] == "json_invalid":
-                    return self._parse_json_fast(body)  # A cut was inside of an unknown value.
-                raise
-            if len(rows) > self.max_rows:
+                read = reader.read(part, "lists" if shape.endswith("lists") else "objects")
+            except NotJson:
+                return reader.read(body, shape)  # A cut was inside of an unknown value.
+            if read is None or len(rows) + len(read) > self.max_rows:
                 return None
-        if validator is self._values_validator:
-            return Rows(rows, self.table_builder, is_single=False)
-        return self._complete_rows(rows)
-
-    def _has_excess_names(self, part: bytes) -> bool:
-        """Return whether a long part of a body has far more names than features, if the schema refuses unknown ones."""
-        is_long = len(part) >= MIN_SLICED_BYTES and self.schema.extra == "refuse"
-        return is_long and has_more_names(part, len(self.schema.features) + MAX_EXCESS_NAMES)
-
-    def _parse_json_fast(self, body: bytes) -> Rows | None:
-        """Return the rows of a valid JSON body, or None if a value is missing. Raises pydantic's `ValidationError`."""
-        start = _INSTANCES_START.match(body)
-        if start is None:
-            if body.lstrip(b" \t\n\r")[:1] == b"[":
-                return self._complete_rows(self._rows_validator.validate_json(body))
-            return self._complete_rows([self._fast_row_validator.validate_json(body)], is_single=True)
-        if start[1]:
-            values = self._value_lists_validator.validate_json(body)["instances"]
-            return Rows(values, self.table_builder, is_single=False)
-        return self._complete_rows(self._instances_validator.validate_json(body)["instances"])
-
-    def _complete_rows(self, rows: Sequence[Mapping[str, Value]], *, is_single: bool = False) -> Rows | None:
-        """Return the rows, or None if a row lacks a value."""
-        width = len(self.schema.features)
-        is_complete = min(map(len, rows), default=width) == width
-        return self._rows_of_objects(rows, is_single=is_single) if is_complete else None
+            rows += read
+        return rows
 
     def _validate_each(
         self, rows: Sequence[object], *, is_single: bool, allow_lists: bool = False, problems: Sequence[Problem] = ()
@@ -233,8 +195,11 @@ class Parser:
         return self._validate_each(json_rows, is_single=False, allow_lists=True)
 
 
-def _single_key_schema(name: str, value: CoreSchema) -> CoreSchema:
-    return core_schema.typed_dict_schema({name: core_schema.typed_dict_field(value)}, extra_behavior="forbid")
+def _slices(body: bytes, shape: Shape) -> list[bytes] | None:
+    """Return the arrays into which a long body is cut; None if it is read as a whole."""
+    if shape == "object":
+        return None
+    return slice_instances(body) if shape.startswith("instances") else slice_array(body)
 
 
 def _rows_of_document(document: object) -> tuple[Sequence[Any], bool]:

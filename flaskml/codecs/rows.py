@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from flaskml.schema.features import Value
+from flaskml.schema.features import Columns, Value
 
 
 class TableBuilder(Protocol):
@@ -13,6 +13,10 @@ class TableBuilder(Protocol):
 
     def build(self, rows: Sequence[Sequence[Any]]) -> Any:
         """Return the table of rows whose values are in schema order, null as None."""
+        ...
+
+    def build_columns(self, columns: Columns) -> Any:
+        """Return the table of the columns of at least one feature, in schema order."""
         ...
 
 

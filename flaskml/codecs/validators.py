@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic_core import CoreSchema, core_schema
 
-from flaskml.schema.features import MAX_EXACT_INTEGER, Feature, Schema
+from flaskml.schema.features import MAX_EXACT_INTEGER, MAX_FLOAT, Feature, Schema
 from flaskml.schema.tables import datetime_validator
 
 MAX_TEXT_CHARACTERS = 100_000
 """Characters in one text value: bounds the work of a vectorizer on one request."""
+
+MAX_DATETIME_CHARACTERS = 40
+"""Characters of the longest datetime; ISO 8601 with all digits and an offset has 35."""
 
 
 def value_core_schema(schema: Schema, feature: Feature) -> CoreSchema:
@@ -22,16 +24,21 @@ def value_core_schema(schema: Schema, feature: Feature) -> CoreSchema:
     return core_schema.nullable_schema(field) if feature.nullable else field
 
 
-def _float_schema(schema: Schema, feature: Feature) -> CoreSchema:
+def number_bounds(schema: Schema, feature: Feature) -> tuple[Any, Any]:
+    """Return the smallest and the largest number of a feature: integers for whole numbers, else floats."""
     low, high = schema.bounds(feature)
-    if -low == high == sys.float_info.max:
+    return (math.ceil(low), math.floor(high)) if feature.is_whole else (float(low), float(high))
+
+
+def _float_schema(schema: Schema, feature: Feature) -> CoreSchema:
+    low, high = number_bounds(schema, feature)
+    if -low == high == MAX_FLOAT:
         return core_schema.float_schema(strict=True, allow_inf_nan=False)
-    return core_schema.float_schema(strict=True, allow_inf_nan=False, ge=float(low), le=float(high))
+    return core_schema.float_schema(strict=True, allow_inf_nan=False, ge=low, le=high)
 
 
 def _integer_schema(schema: Schema, feature: Feature) -> CoreSchema:
-    lower_bound, upper_bound = schema.bounds(feature)
-    low, high = math.ceil(lower_bound), math.floor(upper_bound)
+    low, high = number_bounds(schema, feature)
     # A client without an integer type sends 3.0. Above 2**53 a float has lost its last digits, so it may not be the
     # integer that the client meant.
     number = core_schema.float_schema(strict=True, ge=max(low, -MAX_EXACT_INTEGER), le=min(high, MAX_EXACT_INTEGER))
@@ -63,7 +70,9 @@ def _category_schema(schema: Schema, feature: Feature) -> CoreSchema:
 
 def _datetime_schema(schema: Schema, feature: Feature) -> CoreSchema:
     check = datetime_validator(feature, enforce_range=schema.out_of_range == "refuse")
-    return core_schema.no_info_after_validator_function(check, core_schema.str_schema(strict=True, max_length=40))
+    return core_schema.no_info_after_validator_function(
+        check, core_schema.str_schema(strict=True, max_length=MAX_DATETIME_CHARACTERS)
+    )
 
 
 _SCHEMA_OF_KIND: Mapping[str, Callable[[Schema, Feature], CoreSchema]] = {

@@ -19,7 +19,7 @@ from flaskml.errors import MethodNotOffered, Problem, RowsRefused
 from flaskml.inference.batching import Batcher
 from flaskml.inference.warmup import EXAMPLE_ROWS, example_rows, warm_up
 from flaskml.runtimes import open_runtime
-from flaskml.schema.features import Schema
+from flaskml.schema.features import Columns, Schema
 from flaskml.store.manifest import LoadedVersion, Manifest
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,16 @@ class Predictor:
         """
         if not rows.values:
             return np.empty(0)
+        return self._ask(lambda: self.batcher.ask(rows, method or self.manifest.methods[0]))
+
+    def predict_columns(self, columns: Columns, method: str) -> Answer:
+        """Return the same for columns with valid values of at least one row."""
+        return self._ask(lambda: self.batcher.compute(self.parser.table_builder.build_columns(columns), method))
+
+    def _ask(self, compute: Callable[[], Answer]) -> Answer:
+        """Return the answer of the estimator. Raises `RowsRefused` if it raises an exception."""
         try:
-            return self.batcher.ask(rows, method or self.manifest.methods[0])
+            return compute()
         except MemoryError:
             raise
         except Exception as error:  # An estimator may raise any exception for rows that it refuses.

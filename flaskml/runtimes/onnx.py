@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from flaskml.codecs.rows import TableBuilder
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.base import Runtime
 from flaskml.schema.codes import CodedRows
-from flaskml.schema.features import Schema
+from flaskml.schema.features import Columns, Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store.manifest import LoadedVersion
 
@@ -36,12 +37,23 @@ VOCABULARIES_KEY = "flaskml.vocabularies"
 """The key of a graph's metadata with the texts of each text column, as JSON: such a graph takes `CodedRows`."""
 
 
+@dataclass(frozen=True, slots=True)
+class TableOfColumns:
+    """The columns of rows that are not encoded yet."""
+
+    columns: Columns
+
+
 class RowsAsTable:
     """A table builder that returns the rows: a graph of mixed columns encodes them itself."""
 
     def build(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
         """Return the rows."""
         return rows
+
+    def build_columns(self, columns: Columns) -> TableOfColumns:
+        """Return the columns."""
+        return TableOfColumns(columns)
 
 
 class OnnxRuntime:
@@ -87,14 +99,23 @@ class OnnxRuntime:
     def compute(self, table: Any, method: str) -> Answer:
         """Return the output of the method's graph, computed in the calling thread."""
         if method not in self._outputs and self._fallback is not None:
-            if self._coded_rows is not None:
-                table = self._fallback.table_builder.build(table)
-            return self._fallback.compute(table, method)
+            return self._fallback.compute(self._table_of_fallback(self._fallback, table), method)
         run, names = self._outputs[method]
         coded = self._coded_rows
-        rows = np.asarray(table, dtype=np.float64) if coded is None else coded.encode(table)
+        if coded is None:
+            rows = np.asarray(table, dtype=np.float64)
+        else:
+            rows = coded.encode_columns(table.columns) if isinstance(table, TableOfColumns) else coded.encode(table)
         answer: np.ndarray = run(names, {GRAPH_INPUT: rows})[0]
         return _logarithm(answer) if method in DERIVED_METHODS else answer
+
+    def _table_of_fallback(self, fallback: Runtime, table: Any) -> Any:
+        """Return a table for the estimator."""
+        if self._coded_rows is None:
+            return table
+        if isinstance(table, TableOfColumns):
+            return fallback.table_builder.build_columns(table.columns)
+        return fallback.table_builder.build(table)
 
 
 def coded_rows_of(sessions: Iterable[Any], schema: Schema) -> CodedRows | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.schema.features import Feature, Schema, Value, parse_datetime
+from flaskml.schema.features import Columns, Feature, Schema, Value, parse_datetime
 
 UNKNOWN_CODE = -1.0
 """The code of a text that is not in the vocabulary."""
@@ -46,12 +46,15 @@ class CodedRows:
             for index, encode in self._encoders:
                 values[index] = encode(values[index])
             return np.array([values], dtype=np.float64)
-        columns: list[Any] = list(zip(*rows, strict=True))
-        for index, encode in self._encoders:
-            columns[index] = list(map(encode, columns[index]))
-        table = np.empty((len(rows), self._width))
+        return self.encode_columns(list(zip(*rows, strict=True)))
+
+    def encode_columns(self, columns: Columns) -> np.ndarray:
+        """Return the same for columns with valid values."""
+        encoders: dict[int, Callable[[Any], float]] = dict(self._encoders)
+        table = np.empty((len(columns[0]), self._width))
         for index, column in enumerate(columns):
-            table[:, index] = column
+            encode = encoders.get(index)
+            table[:, index] = column if encode is None else list(map(encode, column))
         return table
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from flaskml.schema.features import Feature, Schema, Table, Value
+from flaskml.schema.features import Column, Columns, Feature, Schema, Table, Value
 from flaskml.schema.iso8601 import DATETIME_PATTERN, UTC_OFFSET_PATTERN
 
 if TYPE_CHECKING:
@@ -32,17 +32,26 @@ class SchemaTableBuilder:
 
     def __init__(self, schema: Schema) -> None:
         self.names = schema.names
+        self._features = schema.features
         self.layout = schema.layout
         self._dtype = np.dtype(schema.dtype) if schema.layout == "array" else np.dtype(object)
-        self._column_builders: list[ColumnBuilder] = []
-        if schema.layout == "frame":
-            self._column_builders = [_column_builder(feature) for feature in schema.features]
+        self._frame_builder = FrameBuilder(schema) if schema.layout == "frame" else None
         markers = [_missing_marker(feature) for feature in schema.features]
         self._markers = markers if self._dtype.hasobject and any(marker is not None for marker in markers) else None
 
     def build(self, rows: Sequence[Sequence[Value]]) -> Table:
         """Return the table of the rows, whose values are in schema order, with None for null."""
-        return self._frame(rows) if self._column_builders else self._array(rows)
+        if self._frame_builder is None:
+            return self._array(rows)
+        return self._frame_builder.build(list(zip(*rows, strict=True)) if len(rows) else [()] * len(self.names))
+
+    def build_columns(self, columns: Columns) -> Table:
+        """Return the table of columns with valid values."""
+        if self._frame_builder is not None:
+            return self._frame_builder.build(columns)
+        if self._dtype.kind in "biuf":
+            return np.column_stack([np.asarray(column, dtype=self._dtype) for column in columns])
+        return self._array(list(zip(*map(as_values, columns, self._features), strict=True)))
 
     def _array(self, rows: Sequence[Sequence[Value]]) -> np.ndarray:
         shape = (len(rows), len(self.names))
@@ -54,12 +63,69 @@ class SchemaTableBuilder:
             rows = [[m if v is None else v for v, m in zip(row, self._markers, strict=True)] for row in rows]
         return np.array(rows, dtype=self._dtype).reshape(shape)
 
-    def _frame(self, rows: Sequence[Sequence[Value]]) -> pd.DataFrame:
+
+class FrameBuilder:
+    """Builder of the DataFrames of a schema.
+
+    Columns of one numpy dtype are built as one array. For a single row of twelve columns, this takes about a quarter of
+    the time that pandas takes for a dictionary of columns.
+    """
+
+    def __init__(self, schema: Schema) -> None:
         import pandas as pd
 
-        columns = list(zip(*rows, strict=True)) if len(rows) else [()] * len(self.names)
-        built = [build(values) for build, values in zip(self._column_builders, columns, strict=True)]
-        return pd.DataFrame(dict(zip(self.names, built, strict=True)), copy=False)
+        self._features = schema.features
+        self._blocks: dict[np.dtype, list[int]] = {}
+        """The positions of the columns of each numpy dtype."""
+
+        self._others: dict[int, ColumnBuilder] = {}
+        """The builder of each other column by its position."""
+
+        for index, feature in enumerate(schema.features):
+            dtype = np.dtype(feature.dtype) if _has_numpy_dtype(feature) else None
+            if dtype is None:
+                self._others[index] = _column_builder(feature)
+            else:
+                self._blocks.setdefault(dtype, []).append(index)
+        self._markers = {
+            index: marker
+            for index, feature in enumerate(schema.features)
+            if feature.dtype == "object" and (marker := _missing_marker(feature)) is not None
+        }
+        self._objects = [
+            index for index in self._blocks.get(np.dtype(object), []) if not _is_text(schema.features[index])
+        ]
+        """The positions of columns of objects that may come as arrays of doubles."""
+
+        positions = [*self._blocks.values(), [*self._others]]
+        self._labels = [pd.Index([schema.names[index] for index in part], dtype=object) for part in positions]
+        self._columns = pd.DataFrame(columns=list(schema.names)).columns
+        order = np.argsort([index for part in positions for index in part])
+        self._order = None if (np.diff(order) == 1).all() else order
+
+    def build(self, columns: Columns) -> pd.DataFrame:
+        """Return the DataFrame of columns with valid values."""
+        import pandas as pd
+
+        columns, row_count, parts = list(columns), len(columns[0]), []
+        for index in self._objects:
+            columns[index] = as_values(columns[index], self._features[index])
+        for index, marker in self._markers.items():
+            columns[index] = [marker if value is None else value for value in columns[index]]
+        for (dtype, positions), labels in zip(self._blocks.items(), self._labels, strict=False):
+            block = np.empty((len(positions), row_count), dtype=dtype)
+            for number, index in enumerate(positions):
+                block[number] = columns[index]
+            # Without the dtype, pandas 3 would infer its own string dtype for some batches and object for others.
+            parts.append(pd.DataFrame(block.T, columns=labels, dtype=dtype, copy=False))
+        if self._others:
+            others = [build(as_values(columns[index], self._features[index])) for index, build in self._others.items()]
+            parts.append(pd.DataFrame(dict(zip(self._labels[-1], others, strict=True)), copy=False))
+        frame = parts[0] if len(parts) == 1 else pd.concat(parts, axis="columns")
+        if self._order is not None:
+            frame = frame.take(self._order, axis="columns")
+        frame.columns = self._columns
+        return frame
 
 
 def _numeric_array(rows: Sequence[Sequence[Value]], dtype: np.dtype, shape: tuple[int, int]) -> np.ndarray:
@@ -68,6 +134,18 @@ def _numeric_array(rows: Sequence[Sequence[Value]], dtype: np.dtype, shape: tupl
         return np.fromiter(chain.from_iterable(rows), dtype=dtype, count=shape[0] * shape[1]).reshape(shape)
     except TypeError:
         return np.array(rows, dtype=dtype).reshape(shape)
+
+
+def as_values(column: Column, feature: Feature) -> Sequence[Any]:
+    """Return the values of a column as JSON has them."""
+    if not isinstance(column, np.ndarray):
+        return column
+    convert = {"boolean": bool, "float": float}.get(feature.kind, int)
+    return [None if value != value else convert(value) for value in column.tolist()]
+
+
+def _is_text(feature: Feature) -> bool:
+    return not (feature.is_number or feature.is_whole or feature.kind == "boolean")
 
 
 def _missing_marker(feature: Feature) -> Any:
@@ -80,21 +158,24 @@ def _missing_marker(feature: Feature) -> Any:
     return pd.NaT if feature.missing == "NaT" else pd.NA
 
 
+def _has_numpy_dtype(feature: Feature) -> bool:
+    """Return whether the column of a feature is a plain numpy array: of numbers, booleans or objects."""
+    import pandas as pd
+
+    if feature.dtype.startswith(("category[", "datetime64[")):
+        return False
+    return isinstance(pd.api.types.pandas_dtype(feature.dtype), np.dtype)
+
+
 def _column_builder(feature: Feature) -> ColumnBuilder:
-    """Return the function that builds the column of a feature in a frame, by its dtype."""
+    """Return the function that builds the column of a feature with another dtype."""
     import pandas as pd
 
     if feature.dtype.startswith("category["):
         return _categorical_builder(feature)
     if feature.dtype.startswith("datetime64["):
         return _aware_datetime_builder(feature) if feature.is_aware else _naive_datetime_builder(feature)
-    if feature.dtype == "object":
-        marker = _missing_marker(feature)
-        # Without a dtype, pandas 3 would infer its own string dtype for some batches and object for others.
-        return lambda values: pd.Series([marker if value is None else value for value in values], dtype=object)
     dtype: Any = pd.api.types.pandas_dtype(feature.dtype)
-    if isinstance(dtype, np.dtype):
-        return lambda values: np.array(values, dtype=dtype)
     return lambda values: pd.array(values, dtype=dtype)
 
 

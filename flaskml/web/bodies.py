@@ -10,6 +10,7 @@ from flask import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.formparser import FormDataParser
 
+from flaskml.codecs.content_codings import content_codings, decode_content
 from flaskml.errors import (
     MAX_PROBLEMS,
     InvalidInput,
@@ -19,7 +20,6 @@ from flaskml.errors import (
     UnsupportedMediaType,
 )
 from flaskml.web.current import settings_of, this_app, this_request
-from flaskml.web.negotiation import is_encoded
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -81,8 +81,28 @@ def keep_files_in_memory(request: Request) -> None:
 def refuse_encoded_body(request: Request) -> None:
     """Raise `UnsupportedMediaType` for a body with a content coding, such as gzip."""
     encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
-    if is_encoded(encoding):
+    if content_codings(encoding):
         raise UnsupportedMediaType(f"Content-Encoding {encoding}", "an unencoded body")
+
+
+def with_decoded_body(request: Request, limit: int, setting: str) -> Request:
+    """Return the request, or, if its body has a content coding, a copy with the body decoded.
+
+    Raises `UnsupportedMediaType`, `NotParseable`, or `TooLarge` for more than `limit` bytes.
+    """
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
+    if not content_codings(encoding):
+        return request
+    body = decode_content(request.get_data(cache=False), encoding, limit, setting)
+    environ = {
+        **request.environ,
+        "HTTP_CONTENT_ENCODING": "",
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": BytesIO(body),
+        "wsgi.input_terminated": True,
+    }
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    return type(request)(environ, populate_request=False)
 
 
 def limit_body(request: Request, limit: int, setting: str) -> None:

@@ -21,6 +21,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
+from flaskml.codecs.content_codings import content_codings
 from flaskml.inference.predictor import Predictor
 from flaskml.inference.slot import ModelSlot
 from flaskml.server.direct_requests import Prediction, Target
@@ -29,7 +30,7 @@ from flaskml.server.response_heads import Headers
 from flaskml.settings import Settings
 from flaskml.web import direct_conditions as conditions
 from flaskml.web.current import default_slot, registry_of
-from flaskml.web.negotiation import CSV, accepts_rather, is_encoded, is_json, media_type_of
+from flaskml.web.negotiation import CSV, accepts_rather, is_json, media_type_of
 from flaskml.web.replies import problems_as_json
 
 logger = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ class DirectPredictions:
             and len(length) <= MAX_LENGTH_DIGITS
             and int(length) <= self._max_body
             and not accepts_rather(headers.get("ACCEPT", "*/*"), CSV)
-            and not is_encoded(headers.get("CONTENT_ENCODING", ""))
+            and not content_codings(headers.get("CONTENT_ENCODING", ""))
             and FLASK_HEADERS.isdisjoint(headers)
             and _HOST.fullmatch(headers.get("HOST", "h")) is not None
             and not ("COOKIE" in headers and self._app.secret_key)

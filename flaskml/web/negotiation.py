@@ -41,11 +41,6 @@ def accepts_rather(accept: str, media_type: str) -> bool:
     return MIMEAccept(accepted).best_match(["application/json", media_type]) == media_type
 
 
-def is_encoded(content_encoding: str) -> bool:
-    """Return whether a Content-Encoding header names a content coding (RFC 9110, section 8.4). `identity` is none."""
-    return any(coding.strip(" \t").lower() not in ("", "identity") for coding in content_encoding.split(","))
-
-
 @lru_cache(maxsize=256)
 def media_type_of(content_type: str) -> str:
     """Return the media type of a Content-Type header, in lower case and without parameters."""

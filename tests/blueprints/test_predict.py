@@ -1,9 +1,11 @@
 """The native prediction door: bodies, options, errors, CSV and pages."""
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from io import BytesIO
 
 import pytest
@@ -110,11 +112,37 @@ def test_the_error_of_a_missing_model_keeps_no_traceback(make_app):
     assert len(depths) == 1
 
 
-def test_content_encodings_are_refused(client):
-    answer = client.post(
-        "/predict", data=b"x", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"}
-    )
-    assert answer.status_code == 415
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"feature": 1}', "application/json"),
+        (b"feature\n1\n", "text/csv"),
+        (b"feature=1", "application/x-www-form-urlencoded"),
+        (b'{"feature": 1}', "application/x-www-form-urlencoded"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="feature"\r\n\r\n1\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+        ),
+    ],
+)
+def test_encoded_bodies_get_the_same_answers(client, body, content_type):
+    def send(data, **headers):
+        answer = client.post("/predict", data=data, headers={"Content-Type": content_type, **headers})
+        return answer.status_code, answer.data
+
+    expected = send(body)
+    assert expected[0] == 200
+    assert send(gzip.compress(body), **{"Content-Encoding": "gzip"}) == expected
+    assert send(zlib.compress(body), **{"Content-Encoding": "Deflate"}) == expected
+
+
+def test_an_encoded_body_has_at_most_max_body_bytes(make_app):
+    client = make_app(MAX_BODY=10_000).test_client()
+    for size, status in ((10_000, 200), (10_001, 413), (10_000_000, 413)):
+        body = gzip.compress(b'{"feature": 1}'.ljust(size))
+        answer = client.post("/predict", data=body, headers={"Content-Encoding": "gzip"})
+        assert answer.status_code == status, size
+    assert "MAX_BODY" in answer.json["detail"]
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", "identity ", "", "\tIDENTITY", "identity, Identity", ","])

@@ -246,7 +246,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
 @pytest.mark.parametrize(
-    "megabytes", [pytest.param(25, marks=pytest.mark.thorough), pytest.param(2_000, marks=pytest.mark.gauntlet)]
+    "megabytes", [pytest.param(12, marks=pytest.mark.thorough), pytest.param(2_000, marks=pytest.mark.gauntlet)]
 )
 def test_the_memory_does_not_grow_with_the_file(instance, tmp_path, megabytes):
     file, out = tmp_path / "rows.csv", tmp_path / "answers.csv"

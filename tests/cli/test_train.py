@@ -122,11 +122,11 @@ def flask(*arguments, cwd, **environment):
 def test_training_needs_no_working_wsgi_py(tmp_path):
     (tmp_path / "wsgi.py").write_text("broken")
     environment = {"FLASKML_INSTANCE_PATH": str(tmp_path / "here")}
-    result = flask("train", "--name", "iris", "--data", "iris", cwd=tmp_path, **environment)
+    result = flask("train", "--name", "iris", "--data", "iris", "--runtime", "sklearn", cwd=tmp_path, **environment)
     assert result.returncode == 0, result.stderr
     assert ModelStore(tmp_path / "here").state("iris").active == "1"
     (tmp_path / "wsgi.py").unlink()
-    result = flask("train", "--name", "iris", cwd=tmp_path, **environment)
+    result = flask("train", "--name", "iris", "--runtime", "sklearn", cwd=tmp_path, **environment)
     assert "next       FLASKML_MODEL_NAME=iris waitress-serve --call flaskml:create_app" in result.stdout
     assert "stored     here/models/iris/2" in result.stdout
 
@@ -136,7 +136,7 @@ def test_a_long_fit_shows_its_progress_on_a_terminal(tmp_path):
     table = tmp_path / "long.csv"
     table.write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 13}.5\n" for i in range(30_000)))
     reader, writer = pty.openpty()
-    command = [sys.executable, "-m", "flask", "train", "--data", str(table), "--target", "y"]
+    command = [sys.executable, "-m", "flask", "train", "--data", str(table), "--target", "y", "--runtime", "sklearn"]
     variables = {**os.environ, "FLASKML_INSTANCE_PATH": str(tmp_path)}
     with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=writer) as process:
         os.close(writer)

@@ -58,7 +58,7 @@ def activate_from_a_shell(instance, version):
 @pytest.mark.parametrize(
     ("requests", "count"),
     [
-        (3_000, 10),
+        (2_000, 6),
         pytest.param(20_000, 50, marks=pytest.mark.gauntlet),
         pytest.param(200_000, 500, marks=pytest.mark.gauntlet),
     ],
@@ -306,7 +306,7 @@ def test_the_base_class_of_the_broken_models_is_accepted(trial_site):
 @pytest.mark.parametrize(
     "kinds",
     [
-        ["HangsLoading", "AbortsLoading", "GrowsAnswering", "AnswersOtherwise"],
+        ["HangsLoading", "AbortsLoading", "AnswersOtherwise"],
         pytest.param(list(BROKEN), marks=pytest.mark.gauntlet),
     ],
     ids=["some", "all"],

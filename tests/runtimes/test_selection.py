@@ -45,6 +45,7 @@ from tests.support.numeric_cases import (
     numeric_case,
     small_ensemble,
 )
+from tests.support.sampling import sampled
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skl2onnx")
@@ -100,7 +101,7 @@ def other_tables(estimator, X, fresh, schema):
         ]
 
 
-@pytest.mark.parametrize("name", WITH_GRAPH)
+@pytest.mark.parametrize("name", sampled(WITH_GRAPH, 2))
 def test_a_graph_gives_the_estimators_own_answers(tmp_path, name):
     case = numeric_case(name)
     loaded, choice = stored(tmp_path, case.estimator, case.X, "onnx")
@@ -386,6 +387,7 @@ import numpy as np
 from sklearn.linear_model import LinearRegression
 from flaskml.errors import NotPublishable
 from flaskml.store.model_store import ModelStore
+from tests.support.sampling import sampled
 from pathlib import Path
 X = np.random.default_rng(0).normal(size=(40, 2))
 estimator = LinearRegression().fit(X, X[:, 0])

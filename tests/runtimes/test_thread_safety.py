@@ -71,6 +71,7 @@ from tests.support.numeric_cases import (
     TWO_CLASSES,
     numeric_case,
 )
+from tests.support.sampling import sampled
 from tests.support.tables import mixed_table
 
 ROUNDS = 3
@@ -357,7 +358,7 @@ def wrong_answers(runtime, alone, tables, methods):
 
 
 @pytest.mark.usefixtures("swift_switches")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled(CASES, 3))
 def test_concurrent_calls_get_the_answers_of_one_thread(name):
     estimator, X = CASES[name]()
     table, runtime = inspect_sample(estimator, X).table, cold_runtime(estimator, X)

@@ -12,6 +12,7 @@ import flaskml
 from flaskml import create_app
 from flaskml.errors import FlaskmlError
 from flaskml.store.model_store import ModelStore
+from tests.support.sampling import sampled
 from tests.support.stores import stop
 
 ROWS = 40
@@ -110,7 +111,7 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.parametrize("case", ACCEPTED)
+@pytest.mark.parametrize("case", sampled(ACCEPTED, 3))
 def test_a_valid_correction_holds_for_requests(publish, tmp_path, case):
     changes, row, expected = ACCEPTED[case]
     publish(**changes)

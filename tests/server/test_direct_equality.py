@@ -12,6 +12,7 @@ from flaskml.settings import Settings
 from tests.support.body_formats import BATCH_FORMATS, SINGLE_ROW_FORMATS, rows_of
 from tests.support.hostile_inputs import GOOD, HOSTILE, publish_visits
 from tests.support.sample_tables import FORCED, TABLES, cases, name_of, tables_store  # noqa: F401 - fixtures
+from tests.support.sampling import sampled
 from tests.support.transcripts import differences, equal_servers, equal_servers_in_threads, request_bytes
 
 JSON_TYPE = ("Content-Type", "application/json")
@@ -55,7 +56,7 @@ PATHS = {
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", sampled(HOSTILE, 4))
 def test_hostile_inputs_get_the_same_answer(peers, name):
     hostile = HOSTILE[name]
     kind = [] if hostile.content_type is None else [("Content-Type", hostile.content_type)]
@@ -75,7 +76,7 @@ def table_peers(tables_store):  # noqa: F811
         yield peers
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 @pytest.mark.parametrize(("table", "runtime"), [(make.__name__, None) for make in TABLES] + list(FORCED))
 def test_rows_of_every_table_get_the_same_answer(table_peers, cases, table, runtime):  # noqa: F811
     case = cases[table]
@@ -176,7 +177,7 @@ def test_some_generated_requests_get_the_same_answer(peers):
 
 @pytest.mark.thorough
 def test_generated_requests_get_the_same_answer(peers):
-    compare_generated(peers, 2_000, seed=1)
+    compare_generated(peers, 1_000, seed=1)
 
 
 @pytest.mark.gauntlet
@@ -185,10 +186,10 @@ def test_many_generated_requests_get_the_same_answer(peers, seed):
     compare_generated(peers, 10_000, seed)
 
 
-@pytest.mark.parametrize("length", ["%018d", "%019d", "%026d", "%04000d"])
+@pytest.mark.parametrize("length", sampled(["%019d", "%018d", "%04000d", "%026d"], 2))
 def test_a_content_length_with_leading_zeros_does_not_pass_the_limit(patched_peers, length):
     row = json.dumps(PATHS["/predict"]).encode()
-    for body in (row, row + b" " * 2_500_000):
+    for body in (row, row + b" " * 9_000_000):
         content = request_bytes("/predict", body, [JSON_TYPE])
         content = content.replace(b"Length: %d" % len(body), b"Length: " + (length % len(body)).encode())
         name = "waitress-serve"  # The event loop refuses a length of more than 18 digits.

@@ -68,7 +68,7 @@ def test_mixed_rows_get_the_estimators_predictions(server, store):
 def test_training_activates_the_new_version(serve):
     server = serve()
     status, headers, content = server.request(
-        "POST", "/train", b'{"data": "diabetes"}', {"Content-Type": "application/json"}
+        "POST", "/train", b'{"data": "diabetes", "runtime": "sklearn"}', {"Content-Type": "application/json"}
     )
     assert status == 202
     assert headers["Location"] == f"/jobs/{json.loads(content)['id']}"

@@ -192,7 +192,10 @@ def test_a_replaced_worker_says_that_the_service_is_ready(serve):
 @pytest.mark.parametrize("times", [4, pytest.param(60, marks=pytest.mark.gauntlet)])
 def test_training_jobs_outlive_rolling_restarts_under_load(serve, times):
     server = serve("flask serve", "--workers", "2")
-    jobs = [server.json("POST", "/train", {"name": f"trained{index}", "data": "iris"})[1]["id"] for index in range(2)]
+    jobs = [
+        server.json("POST", "/train", {"name": f"trained{index}", "data": "iris", "runtime": "sklearn"})[1]["id"]
+        for index in range(2)
+    ]
     with Load([server.port], feature="feature", pause=0.01) as load:
         for _ in range(times):
             server.process.send_signal(signal.SIGHUP)

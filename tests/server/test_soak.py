@@ -274,7 +274,7 @@ def run(instance, cases, server_name):
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(5_000, marks=pytest.mark.thorough),
+        pytest.param(2_500, marks=pytest.mark.thorough),
         pytest.param(200_000, marks=pytest.mark.gauntlet),
     ],
 )

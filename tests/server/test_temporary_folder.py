@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.support.sampling import sampled
+
 pytestmark = pytest.mark.contract
 
 FAULTS = {
@@ -16,7 +18,7 @@ FILE = b"a,y\n" + b"1,2\n" * 129_000
 """A file that Werkzeug does not keep in memory, in a body that waitress does keep there (512 KiB)."""
 
 
-@pytest.fixture(params=FAULTS)
+@pytest.fixture(params=sampled(FAULTS, 2))
 def server(serve, tmp_path, request):
     (tmp_path / "start").mkdir()
     (tmp_path / "start/sitecustomize.py").write_text(FAULTS[request.param])

@@ -44,7 +44,9 @@ from tests.support.stores import accept
 
 pytestmark = pytest.mark.thorough
 
-ERRORS = pytest.mark.parametrize("error", [ENOSPC, EIO, EMFILE], ids=errorcode.get)
+ERRORS = pytest.mark.parametrize(
+    "error", [ENOSPC, EIO, pytest.param(EMFILE, marks=pytest.mark.gauntlet)], ids=errorcode.get
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,11 @@ from tests.support.stores import settings_for
 from tests.support.tables import mixed_table
 
 
+def spec(**options):
+    """Return a specification of a model without a graph: the export takes most of the time of a small job."""
+    return TrainingSpec(runtime="sklearn", **options)
+
+
 @pytest.fixture
 def make_jobs(tmp_path):
     created = []
@@ -30,7 +35,7 @@ def make_jobs(tmp_path):
 
 def submit_bad(jobs):
     """Submit a job whose target column does not exist; it ends in a fraction of the time of a good job."""
-    return jobs.submit(TrainingSpec(data=None, target="z"), io.BytesIO(b"a,y\n1,2\n"), "t.csv")
+    return jobs.submit(spec(data=None, target="z"), io.BytesIO(b"a,y\n1,2\n"), "t.csv")
 
 
 def test_a_job_goes_from_queued_to_succeeded(make_jobs, tmp_path):
@@ -49,7 +54,7 @@ def test_a_job_goes_from_queued_to_succeeded(make_jobs, tmp_path):
 def test_an_upload_is_removed_after_training(make_jobs, tmp_path):
     jobs = make_jobs()
     upload = io.BytesIO(mixed_table().to_csv(index=False).encode())
-    job_id = jobs.submit(TrainingSpec(data=None, target="sold"), upload, "../evil.csv")
+    job_id = jobs.submit(spec(data=None, target="sold"), upload, "../evil.csv")
     jobs.wait()
     assert jobs.table.get(job_id).status == "succeeded"
     assert ModelStore(tmp_path).manifest("default", "1").data == "../evil.csv"
@@ -59,7 +64,7 @@ def test_an_upload_is_removed_after_training(make_jobs, tmp_path):
 def test_a_failed_job_has_a_reason_and_the_next_job_runs(make_jobs):
     jobs = make_jobs()
     bad = submit_bad(jobs)
-    good = jobs.submit(TrainingSpec())
+    good = jobs.submit(spec())
     jobs.wait()
     assert jobs.table.get(bad).status == "failed" and 'no column "z"' in jobs.table.get(bad).detail
     assert jobs.table.get(good).status == "succeeded"
@@ -69,7 +74,7 @@ def test_a_failed_job_has_a_reason_and_the_next_job_runs(make_jobs):
 @pytest.mark.thorough
 def test_a_full_queue_refuses_jobs(make_jobs):
     jobs = make_jobs(limit=2)
-    accepted = [jobs.submit(TrainingSpec())]
+    accepted = [jobs.submit(spec())]
     with pytest.raises(QueueFull) as caught:
         for _ in range(3):
             accepted.append(submit_bad(jobs))
@@ -88,14 +93,14 @@ def test_one_job_runs_at_a_time_across_processes(make_jobs):
 
     first, second = make_jobs(published=published), make_jobs(published=published)
     for jobs in (first, second, first):
-        jobs.submit(TrainingSpec())
+        jobs.submit(spec())
     first.wait(), second.wait()
     assert running == [1, 1, 1]
 
 
 def test_a_job_that_exceeds_its_time_limit_fails(make_jobs):
     jobs = make_jobs(timeout=1)
-    job_id = jobs.submit(TrainingSpec())
+    job_id = jobs.submit(spec())
     jobs.wait()
     assert jobs.table.get(job_id).status == "failed" and "TRAIN_TIMEOUT" in jobs.table.get(job_id).detail
 
@@ -103,10 +108,10 @@ def test_a_job_that_exceeds_its_time_limit_fails(make_jobs):
 def test_a_job_of_a_dead_process_is_interrupted(make_jobs):
     jobs = make_jobs()
     for status in ("queued", "running"):
-        job_id = jobs.table.add(TrainingSpec(), "0123456789abcdef", limit=8)
+        job_id = jobs.table.add(spec(), "0123456789abcdef", limit=8)
         jobs.table.update(job_id, status=status)
         assert jobs.table.get(job_id).status == "interrupted"
-    fresh = jobs.submit(TrainingSpec())
+    fresh = jobs.submit(spec())
     jobs.wait()
     assert jobs.table.get(fresh).status == "succeeded"
 
@@ -114,7 +119,7 @@ def test_a_job_of_a_dead_process_is_interrupted(make_jobs):
 @pytest.mark.thorough
 def test_a_failed_swap_fails_the_job(make_jobs, caplog):
     jobs = make_jobs(published=lambda: 1 / 0)
-    job_id = jobs.submit(TrainingSpec())
+    job_id = jobs.submit(spec())
     jobs.wait()
     assert jobs.table.get(job_id).status == "failed" and "log" in jobs.table.get(job_id).detail
     assert "ZeroDivisionError" in caplog.text
@@ -132,7 +137,7 @@ def test_later_jobs_run_after_a_temporarily_full_disk(make_jobs, monkeypatch):
         end(job_id, **values)
 
     monkeypatch.setattr(jobs.table, "end", full_once)
-    first, second = jobs.submit(TrainingSpec()), submit_bad(jobs)
+    first, second = jobs.submit(spec()), submit_bad(jobs)
     jobs.wait()
     assert failed == [first]
     assert jobs.table.get(first).status == "succeeded" and 'no column "z"' in jobs.table.get(second).detail
@@ -146,7 +151,7 @@ def test_a_damaged_job_table_is_reported(make_jobs, tmp_path, content):
         with pytest.raises(DamagedFile, match=r"jobs\.sqlite3"):
             jobs.table.all()
         with pytest.raises(StorageFailed):
-            jobs.submit(TrainingSpec())
+            jobs.submit(spec())
     else:
         assert jobs.table.all() == []
 
@@ -163,7 +168,7 @@ def test_an_unwritable_instance_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("x")
     jobs = Jobs(settings_for(tmp_path / "file"), Roster(tmp_path / "file"), lambda: None)
     with pytest.raises(StorageFailed) as caught:
-        jobs.submit(TrainingSpec())
+        jobs.submit(spec())
     assert caught.value.status == 507
 
 
@@ -174,5 +179,5 @@ def test_a_failed_upload_fails_the_job(make_jobs):
 
     jobs = make_jobs()
     with pytest.raises(StorageFailed, match="No space left"):
-        jobs.submit(TrainingSpec(data=None, target="y"), Broken())
+        jobs.submit(spec(data=None, target="y"), Broken())
     assert [job.status for job in jobs.table.all()] == ["failed"]

@@ -76,7 +76,7 @@ def test_every_answer_to_a_change_conforms(serve, full, tmp_path):
 
 
 def check(server, part, full, folder):
-    examples = FULL_EXAMPLES[part] if full else 20
+    examples = FULL_EXAMPLES[part] if full else 10
     result = run(server.port, part, examples, folder)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3_000:]
     generated = re.search(r"(\d+) generated, (\d+) passed", result.stdout)

@@ -122,7 +122,7 @@ ESTIMATORS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [object, "str"])
+@pytest.mark.parametrize("dtype", [object, pytest.param("str", marks=pytest.mark.gauntlet)])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_frame_may_have_columns_of_categories(name, dtype):
     estimator, target = ESTIMATORS[name]

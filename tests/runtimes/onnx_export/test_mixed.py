@@ -35,6 +35,7 @@ from flaskml.runtimes.onnx_export.conversion import export_graphs
 from flaskml.runtimes.sklearn import SklearnRuntime
 from flaskml.schema.from_sample import schema_from_frame
 from flaskml.training.transformers import date_parts
+from tests.support.sampling import sampled
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skl2onnx")
@@ -206,7 +207,7 @@ def difference(estimator, frame, methods):
     return comparison.find_difference(runtime.compute, methods)
 
 
-@pytest.mark.parametrize("name", PREPROCESSING)
+@pytest.mark.parametrize("name", sampled(PREPROCESSING, 2))
 def test_the_graph_of_a_preprocessing_answers_as_the_estimator(name):
     final_step = LogisticRegression(max_iter=2000)
     if "ordinal" in name:
