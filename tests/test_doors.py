@@ -84,7 +84,7 @@ def tolerance(cases, tables_store, table, runtime):  # noqa: F811
     return ONNX_TOLERANCE if used == "onnx" else FOREIGN_TOLERANCES.get(table, SKLEARN_TOLERANCE)
 
 
-@pytest.mark.parametrize(("table", "runtime"), sampled(SERVED, 2))
+@pytest.mark.parametrize(("table", "runtime"), sampled(SERVED, 4))
 def test_every_answer_equals_the_estimators(ask, cases, table, runtime, tolerance):  # noqa: F811
     compare(ask, cases[table], name_of(table, runtime), tolerance, single_rows=10, sevens_rows=28)
 

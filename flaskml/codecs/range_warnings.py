@@ -13,8 +13,8 @@ from flaskml.codecs.rows import Rows
 from flaskml.errors import MAX_PROBLEMS, Problem
 from flaskml.schema.features import Feature, Schema, Value, parse_datetime
 
-MAX_LOOP_ROWS = 4
-"""Rows up to which a Python loop over the values is faster than NumPy."""
+MAX_LOOP_VALUES = 100
+"""Values up to which a Python loop is faster than NumPy."""
 
 OutsideCheck: TypeAlias = Callable[[Any], bool]
 """Returns whether a value is outside the training data of its feature."""
@@ -57,7 +57,7 @@ class RangeWarnings:
 
     def _is_any_outside(self, rows: Rows) -> bool:
         """Return whether any number is outside its range."""
-        if len(rows.values) > MAX_LOOP_ROWS:
+        if len(rows.values) * len(self._ranges) > MAX_LOOP_VALUES:
             return bool(((rows.table < self._low) | (rows.table > self._high)).any())
         for row in rows.values:
             for index, low, high in self._ranges:

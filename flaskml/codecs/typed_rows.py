@@ -5,7 +5,8 @@ msgspec compiles the schema into decoders, which check the type of each value wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Annotated, Any, Literal, TypeAlias
 
 from flaskml.codecs.json_rows import ReadRows, Shape
@@ -13,9 +14,9 @@ from flaskml.codecs.validators import MAX_DATETIME_CHARACTERS, MAX_TEXT_CHARACTE
 from flaskml.schema.features import MAX_FLOAT, Feature, Schema
 from flaskml.schema.tables import datetime_validator
 
-MAX_OBJECT_FEATURES = 64
-"""Features up to which msgspec reads rows that are objects. If the keys are not in schema order, it takes quadratic
-time in them."""
+MAX_STRUCT_FEATURES = 32
+"""Features up to which a row that is an object is read as a struct. A struct with keys out of schema order takes
+quadratic time in them. Wider rows are read as dictionaries, if all features have one type."""
 
 _Check: TypeAlias = tuple[int, Callable[[str], str]]
 """A column, and the function that raises ValueError for a text that is not a value of it."""
@@ -35,12 +36,16 @@ class TypedRows:
             if feature.kind == "datetime"
         ]
         self._max_rows = max_rows
-        self._errors = (msgspec.MsgspecError, RecursionError, UnicodeError)
-        self._values_of = msgspec.structs.astuple
+        self._errors = (msgspec.MsgspecError, RecursionError, UnicodeError, KeyError)
+        self._values_of: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
         forms: dict[str, Any] = {"lists": list[tuple[tuple(types)]]}  # type: ignore[misc]
-        if len(types) <= MAX_OBJECT_FEATURES:
+        row: Any = None
+        if len(types) <= MAX_STRUCT_FEATURES:
             row = _object_type(schema, types)
-            forms |= {"object": row, "objects": list[row]}  # type: ignore[valid-type]
+        elif len(set(types)) == 1 and not self._checks:
+            row, self._values_of = dict[str, types[0]], _values_by_name(schema.names)  # type: ignore[valid-type]
+        if row is not None:
+            forms |= {"object": row, "objects": list[row]}
         for form in ("lists", "objects"):
             if form in forms:
                 fields = [("instances", forms[form])]
@@ -67,15 +72,15 @@ class TypedRows:
             return None
         try:
             rows: Any = self._decoders[shape].decode(text)
+            if shape == "object":
+                rows = [self._values_of(rows)]
+            else:
+                if shape.startswith("instances"):
+                    rows = rows.instances
+                if shape.endswith("objects"):
+                    rows = list(map(self._values_of, rows))
         except self._errors:
             return None
-        if shape == "object":
-            rows = [self._values_of(rows)]
-        else:
-            if shape.startswith("instances"):
-                rows = rows.instances
-            if shape.endswith("objects"):
-                rows = list(map(self._values_of, rows))
         return rows if len(rows) <= self._max_rows and (not self._checks or self._are_valid(rows)) else None
 
     def _are_valid(self, rows: list[tuple[Any, ...]]) -> bool:
@@ -88,6 +93,19 @@ class TypedRows:
         except ValueError:
             return False
         return True
+
+
+def _values_by_name(names: Sequence[str]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    """Return the function that returns the values of a row. It raises KeyError for unknown and for missing names."""
+    width, values_of = len(names), itemgetter(*names)
+
+    def values(row: dict[str, Any]) -> tuple[Any, ...]:
+        if len(row) != width:
+            raise KeyError
+        found: tuple[Any, ...] = values_of(row)
+        return found
+
+    return values
 
 
 def _object_type(schema: Schema, types: list[Any]) -> Any:

@@ -29,7 +29,8 @@ from arguments import counts, some_of
 from comparison import Rounds, head, median, ratios, rows
 from harness import CLIENTS, Server, ServerError, choose_client, exit_on_terminate, short_number
 from peers.environments import SHARED, EnvironmentFailed, default_cache
-from peers.sides import PEERS, SIDES
+from peers.mixed import MIXED, make_mixed
+from peers.sides import PEERS, SIDES, SPECIAL_PEERS
 from peers.workload import ESTIMATORS, RUNTIMES, Workload, make_workload, takes_runtime
 from running import Start, load_of, run
 from sample import Sample, take_sample
@@ -95,7 +96,8 @@ def _peers(options: argparse.Namespace, folder: Path) -> int:
     # All environments are made before anything is measured, as an installation would disturb it.
     conditions = list(_conditions(options, names))
     print(*conditions, sep="\n", flush=True)
-    workloads = [make_workload(model, folder) for model in options.models or MODELS]
+    makers = {**dict.fromkeys(ESTIMATORS, make_workload), **dict.fromkeys(MIXED, make_mixed)}
+    workloads = [makers[model](model, folder) for model in options.models or MODELS]
     results = {workload.name: compare(workload, names, options) for workload in workloads}
     print(*(_starts(results) if options.start else report(results, options.peers)), sep="\n")
     if options.json:
@@ -195,7 +197,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--ours", choices=SIDES, metavar="NAME", help=f"compared with all peers, from {', '.join(SIDES)}"
     )
-    parser.add_argument("--models", type=some_of(ESTIMATORS), metavar="NAME,...", help=f"from {', '.join(ESTIMATORS)}")
+    parser.add_argument(
+        "--models",
+        type=some_of([*ESTIMATORS, *MIXED]),
+        metavar="NAME,...",
+        help=f"from {', '.join([*ESTIMATORS, *MIXED])}",
+    )
     parser.add_argument("--runtimes", type=some_of(RUNTIMES), metavar="NAME,...", help="for --health and --start")
     parser.add_argument("--connections", type=counts, default=[1, 8, 32, 128], help="keep-alive connections, as 1,32")
     parser.add_argument(
@@ -211,7 +218,7 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.client = choose_client(options.client)
     options.runtimes = options.runtimes or (RUNTIMES if takes_runtime() else RUNTIMES[:1])
-    peers = options.peers or ([] if options.start else PEERS)
+    peers = options.peers or ([] if options.start else [peer for peer in PEERS if peer not in SPECIAL_PEERS])
     options.peers = {peer: options.ours or PEERS[peer] for peer in peers}
     if options.start:
         options.connections = []

@@ -24,7 +24,7 @@ from peers.workload import make_workload
 from process_tree import Process, process_tree
 from running import load_of, run
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.gauntlet
 
 
 HERE = Path(__file__).parent

@@ -17,7 +17,7 @@ def train(app, client):
     """
 
     def post(**options):
-        if "json" in options:
+        if isinstance(options.get("json"), dict):
             options["json"] = {"runtime": "sklearn", **options["json"]}
         return client.post("/train", **options)
 
@@ -43,6 +43,7 @@ def test_a_job_uses_the_requested_runtime(train, app, client):
     assert client.get("/models/flowers/versions/1").json["runtime"] == "onnx"
 
 
+@pytest.mark.gauntlet
 def test_training_fills_an_empty_store(make_app, tmp_path):
     app = make_app(INSTANCE_PATH=tmp_path / "new")
     client = app.test_client()

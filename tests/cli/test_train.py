@@ -131,7 +131,7 @@ def test_training_needs_no_working_wsgi_py(tmp_path):
     assert "stored     here/models/iris/2" in result.stdout
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_a_long_fit_shows_its_progress_on_a_terminal(tmp_path):
     table = tmp_path / "long.csv"
     table.write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 13}.5\n" for i in range(30_000)))

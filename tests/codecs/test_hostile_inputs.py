@@ -102,7 +102,7 @@ def test_leaked_names_are_found():
     assert leaked_names(problem) == ["home city", "Oslo", "é{40}", SENT]
 
 
-@pytest.mark.parametrize("name", sampled(HOSTILE, 3))
+@pytest.mark.parametrize("name", sampled(HOSTILE, 5))
 def test_hostile_inputs_get_the_expected_status(target, name):
     hostile, peak_before = HOSTILE[name], target.peak_memory()
     if target.rejects_head_of(hostile):

@@ -10,7 +10,7 @@ import pytest
 from flaskml.codecs import typed_rows
 from flaskml.codecs.json_rows import ValidatedRows
 from flaskml.codecs.parser import Parser
-from flaskml.codecs.typed_rows import MAX_OBJECT_FEATURES, TypedRows
+from flaskml.codecs.typed_rows import MAX_STRUCT_FEATURES, TypedRows
 from flaskml.errors import FlaskmlError
 from flaskml.schema.features import Feature, Schema
 
@@ -46,6 +46,10 @@ SCHEMAS = {
     ),
     "numbers": Schema(
         features=tuple(Feature(name=name, kind="float", nullable=name == "b") for name in "abc"), layout="array"
+    ),
+    "many numbers": Schema(
+        features=tuple(Feature(name=f"é{number}", kind="float") for number in range(MAX_STRUCT_FEATURES + 1)),
+        layout="array",
     ),
 }
 
@@ -216,13 +220,15 @@ def test_unusual_values_are_the_same(name):
             assert result_of(parser, sent) == result_of(validated, sent)
 
 
-def test_wide_objects_and_other_schemas_are_left_to_pydantic():
+def test_wide_objects_of_several_types_and_other_schemas_are_left_to_pydantic():
     def reader(*names, **options):
         return TypedRows.of(
             Schema(features=[Feature(name=n, kind="float") for n in names], layout="array", **options), 9
         )
 
-    wide = reader(*map(str, range(MAX_OBJECT_FEATURES + 1)))
+    names = map(str, range(MAX_STRUCT_FEATURES + 1))
+    features = [Feature(name=name, kind="float", nullable=name == "1") for name in names]
+    wide = TypedRows.of(Schema(features=features, layout="array"), 9)
     assert wide.read(b"[]", "objects") is None and wide.read(b"[]", "lists") == []
     assert reader("a").read(b'{"a":1}', "object") == [(1.0,)]
     unsigned = Feature(name="a", kind="integer", dtype="uint64")

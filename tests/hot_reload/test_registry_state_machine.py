@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sampling import sampled
 from tests.support.stores import load_active
 
 pytest.importorskip("hypothesis")
@@ -299,7 +300,7 @@ class OvercleaningStore(ModelStore):
             self.delete(name, version)
 
 
-@pytest.mark.parametrize("faulty", [NumberReusingStore, UncheckedStore, VolatileStore, OvercleaningStore])
+@pytest.mark.parametrize("faulty", sampled([NumberReusingStore, UncheckedStore, VolatileStore, OvercleaningStore], 2))
 def test_a_faulty_store_is_detected(faulty):
     machine = type("Machine", (Machine,), {"store_class": faulty})
     with pytest.raises((AssertionError, FlaskmlError)):

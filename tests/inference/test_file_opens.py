@@ -76,7 +76,7 @@ def named_estimators():
         yield pytest.param(name, estimator, id=name, marks=marks)
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 @pytest.mark.parametrize(("name", "estimator"), list(named_estimators()))
 def test_predictions_of_parallel_estimators_open_no_file(tmp_path, name, estimator):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))

@@ -209,7 +209,7 @@ def served_answers(path, rows):
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(name, marks=pytest.mark.thorough) if CASES[name].child else name for name in CASES],
+    [pytest.param(name, marks=pytest.mark.gauntlet) if CASES[name].child else name for name in CASES],
     indirect=True,
 )
 def test_a_published_estimator_gives_the_same_answers(case, instance_path, request):

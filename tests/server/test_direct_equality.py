@@ -177,7 +177,7 @@ def test_some_generated_requests_get_the_same_answer(peers):
 
 @pytest.mark.thorough
 def test_generated_requests_get_the_same_answer(peers):
-    compare_generated(peers, 1_000, seed=1)
+    compare_generated(peers, 600, seed=1)
 
 
 @pytest.mark.gauntlet
@@ -186,7 +186,7 @@ def test_many_generated_requests_get_the_same_answer(peers, seed):
     compare_generated(peers, 10_000, seed)
 
 
-@pytest.mark.parametrize("length", sampled(["%019d", "%018d", "%04000d", "%026d"], 2))
+@pytest.mark.parametrize("length", sampled(["%019d", "%018d", "%04000d", "%026d"], 4))
 def test_a_content_length_with_leading_zeros_does_not_pass_the_limit(patched_peers, length):
     row = json.dumps(PATHS["/predict"]).encode()
     for body in (row, row + b" " * 9_000_000):

@@ -13,6 +13,12 @@ from flaskml.publishing.trial import TrialLimits, ensure_accepted
 from tests.support.stores import constant, put
 
 
+@pytest.fixture(scope="module")
+def served(trained):
+    """An instance folder with models that need scikit-learn: its import would take most of the time of an activation."""
+    return trained
+
+
 @pytest.fixture
 def server(serve):
     return serve("flask serve")

@@ -16,6 +16,12 @@ pytestmark = pytest.mark.contract
 
 
 @pytest.fixture(scope="module")
+def served(trained):
+    """An instance folder with a model of a mixed table beside the default one."""
+    return trained
+
+
+@pytest.fixture(scope="module")
 def running(trained, tmp_path_factory):
     """Yield each server by its name, for tests that change no state."""
     with ExitStack() as stack:

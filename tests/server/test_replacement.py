@@ -67,6 +67,12 @@ def test_damaged_states_of_a_model_end_neither_the_server_nor_another_models_pre
     assert children(server.process.pid) == workers
 
 
+@pytest.fixture(scope="module")
+def served(trained):
+    """An instance folder with a model of a mixed table beside the default one."""
+    return trained
+
+
 @pytest.fixture
 def registry_of(store, monkeypatch):
     """Return a function that makes a registry of the store, for which every version is large."""
@@ -189,7 +195,7 @@ def test_a_replaced_worker_says_that_the_service_is_ready(serve):
     assert answers and {status for status, _ in answers} == {200}
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(60, marks=pytest.mark.gauntlet)])
+@pytest.mark.parametrize("times", [2, pytest.param(60, marks=pytest.mark.gauntlet)])
 def test_training_jobs_outlive_rolling_restarts_under_load(serve, times):
     server = serve("flask serve", "--workers", "2")
     jobs = [

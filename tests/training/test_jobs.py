@@ -71,7 +71,7 @@ def test_a_failed_job_has_a_reason_and_the_next_job_runs(make_jobs):
     assert [job.id for job in jobs.table.all()] == [good, bad]
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_a_full_queue_refuses_jobs(make_jobs):
     jobs = make_jobs(limit=2)
     accepted = [jobs.submit(spec())]
@@ -84,7 +84,7 @@ def test_a_full_queue_refuses_jobs(make_jobs):
     assert first.status == "succeeded" and all('no column "z"' in job.detail for job in others)
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_one_job_runs_at_a_time_across_processes(make_jobs):
     running = []
 
@@ -125,7 +125,7 @@ def test_a_failed_swap_fails_the_job(make_jobs, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_later_jobs_run_after_a_temporarily_full_disk(make_jobs, monkeypatch):
     jobs = make_jobs()
     end, failed = jobs.table.end, []

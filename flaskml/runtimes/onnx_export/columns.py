@@ -16,6 +16,7 @@ from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.column_writer import Block, ColumnWriter
 from flaskml.runtimes.onnx_export.date_parts import write_date_parts
 from flaskml.runtimes.onnx_export.encoders import convert_bins, convert_one_hot, convert_ordinal, convert_target
+from flaskml.runtimes.onnx_export.power_transform import write_power_transform
 
 Converter: TypeAlias = Callable[[ColumnWriter, Any, Block], Block]
 
@@ -44,6 +45,7 @@ def _converters() -> Mapping[type, Converter]:
         OneHotEncoder,
         OrdinalEncoder,
         PolynomialFeatures,
+        PowerTransformer,
         RobustScaler,
         StandardScaler,
         TargetEncoder,
@@ -65,6 +67,7 @@ def _converters() -> Mapping[type, Converter]:
         TargetEncoder: convert_target,
         KBinsDiscretizer: convert_bins,
         PolynomialFeatures: _convert_polynomial,
+        PowerTransformer: _convert_power,
     }
 
 
@@ -169,6 +172,12 @@ def _convert_robust_scaler(writer: ColumnWriter, scaler: Any, block: Block) -> B
     if scaler.with_scaling:
         tensor = writer.add("Div", [tensor, writer.constant(scaler.scale_)])
     return Block(tensor, block.columns)
+
+
+def _convert_power(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
+    _require_numbers(block, "The step PowerTransformer")
+    transformed = write_power_transform(writer, transformer, block)
+    return _convert_standard_scaler(writer, transformer._scaler, transformed) if transformer.standardize else transformed
 
 
 def _convert_polynomial(writer: ColumnWriter, transformer: Any, block: Block) -> Block:

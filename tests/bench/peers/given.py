@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 FEATURES = tuple(os.environ["FEATURES"].split(","))
+KINDS = tuple({"text": str, "number": float}[kind] for kind in os.environ["KINDS"].split(","))
 PREDICTION: type = {"float": float, "int": int}[os.environ["PREDICTION"]]
 
 

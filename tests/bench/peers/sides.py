@@ -20,7 +20,9 @@ SINGLE = 1e-5
 """How far a prediction in 32-bit floats may be off, relative to it."""
 
 UVICORN = Environment(
-    "uvicorn", ("fastapi", "starlette", "uvicorn[standard]", "orjson", "msgspec", "pydantic"), (*SHARED, "onnxruntime")
+    "uvicorn",
+    ("fastapi", "starlette", "uvicorn[standard]", "orjson", "msgspec", "pydantic"),
+    (*SHARED, "pandas", "onnxruntime"),
 )
 GRANIAN = Environment("granian", ("granian[uvloop]", "msgspec"), ("numpy", "onnxruntime"))
 MLSERVER = Environment("mlserver", ("mlserver==1.7.*", "mlserver-sklearn==1.7.*"))
@@ -48,6 +50,20 @@ OBJECT = Protocol(
 INFERENCE = Protocol("/inference", OBJECT.body, OBJECT.prediction)
 PLAIN = Protocol("/plain", lambda workload, row: None, lambda answer: answer["value"])
 ROWS = Protocol("/predict", lambda workload, row: {"rows": [row.tolist()]}, lambda answer: answer[0])
+
+
+def _many(count: int) -> Protocol:
+    """Return the protocol of a request with a row repeated `count` times."""
+    return Protocol(
+        "/predict",
+        lambda workload, row: {"instances": [row.tolist()] * count},
+        lambda answer: answer["predictions"][-1],
+    )
+
+
+MANY = {count: _many(count) for count in (100, 1_000)}
+"""The protocols of many rows, by their number."""
+
 TENSOR = Protocol(
     "/v2/models/model/infer",
     lambda workload, row: {"inputs": [{"name": "x", "shape": [1, len(row)], "datatype": "FP64", "data": row.tolist()}]},
@@ -69,11 +85,11 @@ class Side:
     tolerance: float | None = EXACT
 
 
-def _ours(name: str, command: Sequence[str], runtime: str) -> Side:
+def _ours(name: str, command: Sequence[str], runtime: str, protocol: Protocol = OBJECT) -> Side:
     def launch(workload: Workload, programs: Path) -> Launch:
         return Launch(command, CHECKOUT, {"FLASKML_INSTANCE_PATH": str(workload.instance(runtime)), **ONE_THREAD})
 
-    return Side(name, launch, tolerance=SINGLE if runtime == "onnx" else EXACT)
+    return Side(name, launch, protocol=protocol, tolerance=SINGLE if runtime == "onnx" else EXACT)
 
 
 def _never() -> Side:
@@ -93,15 +109,15 @@ def _plain(name: str, *command: str) -> Side:
     return Side(name, launch, protocol=PLAIN, tolerance=None)
 
 
-def _uvicorn(name: str, *more: str, graph: bool) -> Side:
-    app = f"{name.replace('-', '_')}:app"
+def _uvicorn(name: str, *more: str, graph: bool, app: str = "", protocol: Protocol = OBJECT) -> Side:
+    app = f"{app or name.replace('-', '_')}:app"
     options = ["--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning", "--port={port}"]
 
     def launch(workload: Workload, programs: Path) -> Launch:
         given = {"GRAPH": workload.graph_file()} if graph else {"MODEL": workload.model_file()}
         return _app([str(programs / "uvicorn"), *options, *more, app], workload, given)
 
-    return Side(name, launch, UVICORN, tolerance=SINGLE if graph else EXACT)
+    return Side(name, launch, UVICORN, protocol, tolerance=SINGLE if graph else EXACT)
 
 
 def _granian() -> Side:
@@ -159,7 +175,9 @@ def _mlserver(name: str, **batching: float) -> Side:
 
 def _app(command: Sequence[str], workload: Workload, given: Mapping[str, Path | str]) -> Launch:
     """Return the start of one of the apps beside this file with what `given.py` reads."""
-    variables = {"FEATURES": ",".join(workload.features), "PREDICTION": workload.kind, "PYTHONPATH": str(HERE)}
+    kinds = ["text" if isinstance(value, str) else "number" for value in workload.table[0]]
+    given = {"FEATURES": ",".join(workload.features), "KINDS": ",".join(kinds), **given}
+    variables = {"PREDICTION": workload.kind, "PYTHONPATH": str(HERE)}
     return Launch(command, HERE, {**variables, **{name: str(value) for name, value in given.items()}, **ONE_THREAD})
 
 
@@ -173,6 +191,7 @@ SIDES: Mapping[str, Side] = {
     for side in (
         _ours("serve-sklearn", SERVE, "sklearn"),
         _ours("serve-onnx", SERVE, "onnx"),
+        *(_ours(f"serve-{count}-rows", SERVE, "onnx", protocol) for count, protocol in MANY.items()),
         _never(),
         _ours("waitress-4", _waitress(4, "wsgi:app"), "sklearn"),
         _ours("waitress-32", _waitress(32, "wsgi:app"), "sklearn"),
@@ -186,6 +205,12 @@ SIDES: Mapping[str, Side] = {
         _uvicorn("starlette-onnx", graph=True),
         # Without --lifespan=off uvicorn calls the app once with a scope that is not a request.
         _uvicorn("raw-asgi", "--lifespan=off", graph=True),
+        _uvicorn("fastapi-frame", graph=False),
+        _uvicorn("raw-asgi-columns", "--lifespan=off", graph=True),
+        *(
+            _uvicorn(f"raw-asgi-{count}-rows", "--lifespan=off", graph=True, app="raw_asgi_rows", protocol=protocol)
+            for count, protocol in MANY.items()
+        ),
         _granian(),
         _constant(),
         _flask("flask-naive-4", *_waitress(4, "flask_naive:app")),
@@ -201,6 +226,9 @@ PEERS: Mapping[str, str] = {
     "fastapi-tuned": "serve-onnx",
     "starlette-onnx": "serve-onnx",
     "raw-asgi": "serve-onnx",
+    "raw-asgi-columns": "serve-onnx",
+    "fastapi-frame": "serve-onnx",
+    **{f"raw-asgi-{count}-rows": f"serve-{count}-rows" for count in MANY},
     "granian-rsgi": "serve-onnx",
     "flask-constant": "serve-onnx",
     "fastapi-sklearn": "serve-sklearn",
@@ -215,3 +243,6 @@ PEERS: Mapping[str, str] = {
     "plain-waitress": "plain-serve",
 }
 """Which of our servers each peer is compared with: one that computes with the same, and waits in the same way."""
+
+SPECIAL_PEERS = ("raw-asgi-columns", "fastapi-frame", *(f"raw-asgi-{count}-rows" for count in MANY))
+"""The peers that serve models of mixed columns or requests of many rows; they take part only if they are named."""

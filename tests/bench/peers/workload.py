@@ -25,9 +25,11 @@ SEED = 42
 ROWS = 1000
 WIDTH = 20
 NARROW = 5
+WIDE = 1_000
 RUNTIMES = ("sklearn", "onnx")
 ESTIMATORS: Mapping[str, tuple[Callable[[], Any], int]] = {
     "linear": (LinearRegression, 1),
+    "wide": (LinearRegression, WIDE),
     "pipeline": (lambda: make_pipeline(StandardScaler(), LogisticRegression()), WIDTH),
     "forest": (lambda: RandomForestRegressor(random_state=SEED), WIDTH),
     "small-forest": (lambda: RandomForestRegressor(random_state=SEED), NARROW),
@@ -60,6 +62,17 @@ class Workload:
         """Rows that a server is tried with; all the load is the first of them."""
         return np.concatenate([np.full((1, len(self.features)), 0.5), self.table[:4]])
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows that it was fitted to."""
+        return pd.DataFrame(self.table, columns=list(self.features))
+
+    @property
+    def expected(self) -> list[Any]:
+        """The predictions of the estimator for the questions."""
+        predictions: list[Any] = self.estimator.predict(self.questions).tolist()
+        return predictions
+
     def model_file(self) -> Path:
         """Return the estimator's joblib file."""
         return self._once("model.joblib", lambda path: joblib.dump(self.estimator, path))
@@ -71,10 +84,11 @@ class Workload:
     def instance(self, runtime: str) -> Path:
         """Return an instance folder with the published estimator; raise NotPublishable if the runtime cannot."""
         chosen = {"runtime": runtime} if takes_runtime() else {}
-        frame = pd.DataFrame(self.table, columns=list(self.features))
         return self._once(
             f"instance-{runtime}",
-            lambda path: publish(self.estimator, frame, self.targets, name="default", instance_path=path, **chosen),
+            lambda path: publish(
+                self.estimator, self.frame, self.targets, name="default", instance_path=path, **chosen
+            ),
         )
 
     def graph_instance(self) -> Path:

@@ -88,6 +88,11 @@ MOST_FREQUENT = SimpleImputer(strategy="most_frequent")
 PREPROCESSING = {
     "scaled and one-hot": on_columns(),
     "sparse": on_columns(sparse_threshold=1.0),
+    "powers": make_column_transformer(
+        (make_pipeline(FILLED, PowerTransformer()), NUMBERS),
+        (make_pipeline(StandardScaler(), FILLED, PowerTransformer(standardize=False)), ["debt", "age"]),
+        (ONE_HOT, TEXTS),
+    ),
     "remainder": on_columns(remainder="passthrough"),
     "remainder transformed": on_columns(remainder=MinMaxScaler()),
     "positions": ColumnTransformer([("n", SCALED, [3, 0, 1]), ("t", ONE_HOT, [4])]),
@@ -162,7 +167,7 @@ PREPROCESSING = {
     "sparse components": make_pipeline(on_columns(), TruncatedSVD(3, random_state=0)),
 }
 WITHOUT_GRAPH = {
-    "power": (numbers_only(PowerTransformer()), "PowerTransformer"),
+    "Box-Cox": (numbers_only(MinMaxScaler((1, 2)), PowerTransformer("box-cox")), "PowerTransformer"),
     "own function": (numbers_only(FunctionTransformer(np.cbrt)), "FunctionTransformer(cbrt)"),
 }
 
