@@ -15,7 +15,7 @@ from tests.support.stores import constant, put
 
 @pytest.fixture(scope="module")
 def served(trained):
-    """An instance folder with models that need scikit-learn: its import would take most of the time of an activation."""
+    """An instance folder with models that need scikit-learn, whose import would delay an activation."""
     return trained
 
 
