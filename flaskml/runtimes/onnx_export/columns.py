@@ -177,7 +177,9 @@ def _convert_robust_scaler(writer: ColumnWriter, scaler: Any, block: Block) -> B
 def _convert_power(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
     _require_numbers(block, "The step PowerTransformer")
     transformed = write_power_transform(writer, transformer, block)
-    return _convert_standard_scaler(writer, transformer._scaler, transformed) if transformer.standardize else transformed
+    return (
+        _convert_standard_scaler(writer, transformer._scaler, transformed) if transformer.standardize else transformed
+    )
 
 
 def _convert_polynomial(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
