@@ -155,8 +155,13 @@ class _CsvWriter:
 
     def write(self, values: list[Any]) -> None:
         """Write a line for each value, with empty cells for None."""
-        from flaskml.codecs.answers import encode_csv_lines, flatten_cells
+        from flaskml.codecs.answers import encode_csv_column, encode_csv_lines, flatten_cells, has_plain_cells
 
+        if has_plain_cells(values) and self._header in ([], ["prediction"]):
+            if not self._header:
+                self._write_header(["prediction"])
+            self._out.write(encode_csv_column(values))
+            return
         rows = [{} if value is None else flatten_cells(value, "prediction") for value in values]
         if not self._header and (first := next(filter(None, rows), None)):
             self._write_header(list(first))

@@ -109,6 +109,18 @@ def encode_csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return out.getvalue().encode()
 
 
+def has_plain_cells(values: Sequence[Any]) -> bool:
+    """Return whether each value is one cell of CSV, and none is missing."""
+    return set(map(type, values)) <= {int, float, str, bool}
+
+
+def encode_csv_column(values: Sequence[Any]) -> bytes:
+    """Return lines of CSV with one plain cell each, as `encode_csv_lines` does, in a fraction of the time."""
+    if all(type(value) is int for value in values):
+        return "".join(f"{value}\r\n" for value in values).encode()
+    return encode_csv_lines(zip(values, strict=True))
+
+
 def flatten_cells(value: Any, name: str) -> dict[str, Any]:
     """Return the cells of a nested value by column name; the name is the path to the cell, as in `name:0:class`."""
     if not isinstance(value, (dict, list)):

@@ -6,7 +6,6 @@ not take is validated row by row, which finds the problems.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,7 +13,8 @@ import numpy as np
 
 from flaskml.codecs.text_values import parse_text_value
 from flaskml.codecs.validators import MAX_TEXT_CHARACTERS, number_bounds
-from flaskml.schema.features import MAX_EXACT_INTEGER, Column, Columns, Feature, Schema
+from flaskml.schema.columns import CodedColumn, Column, Columns
+from flaskml.schema.features import MAX_EXACT_INTEGER, Feature, Schema
 from flaskml.schema.tables import datetime_validator
 
 ColumnCheck: TypeAlias = Callable[[Any], bool]
@@ -59,7 +59,9 @@ def _numbers_of(texts: Sequence[str]) -> np.ndarray | None:
     try:
         if "".join(texts).encode("ascii").translate(None, _NUMBER_CHARACTERS):
             return None
-        return np.array([float(text) if text else math.nan for text in texts])
+        if "" in texts:
+            texts = [text or "nan" for text in texts]
+        return np.fromiter(map(float, texts), np.float64, len(texts))
     except ValueError:
         return None
 
@@ -68,7 +70,7 @@ def _values_of(feature: Feature, texts: Sequence[str]) -> Column | None:
     """Return the values of texts. Of the many texts of a column, few are different."""
     values = {text: parse_text_value(feature, text) for text in set(texts)}
     if feature.kind != "boolean":
-        return [values[text] for text in texts]
+        return texts if all(value is text for text, value in values.items()) else list(map(values.__getitem__, texts))
     if any(isinstance(value, str) for value in values.values()):
         return None
     return np.array([values[text] for text in texts], dtype=np.float64)
@@ -80,7 +82,12 @@ def _column_check(schema: Schema, feature: Feature) -> ColumnCheck:
     if feature.kind == "boolean":
         return lambda column: feature.nullable or not np.isnan(column).any()
     is_valid = _text_check(schema, feature)
-    return lambda column: all(feature.nullable if text is None else is_valid(text) for text in set(column))
+
+    def check(column: Any) -> bool:
+        distinct = column.used() if isinstance(column, CodedColumn) else set(column)
+        return all(feature.nullable if text is None else is_valid(text) for text in distinct)
+
+    return check
 
 
 def _number_check(schema: Schema, feature: Feature) -> ColumnCheck:

@@ -16,7 +16,8 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
+from operator import itemgetter
 
 from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema.features import Value
@@ -80,19 +81,18 @@ def _told_as_ours() -> Iterator[None]:
 
 def _lines(reader: Iterator[list[str]], header: list[str]) -> Iterator[list[str]]:
     """Yield the fields of each row."""
-    number = -1
+    rows = _rows(reader) if len(header) == 1 else filter(None, reader)
+    numbers = count()
     try:
-        for line in _rows(reader, blank_is_row=len(header) == 1):
-            number += 1
-            yield line
+        yield from map(itemgetter(1), zip(numbers, rows, strict=False))
     except UnicodeDecodeError:  # Of a file, only that it is behind that row is known.
-        raise NotParseable(f"what follows row {number} is not UTF-8") from None
+        raise NotParseable(f"what follows row {next(numbers) - 2} is not UTF-8") from None
     except csv.Error as error:
-        raise NotParseable(f"it is no CSV behind row {number} ({error})") from None
+        raise NotParseable(f"it is no CSV behind row {next(numbers) - 2} ({error})") from None
 
 
-def _rows(lines: Iterator[list[str]], *, blank_is_row: bool) -> Iterator[list[str]]:
-    """The lines that are rows; blank ones are only if others follow."""
+def _rows(lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield the rows of a table of one column: a blank line is one if others follow."""
     blank = 0
     for line in lines:
         if line:
@@ -100,7 +100,7 @@ def _rows(lines: Iterator[list[str]], *, blank_is_row: bool) -> Iterator[list[st
             yield line
             blank = 0
         else:
-            blank += blank_is_row
+            blank += 1
 
 
 def csv_record(number: int, header: list[str], line: list[str]) -> dict[str, str] | Problem:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from flaskml.schema.features import Columns, Value
+from flaskml.schema.columns import Columns
+from flaskml.schema.features import Value
 
 
 class TableBuilder(Protocol):

@@ -19,7 +19,8 @@ from flaskml.errors import MethodNotOffered, Problem, RowsRefused
 from flaskml.inference.batching import Batcher
 from flaskml.inference.warmup import EXAMPLE_ROWS, example_rows, warm_up
 from flaskml.runtimes import open_runtime
-from flaskml.schema.features import Columns, Schema
+from flaskml.schema.columns import Columns
+from flaskml.schema.features import Schema
 from flaskml.store.manifest import LoadedVersion, Manifest
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from flaskml.codecs.rows import Rows
 from flaskml.codecs.validation_report import decode_json
 from flaskml.errors import InvalidInput, MissingExtra, NotParseable, Problem
 from flaskml.inference.predictor import Predictor
-from flaskml.schema.features import Column, Columns, Feature
+from flaskml.schema.columns import CodedColumn, Column, Columns
+from flaskml.schema.features import Feature
 from flaskml.schema.tables import json_value
 
 PART_ROWS = 2_000
@@ -99,7 +100,7 @@ def _open_csv(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile:
 
     def part_of(start: int, fields: list[list[str]]) -> RowPart:
         def read_columns() -> Columns | None:
-            if any(len(line) != len(header) for line in fields):
+            if set(map(len, fields)) != {len(header)}:
                 return None
             by_column = list(zip(*fields, strict=True))
             columns = checks.from_texts(by_column[position] for position in positions)
@@ -232,8 +233,7 @@ def _arrow_column(feature: Feature, array: Any) -> Column | None:
     values = np.empty(len(coded.dictionary) + 1, dtype=object)
     values[:-1] = [json_value(value) for value in coded.dictionary.to_pylist()]
     codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
-    column: list[Any] = values[codes].tolist()
-    return column
+    return CodedColumn(values, codes)
 
 
 _NUMBER_TYPES = ("is_integer", "is_float32", "is_float64")

@@ -19,7 +19,8 @@ from flaskml.codecs.rows import TableBuilder
 from flaskml.errors import MissingExtra, NotPublishable
 from flaskml.runtimes.base import Runtime
 from flaskml.schema.codes import CodedRows
-from flaskml.schema.features import Columns, Schema
+from flaskml.schema.columns import Columns
+from flaskml.schema.features import Schema
 from flaskml.schema.tables import SchemaTableBuilder
 from flaskml.store.manifest import LoadedVersion
 

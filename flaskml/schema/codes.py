@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.schema.features import Columns, Feature, Schema, Value, parse_datetime
+from flaskml.schema.columns import CodedColumn, Columns
+from flaskml.schema.features import Feature, Schema, Value, parse_datetime
 
 UNKNOWN_CODE = -1.0
 """The code of a text that is not in the vocabulary."""
@@ -54,7 +55,11 @@ class CodedRows:
         table = np.empty((len(columns[0]), self._width))
         for index, column in enumerate(columns):
             encode = encoders.get(index)
-            table[:, index] = column if encode is None else list(map(encode, column))
+            if isinstance(column, CodedColumn):
+                values = column.distinct if encode is None else list(map(encode, column.distinct))
+                table[:, index] = np.array(values, dtype=np.float64)[column.codes]
+            else:
+                table[:, index] = column if encode is None else list(map(encode, column))
         return table
 
 

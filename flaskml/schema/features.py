@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -30,13 +29,6 @@ Bound: TypeAlias = StrictInt | StrictFloat | StrictStr
 
 Table: TypeAlias = "np.ndarray | pd.DataFrame"
 """The input of an estimator, of shape (rows, features)."""
-
-Column: TypeAlias = "np.ndarray | Sequence[Any]"
-"""The values of a feature in all rows: an array of doubles for numbers and booleans, with NaN for null, or a sequence
-of values, with None for null."""
-
-Columns: TypeAlias = "Sequence[Column]"
-"""A column for each feature in schema order, all of one length."""
 
 MAX_LISTED_CATEGORIES = 10
 """The largest number of categories that a message lists."""

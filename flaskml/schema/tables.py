@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from flaskml.schema.features import Column, Columns, Feature, Schema, Table, Value
+from flaskml.schema.columns import CodedColumn, Column, Columns
+from flaskml.schema.features import Feature, Schema, Table, Value
 from flaskml.schema.iso8601 import DATETIME_PATTERN, UTC_OFFSET_PATTERN
 
 if TYPE_CHECKING:
@@ -107,19 +108,20 @@ class FrameBuilder:
         """Return the DataFrame of columns with valid values."""
         import pandas as pd
 
-        columns, row_count, parts = list(columns), len(columns[0]), []
+        values: list[Any] = [column.tolist() if isinstance(column, CodedColumn) else column for column in columns]
+        row_count, parts = len(values[0]), []
         for index in self._objects:
-            columns[index] = as_values(columns[index], self._features[index])
+            values[index] = as_values(values[index], self._features[index])
         for index, marker in self._markers.items():
-            columns[index] = [marker if value is None else value for value in columns[index]]
+            values[index] = [marker if value is None else value for value in values[index]]
         for (dtype, positions), labels in zip(self._blocks.items(), self._labels, strict=False):
             block = np.empty((len(positions), row_count), dtype=dtype)
             for number, index in enumerate(positions):
-                block[number] = columns[index]
+                block[number] = values[index]
             # Without the dtype, pandas 3 would infer its own string dtype for some batches and object for others.
             parts.append(pd.DataFrame(block.T, columns=labels, dtype=dtype, copy=False))
         if self._others:
-            others = [build(as_values(columns[index], self._features[index])) for index, build in self._others.items()]
+            others = [build(as_values(values[index], self._features[index])) for index, build in self._others.items()]
             parts.append(pd.DataFrame(dict(zip(self._labels[-1], others, strict=True)), copy=False))
         frame = parts[0] if len(parts) == 1 else pd.concat(parts, axis="columns")
         if self._order is not None:
@@ -138,6 +140,8 @@ def _numeric_array(rows: Sequence[Sequence[Value]], dtype: np.dtype, shape: tupl
 
 def as_values(column: Column, feature: Feature) -> Sequence[Any]:
     """Return the values of a column as JSON has them."""
+    if isinstance(column, CodedColumn):
+        return column.tolist()
     if not isinstance(column, np.ndarray):
         return column
     convert = {"boolean": bool, "float": float}.get(feature.kind, int)
