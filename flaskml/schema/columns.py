@@ -34,8 +34,8 @@ class CodedColumn:
 
 
 Column: TypeAlias = "np.ndarray | CodedColumn | Sequence[Any]"
-"""The values of a feature in all rows: an array of doubles for numbers and booleans, with NaN for null; or values, which
-may be coded, with None for null."""
+"""The values of a feature in all rows: an array of doubles for numbers and booleans, NaN for null; or values, which
+may be coded, None for null."""
 
 Columns: TypeAlias = Sequence[Column]
 """A column for each feature in schema order, all of one length."""
