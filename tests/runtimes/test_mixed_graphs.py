@@ -1,6 +1,7 @@
 """Versions whose graphs take mixed columns: published, and served without scikit-learn and pandas."""
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,7 @@ def test_texts_that_look_like_missing_values_stay_what_they_are(published, metho
 
 SERVED = f"""{BLOCKED}
 import json
+import time
 from flaskml import create_app
 app = create_app({{"INSTANCE_PATH": sys.argv[2]}})
 client, methods = app.test_client(), app.extensions["model"].current.manifest.methods
@@ -132,3 +134,17 @@ def test_rows_become_doubles():
     expected = [[1.5, 0, 1, 1e6, 3], [np.nan, np.nan, 0, np.nan, 7], [0, UNKNOWN_CODE, 1, 86_400e6, 5]]
     assert np.array_equal(coded.encode(rows), expected, equal_nan=True)
     assert np.array_equal(np.concatenate([coded.encode([row]) for row in rows]), expected, equal_nan=True)
+
+
+@pytest.mark.gauntlet
+def test_fifty_columns_of_a_thousand_categories_are_published_soon(tmp_path):
+    """It takes about 14 seconds on a slow core; the limit is for a comparison that grows with the square."""
+    rng = np.random.default_rng(0)
+    numbers = np.arange(3_000) % 1_000
+    columns = {f"c{index}": [f"value {number}" for number in rng.permutation(numbers)] for index in range(50)}
+    table = pd.DataFrame(columns, dtype=object)
+    encoder = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), list(table)))
+    estimator = make_pipeline(encoder, LogisticRegression(max_iter=30)).fit(table, numbers > 500)
+    begun = time.monotonic()
+    flaskml.publish(estimator, table, instance_path=tmp_path)
+    assert ModelStore(tmp_path).manifest("default", "1").runtime == "onnx" and time.monotonic() - begun < 60
