@@ -22,6 +22,9 @@ from operator import itemgetter
 from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema.features import Value
 
+MAX_LINE_COMMAS = 100_000
+"""Commas in one line of CSV. The library holds the GIL while it splits a line."""
+
 
 def read_csv_rows(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
     """The header of a table and its rows, at most so many, each with its texts by column.
@@ -58,7 +61,7 @@ def open_csv_rows(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, s
 
 def open_csv_lines(lines: Iterable[str]) -> tuple[list[str], Iterator[list[str]]]:
     """Return the header and the fields of each row, also of rows with more or fewer fields than the header."""
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(_with_few_fields(lines), strict=True)
     with _told_as_ours():
         header = next(reader, None)
     if not header:
@@ -79,9 +82,18 @@ def _told_as_ours() -> Iterator[None]:
         raise NotParseable(f"it is no CSV ({error})") from None
 
 
+def _with_few_fields(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines that are split without holding the GIL for long."""
+    for line in lines:
+        if line.count(",") > MAX_LINE_COMMAS:
+            raise NotParseable(f"a line has more than {MAX_LINE_COMMAS:,} commas")
+        yield line
+
+
 def _lines(reader: Iterator[list[str]], header: list[str]) -> Iterator[list[str]]:
     """Yield the fields of each row."""
-    rows = _rows(reader) if len(header) == 1 else filter(None, reader)
+    # A generator and not `filter`, which would hold the GIL for many blank lines.
+    rows = _rows(reader) if len(header) == 1 else (line for line in reader if line)
     numbers = count()
     try:
         yield from map(itemgetter(1), zip(numbers, rows, strict=False))

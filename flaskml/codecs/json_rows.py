@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
-from flaskml.codecs.json_slices import MIN_SLICED_BYTES, has_more_names
 from flaskml.codecs.validators import row_core_schema, value_core_schema
 from flaskml.schema.features import Schema, Value
 
@@ -69,8 +68,6 @@ class ValidatedRows:
 
     def read(self, text: bytes, shape: Shape) -> ReadRows:
         """Return the rows of a JSON text."""
-        if len(text) >= MIN_SLICED_BYTES and not self._ignores_names and self._has_excess_names(text):
-            return None  # pydantic would create an error for each name.
         try:
             rows: Any = self._validators[shape].validate_json(text)
         except ValidationError as error:  # Its errors may be far larger than the body. They are freed on return.
@@ -87,10 +84,6 @@ class ValidatedRows:
             return None
         # A validated row has its values in schema order, whatever the order in the body.
         return [tuple(row.values()) for row in rows]
-
-    def _has_excess_names(self, text: bytes) -> bool:
-        """Return whether a text has far more names than features."""
-        return has_more_names(text, self._width + MAX_EXCESS_NAMES)
 
 
 def _instances_schema(rows: CoreSchema) -> CoreSchema:

@@ -27,6 +27,10 @@ _INSTANCES_END = re.compile(rb"\]" + _SPACE + rb"\}" + _SPACE + rb"\Z")
 _OBJECT_START = re.compile(_SPACE + rb"\{")
 _OBJECT_END = re.compile(rb"\}" + _SPACE + rb"\Z")
 _QUOTE_OR_ESCAPE = re.compile(rb'"|\\.', re.DOTALL)
+_STRUCTURE = re.compile(rb'["\[\]{},]')
+_NESTED_START = re.compile(rb'(?:[ \t\n\r]*(?:[\[{]|"[^"]*"[ \t\n\r]*:)){100}')
+"""The beginning of a hundred arrays and objects within each other."""
+
 _NAME_END = re.compile(rb'"' + _SPACE + rb":")
 
 _ENDS = {b"{": b"},", b"[": b"],", b'"': b'",'}
@@ -53,6 +57,45 @@ def slice_object(body: bytes) -> list[bytes] | None:
 def has_more_names(text: bytes, count: int) -> bool:
     """Return whether a JSON text has more than `count` names of members."""
     return text.count(b":") > count and next(islice(_NAME_END.finditer(text), count, None), None) is not None
+
+
+def has_excess_structure(text: bytes, max_depth: int, max_values: int, max_rows: int) -> bool:
+    """Return whether a JSON text has values within values, or an innermost array or object has too many values.
+
+    The search ends at the first excess, or at another fault: too many rows, or a nesting that no decoder takes. It is a
+    loop in Python, so that the GIL is free in between.
+    """
+    if text.count(b",") <= max_values and text.count(b"[") + text.count(b"{") <= max_values:
+        return False  # Such a text is decoded quickly, whatever its structure.
+    counts, position = [0], 0
+    while sign := _STRUCTURE.search(text, position):
+        position = sign.end()
+        if sign[0] == b'"':
+            position = _after_string(text, position)
+        elif sign[0] in (b"[", b"{"):
+            counts.append(0)
+        elif sign[0] == b",":
+            counts[-1] += 1
+        elif len(counts) > 1:
+            counts.pop()
+        depth = len(counts) - 1
+        if depth > max_depth:
+            return _NESTED_START.match(text, position) is None
+        if depth == max_depth and counts[-1] > max_values:
+            return True
+        if depth < max_depth and counts[-1] > max_rows:
+            return False
+    return False
+
+
+def _after_string(text: bytes, position: int) -> int:
+    """Return the position behind the string that is open at `position`."""
+    while (end := text.find(b'"', position)) >= 0:
+        before = text[position:end]
+        position = end + 1
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+            return position
+    return len(text)
 
 
 def _array_slices(body: bytes, start: re.Pattern[bytes], end: re.Pattern[bytes]) -> list[bytes] | None:

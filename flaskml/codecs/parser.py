@@ -15,8 +15,14 @@ import numpy as np
 from pydantic_core import SchemaValidator, ValidationError
 
 from flaskml.codecs.csv_tables import read_csv_rows
-from flaskml.codecs.json_rows import NotJson, ReadRows, RowReader, Shape, ValidatedRows
-from flaskml.codecs.json_slices import MIN_SLICED_BYTES, slice_array, slice_instances
+from flaskml.codecs.json_rows import MAX_EXCESS_NAMES, NotJson, ReadRows, RowReader, Shape, ValidatedRows
+from flaskml.codecs.json_slices import (
+    MIN_SLICED_BYTES,
+    has_excess_structure,
+    has_more_names,
+    slice_array,
+    slice_instances,
+)
 from flaskml.codecs.npy import read_npy
 from flaskml.codecs.rows import Rows, TableBuilder
 from flaskml.codecs.text_values import browser_field_names, parse_text_value
@@ -29,6 +35,14 @@ from flaskml.schema.tables import SchemaTableBuilder, json_value
 
 _INSTANCES_START = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
 """The beginning of a body with the key "instances". The group matches if the first row is a list."""
+
+
+MAX_DEPTHS: Mapping[Shape, int] = {"object": 1, "objects": 2, "instances of objects": 3, "instances of lists": 3}
+"""Arrays and objects within each other in valid bodies."""
+
+
+MAX_MARGIN_BYTES = 2**16
+"""White space around a body that is left to the JSON library."""
 
 
 class Parser:
@@ -52,9 +66,16 @@ class Parser:
 
         Rows under "instances" are objects, or lists of values in schema order. Duplicate keys: the last one wins.
         """
+        body = _without_long_margins(body)
         rows = self.parse_valid_json(body)
         if rows is not None:
             return rows
+        shape = _shape_of(body)
+        if self._has_excess_structure(body, shape, _slices(body, shape)):
+            message = (
+                "a row has far more values than features, or values within values; send one value for each feature"
+            )
+            raise InvalidInput([Problem(None, None, message)])
         document = decode_json(body)
         rows_sent, is_single = _rows_of_document(document)
         if len(rows_sent) > self.max_rows:
@@ -66,12 +87,9 @@ class Parser:
 
         A body is read again to report its problems.
         """
-        shape: Shape = "object"
-        if start := _INSTANCES_START.match(body):
-            shape = "instances of lists" if start[1] else "instances of objects"
-        elif body.lstrip(b" \t\n\r")[:1] == b"[":
-            shape = "objects"
-        slices = _slices(body, shape) if len(body) >= MIN_SLICED_BYTES else None
+        body = _without_long_margins(body)
+        shape = _shape_of(body)
+        slices = _slices(body, shape)
         for reader in self._readers:
             try:
                 values = reader.read(body, shape) if slices is None else self._read_slices(reader, slices, body, shape)
@@ -79,7 +97,26 @@ class Parser:
                 return None
             if values is not None:
                 return Rows(values, self.table_builder, is_single=shape == "object")
+            if self._has_excess_names(body, slices) or self._has_excess_structure(body, shape, slices):
+                return None  # pydantic would hold the GIL until it has read all of it.
         return None
+
+    def _has_excess_names(self, body: bytes, slices: Sequence[bytes] | None) -> bool:
+        """Return whether a long body that is read as a whole has far more names than features; they may be in texts."""
+        is_whole = slices is None and len(body) >= MIN_SLICED_BYTES and self.schema.extra == "refuse"
+        return is_whole and has_more_names(body, len(self.schema.features) + MAX_EXCESS_NAMES)
+
+    def _has_excess_structure(self, body: bytes, shape: Shape, slices: Sequence[bytes] | None) -> bool:
+        """Return whether a long part of a body holds no valid rows, for the number or the depth of its values."""
+        if self.schema.extra == "ignore":
+            return False
+        max_values = len(self.schema.features) + MAX_EXCESS_NAMES
+        max_depth = MAX_DEPTHS[shape] if slices is None else MAX_DEPTHS["objects"]
+        return any(
+            has_excess_structure(part, max_depth, max_values, self.max_rows)
+            for part in slices or [body]
+            if len(part) >= MIN_SLICED_BYTES
+        )
 
     def _read_slices(self, reader: RowReader, slices: Sequence[bytes], body: bytes, shape: Shape) -> ReadRows:
         """Return the rows of a long body, read in slices, so that the GIL is free in between."""
@@ -195,9 +232,24 @@ class Parser:
         return self._validate_each(json_rows, is_single=False, allow_lists=True)
 
 
+def _shape_of(body: bytes) -> Shape:
+    """Return the form of a body by its beginning."""
+    if start := _INSTANCES_START.match(body):
+        return "instances of lists" if start[1] else "instances of objects"
+    return "objects" if body.lstrip(b" \t\n\r")[:1] == b"[" else "object"
+
+
+def _without_long_margins(body: bytes) -> bytes:
+    """Return a long body without white space around it, which JSON libraries skip slowly."""
+    if len(body) < MAX_MARGIN_BYTES:
+        return body
+    content = body.strip(b" \t\n\r")
+    return content if len(body) - len(content) >= MAX_MARGIN_BYTES else body
+
+
 def _slices(body: bytes, shape: Shape) -> list[bytes] | None:
     """Return the arrays into which a long body is cut; None if it is read as a whole."""
-    if shape == "object":
+    if shape == "object" or len(body) < MIN_SLICED_BYTES:
         return None
     return slice_instances(body) if shape.startswith("instances") else slice_array(body)
 

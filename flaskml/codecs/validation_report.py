@@ -35,7 +35,9 @@ def decode_json(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
         document = _decode_slices(body) if len(body) >= MIN_SLICED_BYTES else None
-        return document if document is not None else json.loads(text, parse_int=_parse_integer)
+        if document is not None:
+            return document
+        return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float)
     except UnicodeDecodeError as error:
         raise NotParseable(f"byte {error.start} is not UTF-8; send the body in UTF-8") from None
     except RecursionError:
@@ -68,6 +70,11 @@ def _decode_slices(body: bytes) -> Any:
 
 def _parse_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else math.inf
+
+
+def _parse_float(digits: str) -> float:
+    """Return the number. The GIL is free between calls of a function in Python; between calls of `float` it is not."""
+    return float(digits)
 
 
 def with_names(schema: Schema, row: object) -> object:

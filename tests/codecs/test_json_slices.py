@@ -13,7 +13,7 @@ from flaskml.codecs import json_slices, parser, validation_report
 from flaskml.codecs.parser import Parser
 from flaskml.codecs.validation_report import decode_json
 from flaskml.codecs.validators import row_core_schema
-from flaskml.errors import FlaskmlError
+from flaskml.errors import FlaskmlError, InvalidInput, TooManyRows
 from flaskml.schema.features import Feature, Schema
 
 ROW = st.fixed_dictionaries(
@@ -147,7 +147,7 @@ def test_many_unknown_names_take_no_long_call(make_parser):
             with pytest.raises(ValidationError):
                 validator.validate_json(body)
 
-        assert quickest(lambda: make_parser.parse_valid_json(body)) < quickest(read_unchecked) / 4
+        assert quickest(lambda: make_parser.parse_valid_json(body)) < quickest(read_unchecked) / 2
     rows = make_parser.parse_valid_json(b'[{"a": 1, "b": "%b"}]' % (b'\\"x\\": 1, ' * 9_000))
     assert len(rows.values) == 1, "a text may contain JSON"
 
@@ -170,3 +170,41 @@ def test_the_time_to_cut_is_linear():
     json_slices.slice_array(body)
     json_slices.slice_object(body[1:-1])
     assert time.process_time() - begun < 5
+
+
+def excess(text, depth=2, values=3, rows=5):
+    return json_slices.has_excess_structure(text, depth, values, rows)
+
+
+def test_excess_structure_is_found():
+    assert excess(b'[{"a": [[[[[[1]]]]]]}]') and excess(b'[{"a": {"b": {"c": {"d": 1}}}}]')
+    assert excess(b'[{"a": 1, "b": 2}, {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}]')
+    assert not excess(b'[{"a": 1, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 2}]')
+    assert not excess(b'[{"a": "[[[[[[[[,,,,,,,,"}]') and not excess(b'[{"a": "\\\\\\"[[[[[[[[,,,,,,,,"}]')
+    assert excess(b'[{"a": "\\\\", "b": [[1, 2, 3, 4]]}]') and not excess(b'[{"a": "[[[[[,,,,,')
+    assert not excess(b"[1, 2, 3, 4, 5, 6, 7, [[[[[[[[1]]]]]]]]"), "too many rows are another fault"
+    assert not excess(b"") and not excess(b"]]]]]},,,,") and not excess(b"no JSON, at all, or [ in, the { least,")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b'{"instances": [[%b1]]}' % (b"1.5," * 100_000), InvalidInput),
+        (b'{"instances": [[%b1]]}' % (b'"a",' * 100_000), InvalidInput),
+        (b'{"a": 1, "b": [%b1]}' % (b'["a"],' * 50_000), InvalidInput),
+        (b'[{"a": 1, "b": "", "c": {%b"x": 1}}]' % (b'"y": 1,' * 50_000), InvalidInput),
+        (b"[%b1]" % (b"1.5," * 100_000), TooManyRows),
+        (b'{"a": 1, "b": "%b"}' % (b"[,{" * 30_000), None),
+        (b" " * 100_000 + b'{"a": 1, "b": ""}' + b"\n" * 100_000, None),
+    ],
+)
+def test_long_bodies_of_excess_structure_are_refused_before_they_are_decoded(make_parser, monkeypatch, text, error):
+    if make_parser.schema.extra == "ignore":
+        return
+    if error is InvalidInput:
+        monkeypatch.setattr(parser, "decode_json", lambda _: pytest.fail("it holds the GIL"))
+    if error is None:
+        assert make_parser.parse_json(text).is_single
+    else:
+        with pytest.raises(error):
+            make_parser.parse_json(text)

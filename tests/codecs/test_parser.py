@@ -310,3 +310,9 @@ def test_missing_value_markers_from_python_are_null(parser, missing):
 def test_invalid_rows_from_python_are_rejected(parser, rows):
     with pytest.raises(FlaskmlError):
         parser.parse_table(rows)
+
+
+def test_a_line_of_csv_has_a_limit(parser):
+    for body in (b"," * 100_001 + b"\n", b"a,b,c,d,e \xc3\xa9\n" + b"," * 100_001):
+        with pytest.raises(NotParseable, match="100,000 commas"):
+            parser.parse_csv(body)
