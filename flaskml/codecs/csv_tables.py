@@ -23,7 +23,7 @@ from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema.features import Value
 
 MAX_LINE_COMMAS = 100_000
-"""Commas in one line of CSV. The library holds the GIL while it splits a line."""
+"""Commas in one line of a request. The library holds the GIL while it splits a line."""
 
 
 def read_csv_rows(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
@@ -55,13 +55,13 @@ def _written(value: Value) -> Value:
 
 def open_csv_rows(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
     """Return the same for a table of any length. Its rows are read lazily, and may raise `NotParseable`."""
-    header, rows = open_csv_lines(lines)
+    header, rows = open_csv_lines(_with_few_commas(lines))
     return header, (csv_record(number, header, line) for number, line in enumerate(rows))
 
 
 def open_csv_lines(lines: Iterable[str]) -> tuple[list[str], Iterator[list[str]]]:
     """Return the header and the fields of each row, also of rows with more or fewer fields than the header."""
-    reader = csv.reader(_with_few_fields(lines), strict=True)
+    reader = csv.reader(lines, strict=True)
     with _told_as_ours():
         header = next(reader, None)
     if not header:
@@ -82,18 +82,17 @@ def _told_as_ours() -> Iterator[None]:
         raise NotParseable(f"it is no CSV ({error})") from None
 
 
-def _with_few_fields(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines that are split without holding the GIL for long."""
+def _with_few_commas(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a request. The library holds the GIL for one line at a time, because this is Python."""
     for line in lines:
-        if line.count(",") > MAX_LINE_COMMAS:
+        if len(line) > MAX_LINE_COMMAS and line.count(",") > MAX_LINE_COMMAS:
             raise NotParseable(f"a line has more than {MAX_LINE_COMMAS:,} commas")
         yield line
 
 
 def _lines(reader: Iterator[list[str]], header: list[str]) -> Iterator[list[str]]:
     """Yield the fields of each row."""
-    # A generator and not `filter`, which would hold the GIL for many blank lines.
-    rows = _rows(reader) if len(header) == 1 else (line for line in reader if line)
+    rows = _rows(reader) if len(header) == 1 else filter(None, reader)
     numbers = count()
     try:
         yield from map(itemgetter(1), zip(numbers, rows, strict=False))
