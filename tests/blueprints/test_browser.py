@@ -140,6 +140,7 @@ def test_a_bad_value_marks_its_field_and_keeps_the_other_values(site):
     assert Select(site.field("home city")).first_selected_option.text == "Rome"
 
 
+@pytest.mark.gauntlet
 def test_an_uploaded_file_becomes_a_served_model(own_site, mixed_csv):
     own_site.open("/train")
     own_site.field("CSV file").send_keys(str(Path(mixed_csv).resolve()))
@@ -155,6 +156,7 @@ def test_an_uploaded_file_becomes_a_served_model(own_site, mixed_csv):
     assert own_site.text("output") in ("yes", "no") and own_site.all("meter")
 
 
+@pytest.mark.gauntlet
 def test_the_page_activates_and_rolls_back(own_site, train_again):
     own_site.open("/models")
     own_site.browser.find_element(By.LINK_TEXT, "default").click()

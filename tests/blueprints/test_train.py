@@ -98,7 +98,7 @@ def test_uploads_have_their_own_limit(make_app):
     assert answer.status_code == 413 and "raise the setting MAX_UPLOAD" in answer.json["detail"]
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_a_full_queue_refuses_jobs(make_app):
     app = make_app(TRAIN_QUEUE=1)
     client = app.test_client()

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from flaskml.cli.train import train_command
 from flaskml.store.model_store import ModelStore
 from tests.support.checkout import CHECKOUT
+from tests.support.sampling import sampled
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_csv_file_is_trained(runner, store, mixed_csv):
     assert store.manifest("mine", "1").seed == 7
 
 
-@pytest.mark.parametrize("data", ["iris", "wine", "diabetes", "breast_cancer"])
+@pytest.mark.parametrize("data", sampled(["iris", "diabetes", "wine", "breast_cancer"], 2))
 def test_a_built_in_data_set_is_trained(runner, data):
     assert runner.invoke(train_command, ["--data", data]).exit_code == 0
 
@@ -118,7 +119,7 @@ def flask(*arguments, cwd, **environment):
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_training_needs_no_working_wsgi_py(tmp_path):
     (tmp_path / "wsgi.py").write_text("broken")
     environment = {"FLASKML_INSTANCE_PATH": str(tmp_path / "here")}

@@ -198,7 +198,7 @@ def compare(schema, count, seed):
     "count",
     [
         pytest.param(700, marks=pytest.mark.brief),
-        pytest.param(7_000, marks=pytest.mark.thorough),
+        pytest.param(4_000, marks=pytest.mark.thorough),
         pytest.param(70_000, marks=pytest.mark.gauntlet),
     ],
 )

@@ -91,6 +91,7 @@ def test_training_accepts_an_uploaded_file(serve, mixed_csv):
     boundary = "frontier"
     body = b"".join(
         [
+            part(boundary, 'name="runtime"', b"sklearn"),
             part(boundary, 'name="target"', b"sold"),
             part(boundary, 'name="name"', b"uploaded"),
             part(boundary, 'name="data"; filename="../../homes.csv"', mixed_csv.read_bytes()),
@@ -136,6 +137,7 @@ def test_a_job_of_a_killed_server_is_interrupted(serve, tmp_path):
     assert job["status"] == "interrupted" and "send it again" in job["detail"]
 
 
+@pytest.mark.gauntlet
 @pytest.mark.contract("waitress-serve")
 def test_a_version_published_by_another_process_is_served_after_a_restart(serve, instance):
     assert serve().json("POST", "/predict", {"feature": 0})[1]["version"] == "1"
@@ -169,6 +171,7 @@ def test_a_damaged_store_answers_503_and_names_the_file(serve, instance, damage)
     assert server.json("GET", "/livez")[0] == 200
 
 
+@pytest.mark.contract("flask serve")
 def test_a_store_without_the_default_model_answers_503(serve, instance):
     (instance / "models/default").rename(instance / "models/other")
     server = serve()

@@ -270,15 +270,19 @@ def run(instance, cases, server_name):
     return start_and_send
 
 
+@pytest.mark.thorough
+@pytest.mark.contract("flask serve")
+def test_every_answer_under_load_equals_the_estimators(run, cases):
+    check_answers(run, cases, 1_500)
+
+
+@pytest.mark.gauntlet
 @pytest.mark.contract
-@pytest.mark.parametrize(
-    "count",
-    [
-        pytest.param(1_500, marks=pytest.mark.thorough),
-        pytest.param(200_000, marks=pytest.mark.gauntlet),
-    ],
-)
-def test_every_answer_under_load_equals_the_estimators(run, cases, count):
+def test_every_answer_under_long_load_equals_the_estimators(run, cases):
+    check_answers(run, cases, 200_000)
+
+
+def check_answers(run, cases, count):
     wanted = {(name, version) for name in METHODS for version in VERSIONS}
     outcome = run(count, wanted=wanted)
     assert faults(cases, outcome) == {}

@@ -50,7 +50,7 @@ def test_a_job_goes_from_queued_to_succeeded(make_jobs, tmp_path):
     assert published == [True] and ModelStore(tmp_path).state("flowers").active == "1"
 
 
-@pytest.mark.thorough
+@pytest.mark.gauntlet
 def test_an_upload_is_removed_after_training(make_jobs, tmp_path):
     jobs = make_jobs()
     upload = io.BytesIO(mixed_table().to_csv(index=False).encode())

@@ -212,7 +212,7 @@ def difference(estimator, frame, methods):
     return comparison.find_difference(runtime.compute, methods)
 
 
-@pytest.mark.parametrize("name", sampled(PREPROCESSING, 2))
+@pytest.mark.parametrize("name", sampled(PREPROCESSING, 3))
 def test_the_graph_of_a_preprocessing_answers_as_the_estimator(name):
     final_step = LogisticRegression(max_iter=2000)
     if "ordinal" in name:
