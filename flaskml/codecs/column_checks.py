@@ -42,8 +42,13 @@ class ColumnChecks:
             column = _numbers_of(texts) if is_numeric(feature) else _values_of(feature, texts)
             if column is None:
                 return None
-            converted.append(column)
+            converted.append(without_negative_zeros(column) if feature.is_whole else column)
         return converted
+
+
+def without_negative_zeros(column: Any) -> Any:
+    """Return doubles that stand for integers with zero for -0.0."""
+    return column + 0.0
 
 
 def is_numeric(feature: Feature) -> bool:
@@ -94,8 +99,8 @@ def _number_check(schema: Schema, feature: Feature) -> ColumnCheck:
     low, high = number_bounds(schema, feature)
     known = None
     if feature.is_whole:
-        # Above 2**53 a double may not be the integer that was meant; the check of single rows decides.
-        low, high = max(low, -MAX_EXACT_INTEGER), min(high, MAX_EXACT_INTEGER)
+        # From 2**53 on, a double may not be the integer that was meant; the check of single rows decides.
+        low, high = max(low, 1 - MAX_EXACT_INTEGER), min(high, MAX_EXACT_INTEGER - 1)
         if feature.kind == "category" and feature.unknown != "accept":
             known = np.array(feature.categories, dtype=np.float64)
 

@@ -22,18 +22,16 @@ from operator import itemgetter
 from flaskml.errors import InvalidInput, NotParseable, Problem, TooManyRows
 from flaskml.schema.features import Value
 
-MAX_LINE_COMMAS = 100_000
-"""Commas in one line of a request. The library holds the GIL while it splits a line."""
 
-
-def read_csv_rows(body: bytes, most: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
+def read_csv_rows(body: bytes, most: int, max_commas: int) -> tuple[list[str], list[dict[str, str] | Problem]]:
     """The header of a table and its rows, at most so many, each with its texts by column.
 
     In a table of one column a blank line is a row, but at the end. A line with more or fewer fields than the header is
     a problem instead of a row. Raises `NotParseable`, `InvalidInput` or `TooManyRows`.
     """
     with _told_as_ours():
-        header, records = open_csv_rows(io.StringIO(body.decode("utf-8-sig"), newline=""))
+        lines = io.StringIO(body.decode("utf-8-sig"), newline="")
+        header, records = open_csv_rows(_with_few_commas(lines, max_commas))
         rows = list(islice(records, most + 1))
     if len(rows) > most:
         raise TooManyRows(most)
@@ -55,7 +53,7 @@ def _written(value: Value) -> Value:
 
 def open_csv_rows(lines: Iterable[str]) -> tuple[list[str], Iterator[dict[str, str] | Problem]]:
     """Return the same for a table of any length. Its rows are read lazily, and may raise `NotParseable`."""
-    header, rows = open_csv_lines(_with_few_commas(lines))
+    header, rows = open_csv_lines(lines)
     return header, (csv_record(number, header, line) for number, line in enumerate(rows))
 
 
@@ -82,11 +80,11 @@ def _told_as_ours() -> Iterator[None]:
         raise NotParseable(f"it is no CSV ({error})") from None
 
 
-def _with_few_commas(lines: Iterable[str]) -> Iterator[str]:
+def _with_few_commas(lines: Iterable[str], max_commas: int) -> Iterator[str]:
     """Yield the lines of a request. The library holds the GIL for one line at a time, because this is Python."""
     for line in lines:
-        if len(line) > MAX_LINE_COMMAS and line.count(",") > MAX_LINE_COMMAS:
-            raise NotParseable(f"a line has more than {MAX_LINE_COMMAS:,} commas")
+        if len(line) > max_commas and line.count(",") > max_commas:
+            raise NotParseable(f"a line has more than {max_commas:,} commas")
         yield line
 
 
@@ -97,9 +95,13 @@ def _lines(reader: Iterator[list[str]], header: list[str]) -> Iterator[list[str]
     try:
         yield from map(itemgetter(1), zip(numbers, rows, strict=False))
     except UnicodeDecodeError:  # Of a file, only that it is behind that row is known.
-        raise NotParseable(f"what follows row {next(numbers) - 2} is not UTF-8") from None
+        raise NotParseable(f"what follows {_line_name(next(numbers) - 2)} is not UTF-8") from None
     except csv.Error as error:
-        raise NotParseable(f"it is no CSV behind row {next(numbers) - 2} ({error})") from None
+        raise NotParseable(f"it is no CSV behind {_line_name(next(numbers) - 2)} ({error})") from None
+
+
+def _line_name(row: int) -> str:
+    return "the header" if row < 0 else f"row {row}"
 
 
 def _rows(lines: Iterator[list[str]]) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ parsed a second time, slowly, to report every problem in it (`validation_report`
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -28,7 +29,7 @@ from flaskml.codecs.rows import Rows, TableBuilder
 from flaskml.codecs.text_values import browser_field_names, parse_text_value
 from flaskml.codecs.typed_rows import TypedRows
 from flaskml.codecs.validation_report import ValidationReport, decode_json, with_names, without_excess_names
-from flaskml.codecs.validators import row_core_schema
+from flaskml.codecs.validators import MAX_TEXT_CHARACTERS, row_core_schema
 from flaskml.errors import InvalidInput, Problem, TooManyRows
 from flaskml.schema.features import Schema, Value
 from flaskml.schema.tables import SchemaTableBuilder, json_value
@@ -36,6 +37,9 @@ from flaskml.schema.tables import SchemaTableBuilder, json_value
 _INSTANCES_START = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"instances"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*(\[?)')
 """The beginning of a body with the key "instances". The group matches if the first row is a list."""
 
+
+_FIRST_KEY = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*("(?:[a-z]|\\u00[0-9A-Fa-f]{2}){9}")')
+"""The first key of an object, if it has nine letters, written as such or escaped."""
 
 MAX_DEPTHS: Mapping[Shape, int] = {"object": 1, "objects": 2, "instances of objects": 3, "instances of lists": 3}
 """Arrays and objects within each other in valid bodies."""
@@ -57,6 +61,8 @@ class Parser:
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
         self._feature_names = {field: name for name in schema.names for field in browser_field_names(name)}
+        texts = sum(not (feature.is_number or feature.is_whole) for feature in schema.features)
+        self._max_commas = len(schema.features) + MAX_EXCESS_NAMES + texts * MAX_TEXT_CHARACTERS
         self._row_validator = SchemaValidator(row_core_schema(schema, is_required=True))
         readers = (TypedRows.of(schema, max_rows), ValidatedRows(schema, max_rows))
         self._readers: tuple[RowReader, ...] = tuple(reader for reader in readers if reader is not None)
@@ -112,6 +118,8 @@ class Parser:
             return False
         max_values = len(self.schema.features) + MAX_EXCESS_NAMES
         max_depth = MAX_DEPTHS[shape] if slices is None else MAX_DEPTHS["objects"]
+        if shape == "object" and _may_be_instances(body):
+            max_depth = MAX_DEPTHS["instances of lists"]
         return any(
             has_excess_structure(part, max_depth, max_values, self.max_rows)
             for part in slices or [body]
@@ -176,7 +184,7 @@ class Parser:
 
     def parse_csv(self, body: bytes) -> Rows:
         """Return the rows of a CSV body in UTF-8 with a header. A field is read as in `parse_form`."""
-        header, records = read_csv_rows(body, self.max_rows)
+        header, records = read_csv_rows(body, self.max_rows, self._max_commas)
         if not records:  # Otherwise the validation of each row reports the missing values.
             self.check_columns(header)
         return self.parse_records(records)
@@ -237,6 +245,12 @@ def _shape_of(body: bytes) -> Shape:
     if start := _INSTANCES_START.match(body):
         return "instances of lists" if start[1] else "instances of objects"
     return "objects" if body.lstrip(b" \t\n\r")[:1] == b"[" else "object"
+
+
+def _may_be_instances(body: bytes) -> bool:
+    """Return whether the first key of an object is "instances", however it is written."""
+    key = _FIRST_KEY.match(body)
+    return key is not None and json.loads(key[1]) == "instances"
 
 
 def _without_long_margins(body: bytes) -> bytes:

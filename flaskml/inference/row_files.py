@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.codecs.column_checks import ColumnChecks, is_numeric
+from flaskml.codecs.column_checks import ColumnChecks, is_numeric, without_negative_zeros
 from flaskml.codecs.csv_tables import csv_record, open_csv_lines
 from flaskml.codecs.rows import Rows
 from flaskml.codecs.validation_report import decode_json
@@ -210,12 +210,21 @@ def _open_parquet(stack: ExitStack, path: Path, predictor: Predictor) -> RowFile
     def parts() -> Iterator[RowPart]:
         try:
             for batch in content.iter_batches(PART_ROWS, columns=list(predictor.schema.names)):
-                yield RowPart(batch.num_rows, partial(read_columns, batch), batch.to_pylist)
+                yield RowPart(batch.num_rows, partial(read_columns, batch), partial(_rows_of_batch, batch))
                 position[0] += batch.num_rows
         except (ArrowException, OSError) as error:
             raise NotParseable(f"it is damaged after row {position[0]} ({error})") from None
 
     return RowFile(parts(), _table_parser(predictor), lambda: position[0], content.metadata.num_rows, ignored)
+
+
+def _rows_of_batch(batch: Any) -> Sequence[Any]:
+    """Return the rows of a batch. Raises `NotParseable` for a value that Python does not have."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        raise NotParseable(f"a value cannot be read ({error})") from None
+    return rows
 
 
 def _arrow_column(feature: Feature, array: Any) -> Column | None:
@@ -226,12 +235,19 @@ def _arrow_column(feature: Feature, array: Any) -> Column | None:
     numbers = ("is_boolean",) if feature.kind == "boolean" else _NUMBER_TYPES
     if is_numeric(feature) or feature.kind == "boolean":
         is_number = any(getattr(pa.types, name)(kind) for name in numbers)
-        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64) if is_number else None
-    if not any(getattr(pa.types, name)(kind) for name in _CODED_TYPES):
+        if not is_number:
+            return None
+        column = np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64)
+        return without_negative_zeros(column) if feature.is_whole else column
+    is_coded = pa.types.is_dictionary(kind)
+    if not any(getattr(pa.types, name)(kind.value_type if is_coded else kind) for name in _CODED_TYPES):
         return None
-    coded = array if pa.types.is_dictionary(kind) else array.dictionary_encode()  # Few values are different.
+    coded = array if is_coded else array.dictionary_encode()  # Few values are different.
     values = np.empty(len(coded.dictionary) + 1, dtype=object)
-    values[:-1] = [json_value(value) for value in coded.dictionary.to_pylist()]
+    try:
+        values[:-1] = [json_value(value) for value in coded.dictionary.to_pylist()]
+    except (ValueError, OverflowError):  # Python has no such value: a year of five digits, or bytes that are not UTF-8.
+        return None
     codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
     return CodedColumn(values, codes)
 
@@ -239,7 +255,7 @@ def _arrow_column(feature: Feature, array: Any) -> Column | None:
 _NUMBER_TYPES = ("is_integer", "is_float32", "is_float64")
 """The predicates of pyarrow for the types of numbers."""
 
-_CODED_TYPES = ("is_dictionary", "is_string", "is_large_string", "is_timestamp", "is_date32")
+_CODED_TYPES = ("is_string", "is_large_string", "is_timestamp", "is_date32")
 """The predicates for the types of texts, categories, and datetimes, whose different values are few."""
 
 

@@ -208,3 +208,9 @@ def test_long_bodies_of_excess_structure_are_refused_before_they_are_decoded(mak
     else:
         with pytest.raises(error):
             make_parser.parse_json(text)
+
+
+def test_a_long_body_may_have_an_escaped_key_of_instances(make_parser):
+    rows = [{"a": 1, "b": "," * 9_000}] * 9
+    body = json.dumps({"instances": rows}).encode().replace(b"instances", b"inst\\u0061nces")
+    assert len(make_parser.parse_json(body).values) == 9

@@ -312,7 +312,15 @@ def test_invalid_rows_from_python_are_rejected(parser, rows):
         parser.parse_table(rows)
 
 
-def test_a_line_of_csv_has_a_limit(parser):
-    for body in (b"," * 100_001 + b"\n", b"a,b,c,d,e \xc3\xa9\n" + b"," * 100_001):
-        with pytest.raises(NotParseable, match="100,000 commas"):
+def test_a_line_of_csv_has_a_limit_of_commas_above_those_of_valid_texts(parser):
+    header = "a,b,c,d,e é\n".encode()
+    for body in (b"," * 400_000 + b"\n", header + b"," * 400_000):
+        with pytest.raises(NotParseable, match=r"a line has more than [0-9,]+ commas"):
             parser.parse_csv(body)
+    text = "," * MAX_TEXT_CHARACTERS
+    assert parser.parse_csv(header + f'1,2,red,true,"{text}"'.encode()).values[0][4] == text
+
+
+def test_a_fault_in_the_first_row_of_csv_is_behind_the_header(parser):
+    with pytest.raises(NotParseable, match="behind the header"):
+        parser.parse_csv(b'a,b\n"x"y,1\n')

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
@@ -17,6 +19,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from flaskml import publish
 from flaskml.codecs.column_checks import ColumnChecks
+from flaskml.errors import NotParseable
 from flaskml.inference import row_files
 from flaskml.inference.file_scoring import score_rows
 from flaskml.inference.predictor import open_predictor
@@ -185,3 +188,17 @@ def test_a_planted_difference_is_found(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr(type(predictor), "predict_columns", lambda *_: np.array([next(answers)] * 20))
     with pytest.raises(AssertionError):
         both(path, predictor, monkeypatch)
+
+
+def test_values_of_parquet_that_python_does_not_have_are_an_error(predictor, tmp_path):
+    if "city" not in predictor.schema.names or "built" not in predictor.schema.names:
+        return
+    table, path = pa.Table.from_pandas(table_for(predictor.schema).iloc[:4]), tmp_path / "rows.parquet"
+    far = pa.array([10**15] * 4, pa.timestamp("ms"))
+    pq.write_table(table.set_column(table.schema.get_field_index("built"), "built", far), path)
+    with pytest.raises(NotParseable, match="a value cannot be read"):
+        scores(path, predictor, "predict")
+    octets = pa.array([b"x", b"\xff"] * 2).dictionary_encode()
+    pq.write_table(table.set_column(table.schema.get_field_index("city"), "city", octets), path)
+    values, problems, by_column = scores(path, predictor, "predict")
+    assert values == [[None] * 4] and len(problems[0]) == 4 and by_column == 0

@@ -9,6 +9,9 @@ import numpy as np
 from flaskml.errors import NotPublishable
 from flaskml.runtimes.onnx_export.column_writer import Block, ColumnWriter
 
+MAX_ZERO_EXPONENT = 1e-8
+"""Exponents below which the logarithm is nearer to the power than the difference of two numbers near one."""
+
 
 def write_power_transform(writer: ColumnWriter, transformer: Any, block: Block) -> Block:
     """Write the power transform without its scaler.
@@ -31,7 +34,7 @@ def _add_power(writer: ColumnWriter, tensor: str, exponents: np.ndarray) -> str:
     """Add ((1 + x) ** exponent - 1) / exponent, or log(1 + x) in columns whose exponent is zero."""
     one = writer.constant(1.0)
     shifted = writer.add("Add", [tensor, one])
-    is_zero = np.abs(exponents) < np.spacing(1.0)
+    is_zero = np.abs(exponents) < MAX_ZERO_EXPONENT
     divisors = np.where(is_zero, 1.0, exponents)
     power = writer.add("Pow", [shifted, writer.constant(divisors)])
     power = writer.add("Div", [writer.add("Sub", [power, one]), writer.constant(divisors)])
