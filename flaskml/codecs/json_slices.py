@@ -26,7 +26,6 @@ _INSTANCES_START = re.compile(_SPACE + rb"\{" + _SPACE + rb'"instances"' + _SPAC
 _INSTANCES_END = re.compile(rb"\]" + _SPACE + rb"\}" + _SPACE + rb"\Z")
 _OBJECT_START = re.compile(_SPACE + rb"\{")
 _OBJECT_END = re.compile(rb"\}" + _SPACE + rb"\Z")
-_QUOTE_OR_ESCAPE = re.compile(rb'"|\\.', re.DOTALL)
 _STRUCTURE = re.compile(rb'["\[\]{},]')
 _NESTED_START = re.compile(rb'(?:[ \t\n\r]*(?:[\[{]|"[^"]*"[ \t\n\r]*:)){100}')
 """The beginning of a hundred arrays and objects within each other."""
@@ -124,20 +123,12 @@ def _cuts(body: bytes, start: int, end: int, element_end: bytes) -> Iterator[tup
     while (found := body.find(element_end, position, end)) >= 0:
         cut = found + len(element_end) - 1
         if _is_in_string(body[outside:cut]):
-            outside = position = _end_of_string(body, cut)
+            outside = position = _after_string(body, cut)
         else:
             yield start, cut
             start = outside = cut + 1
             position = start + SLICE_BYTES
     yield start, end
-
-
-def _end_of_string(body: bytes, position: int) -> int:
-    """Return the position behind the string that is open at `position`."""
-    for found in _QUOTE_OR_ESCAPE.finditer(body, position):
-        if found[0] == b'"':
-            return found.end()
-    return len(body)
 
 
 def _is_in_string(text: bytes) -> bool:
