@@ -39,7 +39,7 @@ class ColumnChecks:
         """Return columns of texts, as in CSV, as columns of values; None if a text is no value of its feature."""
         converted: list[Column] = []
         for feature, texts in zip(self._features, columns, strict=True):
-            column = _numbers_of(texts) if is_numeric(feature) else _values_of(feature, texts)
+            column = _numbers_of(texts) if feature.is_numeric else _values_of(feature, texts)
             if column is None:
                 return None
             converted.append(without_negative_zeros(column) if feature.is_whole else column)
@@ -49,11 +49,6 @@ class ColumnChecks:
 def without_negative_zeros(column: Any) -> Any:
     """Return doubles that stand for integers with zero for -0.0."""
     return column + 0.0
-
-
-def is_numeric(feature: Feature) -> bool:
-    """Return whether the column of a feature is an array of doubles, apart from booleans."""
-    return feature.is_number or feature.is_whole
 
 
 def _numbers_of(texts: Sequence[str]) -> np.ndarray | None:
@@ -82,7 +77,7 @@ def _values_of(feature: Feature, texts: Sequence[str]) -> Column | None:
 
 
 def _column_check(schema: Schema, feature: Feature) -> ColumnCheck:
-    if is_numeric(feature):
+    if feature.is_numeric:
         return _number_check(schema, feature)
     if feature.kind == "boolean":
         return lambda column: feature.nullable or not np.isnan(column).any()

@@ -61,7 +61,7 @@ class Parser:
         self.max_rows = max_rows
         self._features = {feature.name: feature for feature in schema.features}
         self._feature_names = {field: name for name in schema.names for field in browser_field_names(name)}
-        texts = sum(not (feature.is_number or feature.is_whole) for feature in schema.features)
+        texts = sum(not feature.is_numeric for feature in schema.features)
         self._max_commas = len(schema.features) + MAX_EXCESS_NAMES + texts * MAX_TEXT_CHARACTERS
         self._row_validator = SchemaValidator(row_core_schema(schema, is_required=True))
         readers = (TypedRows.of(schema, max_rows), ValidatedRows(schema, max_rows))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flaskml.codecs.column_checks import ColumnChecks, is_numeric, without_negative_zeros
+from flaskml.codecs.column_checks import ColumnChecks, without_negative_zeros
 from flaskml.codecs.csv_tables import csv_record, open_csv_lines
 from flaskml.codecs.rows import Rows
 from flaskml.codecs.validation_report import decode_json
@@ -233,7 +233,7 @@ def _arrow_column(feature: Feature, array: Any) -> Column | None:
 
     kind = array.type
     numbers = ("is_boolean",) if feature.kind == "boolean" else _NUMBER_TYPES
-    if is_numeric(feature) or feature.kind == "boolean":
+    if feature.is_numeric or feature.kind == "boolean":
         is_number = any(getattr(pa.types, name)(kind) for name in numbers)
         if not is_number:
             return None

@@ -143,6 +143,11 @@ class Feature(BaseModel):
         return self.kind == "integer" or (self.kind == "category" and isinstance((self.categories or ("",))[0], int))
 
     @property
+    def is_numeric(self) -> bool:
+        """True for numbers of every kind: floats, integers, and categories that are integers."""
+        return self.is_number or self.is_whole
+
+    @property
     def is_aware(self) -> bool:
         """True for aware datetimes, which have a UTC offset."""
         return "," in self.dtype

@@ -149,7 +149,7 @@ def as_values(column: Column, feature: Feature) -> Sequence[Any]:
 
 
 def _is_text(feature: Feature) -> bool:
-    return not (feature.is_number or feature.is_whole or feature.kind == "boolean")
+    return not feature.is_numeric and feature.kind != "boolean"
 
 
 def _missing_marker(feature: Feature) -> Any:
